@@ -1,0 +1,119 @@
+"""The `check` command: connect to each backend and say what is found there."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from exporter.config import Backend, Config
+from exporter.database import Database, Session
+from exporter.errors import BackendError
+from exporter.reader import Health, Reader
+from exporter.tables import ResultTable, celery
+
+AHEAD = 60.0  # seconds; clocks differ by less than this, zones by more
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found: facts to print, and what an operator should do something about."""
+
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def lines(self, name: str) -> Iterator[str]:
+        """Render it."""
+        verdict = "FAILED" if self.errors else "ok"
+        yield f"backend {name}: {verdict}"
+        width = max((len(label) for label, _ in self.facts), default=0)
+        for label, value in self.facts:
+            yield f"  {label:<{width}}  {value}"
+        yield from (f"  warning: {warning}" for warning in self.warnings)
+        yield from (f"  error: {error}" for error in self.errors)
+
+
+def check(config: Config) -> int:
+    """Check every backend; return 0 where all is well, 1 where something is wrong."""
+    failed = False
+    for settings in config.backends:
+        report = _examine(settings)
+        sys.stdout.write("\n".join(report.lines(settings.name)) + "\n")
+        failed = failed or bool(report.errors)
+    return int(failed)
+
+
+def _examine(settings: Backend) -> Report:
+    report = Report()
+    database = Database(settings)
+    try:
+        with database.session() as session:
+            _describe(report, database, session)
+    except BackendError as error:
+        report.errors.append(f"{error.reason}: {error}")
+    finally:
+        database.close()
+    return report
+
+
+def _describe(report: Report, database: Database, session: Session) -> None:
+    snapshot = "yes" if database.dialect.snapshot else "no: ranges are read row by row"
+    report.facts += [
+        ("server", f"{database.server}, {database.driver}"),
+        ("snapshots", snapshot),
+    ]
+    found = {table.layout.kind: table for table in session.tables}
+    for layout in celery.LAYOUTS:
+        name, schema = database.table_name(layout)
+        full_name = f"{schema}.{name}" if schema else name
+        table = found.get(layout.kind)
+        if table is not None:
+            report.facts.append((f"{layout.kind} table", full_name))
+            _describe_table(report, database, session, table)
+            continue
+        report.facts.append((f"{layout.kind} table", f"{full_name} does not exist"))
+        (report.errors if layout.kind == "task" else report.warnings).append(
+            f"table {full_name!r} does not exist yet, or this account may not see it: Celery "
+            f"creates it with the first result; check database_table_names.{layout.kind}"
+        )
+
+
+def _describe_table(
+    report: Report, database: Database, session: Session, table: ResultTable
+) -> None:
+    kind = table.layout.kind
+    health = Reader(table, database.dialect, database.settings.timezone).health(session)
+    read = [column.name for column in table.table.c]
+    report.facts.append((f"{kind} columns", ", ".join(read)))
+    if kind == "task":
+        extended = "yes" if table.extended else "no: task, worker and queue are empty"
+        report.facts.append(("task extended", extended))
+    index = "yes" if table.date_done_index else "no: Celery's cleanup reads the whole table"
+    report.facts.append((f"{kind} date_done index", index))
+    report.facts += [(f"{kind} {label}", value) for label, value in _health(health)]
+    ahead = (health.newest_result or 0.0) - time.time()
+    if ahead > AHEAD:
+        report.warnings.append(
+            f"the newest date_done lies {ahead / 3600:.1f} h ahead of the clock here: set timezone "
+            f"(now {database.settings.timezone}) to that of the Celery app"
+        )
+    can_write = database.dialect.can_write(session.connection, table.table)
+    if can_write is not None:
+        report.facts.append((f"{kind} rights", "read and write" if can_write else "read only"))
+    if can_write:
+        report.warnings.append(
+            f"this account can write to the {kind} table; a SELECT grant is enough"
+        )
+
+
+def _health(health: Health) -> Iterator[tuple[str, str]]:
+    if health.rows_estimate is not None:
+        yield "rows", f"about {health.rows_estimate}"
+    if health.highest_id is None:
+        yield "rows", "none"
+        return
+    yield "ids", f"up to {health.highest_id}, {health.id_used_ratio:.2%} of the column's range used"
+    if health.newest_result is not None:
+        yield "newest result", f"{time.time() - health.newest_result:.0f} s ago"

@@ -1,0 +1,261 @@
+"""The command line: flags and their environment variables, subcommands, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NoReturn, cast
+
+from exporter import __version__, secrets
+from exporter.errors import ConfigError, ExporterError
+from exporter.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from exporter.config import Config
+
+# What the subcommands need is imported where it is needed: without SQLAlchemy and the rest,
+# --version, --help and a mistyped flag answer at once.
+# ruff: noqa: PLC0415
+
+_PROGRAM = "celery-results-exporter"
+_FAULT, _USAGE, _INTERRUPTED, _BROKEN_PIPE = 1, 2, 130, 141  # the last two as shells count signals
+
+
+@dataclass(frozen=True, slots=True)
+class _Flag:
+    """A flag, said once: argparse, the environment and --help all follow from it."""
+
+    name: str
+    metavar: str
+    help: str
+    choices: tuple[str, ...] = ()
+    repeatable: bool = False
+    switch: bool = False
+    supported: bool = True
+    variable: str = ""
+
+    @property
+    def env(self) -> str:
+        """The environment variable that is read where the flag is not given."""
+        own = self.name.upper().replace(".", "_").replace("-", "_")
+        return self.variable or f"CELERY_RESULTS_EXPORTER_{own}"
+
+
+_FLAGS = (
+    _Flag("config.file", "FILE", "the configuration (YAML)"),
+    _Flag(
+        "celery.result-backend",
+        "URL",
+        "without a file: the one result backend to read, as Celery's setting has it; prefer the "
+        "variable, since other users of the machine can see command lines",
+        variable="CELERY_RESULT_BACKEND",
+    ),
+    _Flag(
+        "web.listen-address",
+        "HOST:PORT",
+        "where to serve, repeatable, in the variable with commas (default :10224)",
+        repeatable=True,
+    ),
+    _Flag("web.telemetry-path", "PATH", "where to serve the metrics (default /metrics)"),
+    _Flag("web.config.file", "FILE", "TLS and authentication: not supported yet", supported=False),
+    _Flag(
+        "web.enable-lifecycle",
+        "",
+        "reload by HTTP: not supported yet",
+        switch=True,
+        supported=False,
+    ),
+    _Flag(
+        "log.level",
+        "LEVEL",
+        "debug, info, warning or error (default info; warning for check and once)",
+        choices=("debug", "info", "warning", "error"),
+    ),
+    _Flag("log.format", "FORMAT", "logfmt or json (default logfmt)", choices=("logfmt", "json")),
+)
+
+_NOTHING_TO_READ = (
+    "nothing to read: give --config.file=FILE or --celery.result-backend=URL, or set "
+    "CELERY_RESULTS_EXPORTER_CONFIG_FILE or CELERY_RESULT_BACKEND"
+)
+
+_COMMANDS = {
+    "run": "read the result backends and serve the metrics (the default)",
+    "check": "try each backend and print what it finds",
+    "once": "read all there is, print the metrics and end",
+    "verify": "compare counts with the tables: not supported yet",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """The value of a flag and where it comes from, for messages."""
+
+    texts: Sequence[str]
+    origin: str  # the flag or the variable
+
+    @property
+    def text(self) -> str:
+        return self.texts[-1]
+
+    @property
+    def by_flag(self) -> bool:
+        return self.origin.startswith("--")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else argv, os.environ)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except KeyboardInterrupt:  # the service takes it as a signal to end well, and answers 0
+        return _INTERRUPTED
+    except ConfigError as error:
+        return _complain(error.faults, _USAGE)
+    except ExporterError as error:
+        return _complain([str(error)], _FAULT)
+
+
+def _complain(faults: Sequence[str], code: int) -> int:
+    for fault in faults:
+        sys.stderr.write(f"{_PROGRAM}: error: {secrets.mask(fault)}\n")
+    return code
+
+
+def _run(argv: Sequence[str], env: Mapping[str, str]) -> int:
+    namespace = _parser().parse_intermixed_args(argv)
+    command: str = namespace.command
+    given = _given(vars(namespace), env)
+    if command == "verify":
+        raise ConfigError(["verify is not supported yet"])
+    config = _config(given, env)
+    _configure_logs(given, default_level="info" if command == "run" else "warning")
+    if command == "check":
+        from exporter.check import check
+
+        return check(config)
+    from exporter import service
+
+    if command == "once":
+        return service.once(config)
+    return service.run(config, _options(given))
+
+
+def _options(given: Mapping[str, _Given]) -> Options:
+    from exporter.web.addresses import parse_address
+
+    options = Options()
+    if path := given.get("web.telemetry-path"):
+        options = replace(options, telemetry_path=path.text)
+    if listen := given.get("web.listen-address"):
+        try:
+            for text in listen.texts:
+                parse_address(text)
+        except ValueError as error:
+            raise ConfigError([f"{listen.origin}: {error}"]) from None
+        options = replace(options, listen_addresses=tuple(listen.texts))
+    return options
+
+
+def _config(given: Mapping[str, _Given], env: Mapping[str, str]) -> Config:
+    file, url = given.get("config.file"), given.get("celery.result-backend")
+    if file and url:
+        if file.by_flag and url.by_flag:
+            raise ConfigError(["--config.file and --celery.result-backend exclude each other"])
+        # A flag wins over a variable; of two variables the one that is ours alone.
+        file, url = (None, url) if url.by_flag else (file, None)
+    from exporter import config
+
+    if file:
+        return config.load(Path(file.text), env)
+    if url:
+        return config.from_url(url.text, origin=url.origin)
+    raise ConfigError([_NOTHING_TO_READ])
+
+
+def _configure_logs(given: Mapping[str, _Given], default_level: str) -> None:
+    from exporter import logs
+
+    level, form = given.get("log.level"), given.get("log.format")
+    log_format = cast("Literal['logfmt', 'json']", form.text if form else "logfmt")
+    logs.configure(level.text if level else default_level, log_format)
+
+
+def _given(flags: Mapping[str, list[str] | None], env: Mapping[str, str]) -> dict[str, _Given]:
+    found, faults = {}, []
+    for flag in _FLAGS:
+        texts, origin = flags[flag.name], f"--{flag.name}"
+        if texts is None:
+            text, origin = env.get(flag.env, ""), flag.env
+            if not text or (flag.switch and text == "false"):
+                continue
+            texts = [part.strip() for part in text.split(",")] if flag.repeatable else [text]
+        given = _Given(texts, origin)
+        if not flag.supported:
+            faults.append(f"{origin} is not supported yet")
+        elif not all(texts):
+            faults.append(f"{origin} is empty")
+        elif flag.choices and given.text not in flag.choices:
+            faults.append(f"{origin}: {given.text!r} is not one of {', '.join(flag.choices)}")
+        found[flag.name] = given
+    if faults:
+        raise ConfigError(faults)
+    return found
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError([f"{message}; see --help"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=_PROGRAM,
+        usage=f"{_PROGRAM} [{'|'.join(_COMMANDS)}] [flags]",
+        description="Prometheus exporter for Celery's SQL result backends.",
+        epilog="commands:\n" + "".join(f"  {name:<8}{text}\n" for name, text in _COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # an abbreviation would break when a flag is added
+    )
+    parser.add_argument(
+        "command", nargs="?", choices=tuple(_COMMANDS), default="run", help=argparse.SUPPRESS
+    )
+    for flag in _FLAGS:
+        text = f"{flag.help} [${flag.env}]"
+        if flag.switch:
+            parser.add_argument(
+                f"--{flag.name}", dest=flag.name, action="append_const", const="true", help=text
+            )
+        else:
+            parser.add_argument(
+                f"--{flag.name}",
+                dest=flag.name,
+                action="append",
+                metavar=flag.metavar,
+                help=text,
+            )
+    parser.add_argument("--version", action="version", version=_version())
+    return parser
+
+
+def _version() -> str:
+    parts = (
+        f"python {platform.python_version()}",
+        f"sqlalchemy {version('sqlalchemy')}",
+        f"celery {version('celery')}",
+    )
+    return f"{_PROGRAM}, version {__version__} ({', '.join(parts)})"

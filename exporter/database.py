@@ -1,0 +1,229 @@
+"""One result backend's database: connect, look at the tables, open read-only snapshots.
+
+There is one connection, and after any error it is discarded. Every error leaves this module as a
+`BackendError` whose message is one line without a password.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, Select, create_engine, select
+from sqlalchemy.engine.reflection import Inspector
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from exporter import dialects, secrets, tables
+from exporter.config import Backend
+from exporter.errors import BackendAbsent, BackendError, ConfigError, Reason
+from exporter.position import Horizon
+from exporter.tables import Layout, ResultTable, celery
+
+# Options that only make sense for the pool that Celery uses.
+POOL_OPTIONS = {"max_overflow", "poolclass", "isolation_level", "use_insertmanyvalues"}
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An open snapshot and what can be read in it. Tables that do not exist are left out."""
+
+    connection: Connection
+    tables: tuple[ResultTable, ...]
+    horizon: Horizon | None
+
+
+class Database:
+    """The database of one backend."""
+
+    def __init__(self, settings: Backend) -> None:
+        self.settings = settings
+        limits = dialects.Limits(settings.connect_timeout, settings.query_timeout)
+        self.dialect = dialects.of(settings.url.get_backend_name(), limits)
+        self.server = ""  # product and version, once connected
+        self._connection: Connection | None = None
+        self._tables: tuple[ResultTable, ...] | None = None
+        self._make_engine()  # a mistake in database_engine_options shows at start
+
+    @property
+    def driver(self) -> str:
+        """Name of the driver, e.g. ``psycopg``."""
+        return self.settings.url.get_driver_name()
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Open a snapshot, connecting where necessary; raise BackendError for any trouble."""
+        with self._translated():
+            connection, horizon = self._open()
+            with self.dialect.deadline(connection):
+                yield Session(connection, self._tables or (), horizon)
+                connection.exec_driver_sql(self.dialect.end)
+
+    def look_again(self) -> None:
+        """Look at the tables again before the next snapshot."""
+        self._tables = None
+
+    def close(self) -> None:
+        """Discard the connection, whatever state it is in."""
+        connection, self._connection = self._connection, None
+        self._tables = None
+        if connection is not None:
+            with suppress(Exception):
+                connection.invalidate()  # no polite goodbye: the server may not answer
+            with suppress(Exception):
+                connection.close()
+
+    # -- connecting --------------------------------------------------------------------------
+
+    def _open(self) -> tuple[Connection, Horizon | None]:
+        """Begin a snapshot. A kept connection that has died meanwhile is replaced once."""
+        kept = self._connection is not None
+        try:
+            return self._begin()
+        except DBAPIError as error:
+            if not kept or self.dialect.reason(error) is not Reason.CONNECT:
+                raise
+            self.close()
+            return self._begin()
+
+    def _begin(self) -> tuple[Connection, Horizon | None]:
+        connection = self._connect()
+        with self.dialect.deadline(connection):
+            if self._tables is None:
+                self._tables = self._find_tables(connection)
+            return connection, self.dialect.open(connection)
+
+    def _connect(self) -> Connection:
+        if self._connection is not None:
+            return self._connection
+        absent = self.dialect.absent(self.settings.url)
+        if absent:
+            raise BackendAbsent(f"{absent}; waiting for Celery to create it")
+        connection = self._make_engine().connect()
+        self._connection = connection
+        with self.dialect.deadline(connection):
+            self.dialect.prepare(connection)
+            self.server = self.dialect.server(connection)
+        return connection
+
+    def _make_engine(self) -> Engine:
+        url, arguments = self.dialect.connect_arguments(self.settings.connection_url())
+        options = {
+            key: value
+            for key, value in self.settings.database_engine_options.items()
+            if key not in POOL_OPTIONS and not key.startswith("pool_")
+        }
+        connect_args = {**arguments, **options.pop("connect_args", {})}
+        try:
+            return create_engine(
+                url,
+                poolclass=NullPool,
+                isolation_level="AUTOCOMMIT",  # transactions are opened by the dialect's words
+                hide_parameters=True,
+                connect_args=connect_args,
+                **options,
+            )
+        except (TypeError, ValueError, SQLAlchemyError) as error:
+            where = f"backends[{self.settings.name}].database_engine_options"
+            raise ConfigError([f"{where}: {self._message(error)}"]) from None
+
+    # -- tables ------------------------------------------------------------------------------
+
+    def _find_tables(self, connection: Connection) -> tuple[ResultTable, ...]:
+        inspector = sqlalchemy.inspect(connection)
+        found = []
+        for layout in celery.LAYOUTS:
+            name, schema = self.table_name(layout)
+            if inspector.has_table(name, schema=schema):
+                found.append(self._examine(connection, inspector, layout))
+        return tuple(found)
+
+    def table_name(self, layout: Layout) -> tuple[str, str | None]:
+        """Return the configured name and schema."""
+        return (
+            getattr(self.settings.database_table_names, layout.kind),
+            getattr(self.settings.database_table_schemas, layout.kind),
+        )
+
+    def _examine(self, connection: Connection, inspector: Inspector, layout: Layout) -> ResultTable:
+        name, schema = self.table_name(layout)
+        types = {str(c["name"]): c["type"] for c in inspector.get_columns(name, schema=schema)}
+        missing = [column for column in layout.required if column not in types]
+        if missing:
+            raise BackendError(
+                Reason.SCHEMA,
+                (
+                    f"table {name!r} has no column {missing[0]!r}: it is not a Celery result "
+                    f"table; check database_table_names.{layout.kind}"
+                ),
+            )
+        indexes = inspector.get_indexes(name, schema=schema)
+        wanted = [c for c in (*layout.required, *layout.optional) if c in types]
+        readable = self._readable(connection, sqlalchemy.table(name, schema=schema), wanted)
+        for column in layout.required:
+            if column not in readable:
+                raise BackendError(
+                    Reason.PERMISSION,
+                    f"no right to read column {column!r} of table {name!r}: "
+                    "GRANT SELECT on it to this account",
+                )
+        return tables.build(
+            layout,
+            name,
+            schema,
+            {
+                "columns": types,
+                "readable": readable,
+                "highest_id": self.dialect.highest_id(types[layout.id]),
+                "date_done_index": any(i["column_names"][:1] == [layout.done] for i in indexes),
+            },
+        )
+
+    def _readable(
+        self, connection: Connection, table: sqlalchemy.TableClause, columns: list[str]
+    ) -> set[str]:
+        """Return those columns that the account may read: rights may be given by column."""
+        readable = set()
+        for column in columns:
+            probe: Select[Any] = (
+                select(sqlalchemy.column(column)).select_from(table).where(sqlalchemy.false())
+            )
+            try:
+                connection.execute(probe)
+            except DBAPIError as error:
+                if self.dialect.reason(error) is not Reason.PERMISSION:
+                    raise
+            else:
+                readable.add(column)
+        return readable
+
+    # -- errors ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn every trouble into a BackendError, and discard the connection after it."""
+        try:
+            yield
+        except BackendError:
+            self.close()
+            raise
+        except DBAPIError as error:
+            self.close()
+            reason = self.dialect.reason(error)
+            raise BackendError(reason, self._message(error.orig or error)) from error
+        except (SQLAlchemyError, OSError, UnicodeError) as error:
+            self.close()
+            raise BackendError(Reason.QUERY, self._message(error)) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _message(self, error: BaseException) -> str:
+        return secrets.mask(_one_line(str(error)))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:500]

@@ -1,0 +1,137 @@
+"""What each database does otherwise: one small file per SQLAlchemy dialect name.
+
+`of` finds the file by the dialect's name; where there is none, the defaults here hold.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import URL, ColumnElement, Connection, Table
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import BigInteger, SmallInteger, TypeEngine
+
+from exporter.errors import Reason
+from exporter.position import Horizon
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long anything may take, in seconds."""
+
+    connect: float
+    query: float
+
+
+class Dialect:
+    """The defaults: a database that does what the SQL standard says."""
+
+    snapshot = True  # all statements between `begin` and `end` see the same data
+    begin: tuple[str, ...] = ()
+    end = "COMMIT"
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+
+    def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
+        """Return the URL and driver arguments that connect within the limits, read-only."""
+        return url, {}
+
+    def absent(self, url: URL) -> str:
+        """Say what is not there yet, so that connecting makes no sense; else ""."""
+        del url
+        return ""
+
+    def prepare(self, connection: Connection) -> None:
+        """Set up a fresh connection, outside any transaction."""
+
+    def open(self, connection: Connection) -> Horizon | None:
+        """Begin a read-only snapshot."""
+        for statement in self.begin:
+            connection.exec_driver_sql(statement)
+        return None
+
+    @contextmanager
+    def deadline(self, connection: Connection) -> Iterator[None]:
+        """Make sure that what is done inside ends, even if the server never answers."""
+        del connection
+        yield
+
+    def server(self, connection: Connection) -> str:
+        """Name the server's product and version, e.g. ``PostgreSQL 15.18``."""
+        info = connection.dialect.server_version_info or ()
+        return f"{connection.dialect.name} {'.'.join(map(str, info))}".strip()
+
+    def exact(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return an expression that compares and groups `column` byte by byte."""
+        return column
+
+    def exact_value(self, value: str) -> str | bytes:
+        """Return what `exact` of a column with this text equals."""
+        return value
+
+    def text(self, value: Any) -> str:
+        """Turn what `exact` gave into text; NULL is "" (R11)."""
+        return _clean(value.decode("utf-8", "replace") if isinstance(value, bytes) else value)
+
+    def moment(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return an expression for a DateTime column that no stored value can make fail."""
+        return column
+
+    def naive(self, value: Any) -> datetime | None:
+        """Turn what `moment` gave into wall time; None where it cannot be one."""
+        with suppress(ValueError, OverflowError, OSError):
+            if isinstance(value, datetime):
+                return value.replace(tzinfo=None)
+            if isinstance(value, str):
+                return datetime.fromisoformat(value).replace(tzinfo=None)
+            if value is not None and math.isfinite(value):
+                return datetime.fromtimestamp(float(value), UTC).replace(tzinfo=None)
+        return None
+
+    def highest_id(self, id_type: TypeEngine[Any]) -> int:
+        """Return the largest id that the column can hold."""
+        if isinstance(id_type, BigInteger):
+            return 2**63 - 1
+        return 2**15 - 1 if isinstance(id_type, SmallInteger) else 2**31 - 1
+
+    def rows_estimate(self, connection: Connection, table: Table) -> int | None:
+        """Return the catalogue's estimate of the table's rows, if it has one."""
+        del connection, table
+        return None
+
+    def can_write(self, connection: Connection, table: Table) -> bool | None:
+        """Say whether the account may change the table; None where this is not known."""
+        del connection, table
+        return None
+
+    def reason(self, error: DBAPIError) -> Reason:
+        """Classify a driver's error."""
+        del error
+        return Reason.QUERY
+
+
+def of(name: str, limits: Limits) -> Dialect:
+    """Make the dialect of this SQLAlchemy dialect name."""
+    try:
+        module = importlib.import_module(f"exporter.dialects.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"exporter.dialects.{name}":
+            raise
+        return Dialect(limits)
+    made = module.DIALECT(limits)
+    assert isinstance(made, Dialect)  # noqa: S101  # one of our own files
+    return made
+
+
+def _clean(value: Any) -> str:
+    """Return text that every exposition format can hold."""
+    if value is None:
+        return ""
+    return str(value).encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,110 @@
+"""MySQL and MariaDB, through PyMySQL or mysqlclient."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    Table,
+    cast,
+    func,
+    literal_column,
+    text,
+)
+from sqlalchemy.exc import DBAPIError
+
+from exporter.dialects import Dialect
+from exporter.errors import Reason
+
+_REASONS = {
+    1142: Reason.PERMISSION,  # command denied to user for table
+    1143: Reason.PERMISSION,  # command denied to user for column
+    1370: Reason.PERMISSION,
+    1054: Reason.SCHEMA,  # unknown column
+    1146: Reason.SCHEMA,  # no such table
+    1205: Reason.TIMEOUT,  # lock wait timeout
+    1317: Reason.TIMEOUT,  # query was interrupted
+    1969: Reason.TIMEOUT,  # MariaDB: max_statement_time exceeded
+    3024: Reason.TIMEOUT,  # MySQL: maximum statement execution time exceeded
+}
+_CONNECT = {1040, 1044, 1045, 1049, 1053, 1129, 1130, 1203, 1227, 1698}
+_FIRST_CLIENT_ERROR, _LAST_CLIENT_ERROR = 2000, 2999
+_LOST_CONNECTION = 2013
+
+
+class MySQL(Dialect):
+    """One dialect for both servers; they differ in how statements are bounded."""
+
+    begin = ("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",)
+
+    def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
+        """Bound connecting and every wait on the socket."""
+        return url, {
+            "connect_timeout": max(1, math.ceil(self.limits.connect)),
+            "read_timeout": math.ceil(self.limits.query) + 1,
+            "write_timeout": math.ceil(self.limits.query) + 1,
+        }
+
+    def prepare(self, connection: Connection) -> None:
+        """Bound statements and waits for locks; make every transaction a snapshot."""
+        seconds = self.limits.query
+        connection.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {max(1, math.ceil(seconds))}")
+        if getattr(connection.dialect, "is_mariadb", False):
+            connection.exec_driver_sql(f"SET SESSION max_statement_time = {seconds:.3f}")
+        else:
+            milliseconds = max(1, round(seconds * 1000))
+            connection.exec_driver_sql(f"SET SESSION max_execution_time = {milliseconds}")
+
+    def server(self, connection: Connection) -> str:
+        """Name the product and version."""
+        version = str(connection.exec_driver_sql("SELECT VERSION()").scalar_one())
+        product = "MariaDB" if "mariadb" in version.lower() else "MySQL"
+        return f"{product} {version.partition('-')[0]}"
+
+    def exact(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Compare bytes: collations merge case, accents and trailing blanks by default."""
+        utf8 = func.convert(column.op("USING")(literal_column("utf8mb4")))
+        return cast(utf8, LargeBinary)
+
+    def exact_value(self, value: str) -> str | bytes:
+        """Return the text as `exact` gives it."""
+        return value.encode()
+
+    def rows_estimate(self, connection: Connection, table: Table) -> int | None:
+        """Read InnoDB's estimate."""
+        estimate = connection.execute(
+            text(
+                "SELECT table_rows FROM information_schema.tables"
+                " WHERE table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name"
+            ),
+            {"schema": table.schema, "name": table.name},
+        ).scalar()
+        return None if estimate is None else int(estimate)
+
+    def can_write(self, connection: Connection, table: Table) -> bool | None:
+        """Look for a writing right among the account's own grants."""
+        del table
+        grants = [str(row[0]).upper() for row in connection.exec_driver_sql("SHOW GRANTS")]
+        rights = ("INSERT", "UPDATE", "DELETE", "ALL PRIVILEGES", "DROP")
+        return any(right in grant.split(" ON ")[0] for grant in grants for right in rights)
+
+    def reason(self, error: DBAPIError) -> Reason:
+        """Classify by error number."""
+        arguments = error.orig.args if error.orig is not None else ()
+        number = arguments[0] if arguments and isinstance(arguments[0], int) else 0
+        if number in _REASONS:
+            return _REASONS[number]
+        if number == _LOST_CONNECTION and "timed out" in str(error.orig):
+            return Reason.TIMEOUT
+        if number in _CONNECT or _FIRST_CLIENT_ERROR <= number <= _LAST_CLIENT_ERROR:
+            return Reason.CONNECT
+        return Reason.QUERY
+
+
+DIALECT = MySQL

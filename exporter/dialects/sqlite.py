@@ -1,0 +1,119 @@
+"""SQLite: opened read-only by URI, so that the file is never created and never locked for long."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import URL, ColumnElement, Connection, String, Table, cast, func, text, type_coerce
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
+
+from exporter.dialects import Dialect
+from exporter.errors import Reason
+
+LONGEST_LOCK_WAIT = 5.0  # seconds
+LONGEST_LABEL = 512  # characters; SQLite does not keep to VARCHAR(155)
+DEADLINE_STEPS = 20_000  # virtual machine instructions between looks at the clock
+
+
+class SQLite(Dialect):
+    """A read transaction holds a shared lock, which delays Celery's commits: keep it short."""
+
+    begin = ("BEGIN",)
+
+    def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
+        """Open the file read-only, whatever its path looks like."""
+        path = quote(str(Path(url.database or "").absolute()))
+        return url.set(database=f"file:{path}", query={"mode": "ro", "uri": "true"}), {
+            "timeout": min(self.limits.query, LONGEST_LOCK_WAIT),
+            "check_same_thread": False,
+        }
+
+    def absent(self, url: URL) -> str:
+        """Wait for Celery to create the file."""
+        if Path(url.database or "").exists():
+            return ""
+        return "the database file does not exist yet"
+
+    def prepare(self, connection: Connection) -> None:
+        """Accept text that is not UTF-8, since SQLite stores any bytes."""
+        _raw(connection).text_factory = _lenient_text
+
+    @contextmanager
+    def deadline(self, connection: Connection) -> Iterator[None]:
+        """Interrupt statements that run too long."""
+        raw = _raw(connection)
+        end = time.monotonic() + self.limits.query
+        raw.set_progress_handler(lambda: int(time.monotonic() > end), DEADLINE_STEPS)
+        try:
+            yield
+        finally:
+            raw.set_progress_handler(None, 0)
+
+    def server(self, connection: Connection) -> str:
+        """Name the library's version."""
+        return f"SQLite {connection.exec_driver_sql('SELECT sqlite_version()').scalar_one()}"
+
+    def exact(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Compare bytes, even in a NOCASE column, of a bounded length."""
+        return func.substr(cast(column, String), 1, LONGEST_LABEL).collate("BINARY")
+
+    def moment(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Read the stored text itself; whatever else is stored there is read as text."""
+        return func.substr(cast(type_coerce(column, String), String), 1, 32)
+
+    def highest_id(self, id_type: TypeEngine[Any]) -> int:
+        """Every INTEGER PRIMARY KEY has 64 bits."""
+        del id_type
+        return 2**63 - 1
+
+    def rows_estimate(self, connection: Connection, table: Table) -> int | None:
+        """Read what ANALYZE left, if it was ever run."""
+        known = connection.exec_driver_sql(
+            "SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat1'"
+        ).scalar()
+        if not known:
+            return None
+        stat = connection.execute(
+            text("SELECT stat FROM sqlite_stat1 WHERE tbl = :name LIMIT 1"), {"name": table.name}
+        ).scalar()
+        first = str(stat).split(" ", 1)[0]
+        return int(first) if first.isdecimal() else None
+
+    def can_write(self, connection: Connection, table: Table) -> bool | None:
+        """Return False: the connection is read-only, whatever the account may do."""
+        del connection, table
+        return False
+
+    def reason(self, error: DBAPIError) -> Reason:
+        """Classify by SQLite's result code."""
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        if code is None:
+            return Reason.QUERY
+        primary = code & 0xFF
+        if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT):
+            return Reason.TIMEOUT
+        if primary in (sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_READONLY):
+            return Reason.PERMISSION
+        if primary in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR):
+            return Reason.CONNECT
+        return Reason.SCHEMA if "no such" in str(error.orig) else Reason.QUERY
+
+
+def _raw(connection: Connection) -> sqlite3.Connection:
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)  # noqa: S101  # the driver we chose
+    return raw
+
+
+def _lenient_text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+DIALECT = SQLite

@@ -1,0 +1,225 @@
+"""The catalogue: every metric this exporter serves, said once.
+
+The README's reference is generated from it, and a test fails where the two differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Type = Literal["counter", "gauge", "histogram"]
+
+TASK = ("task", "state", "worker", "queue")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Metric:
+    """One metric family. `labels` are those beside ``backend``, which comes first.
+
+    Compared by identity: there is one object for each name.
+    """
+
+    name: str
+    type: Type
+    help: str
+    labels: tuple[str, ...] = ()
+    per_backend: bool = True
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """All label names, in the order of a sample's values."""
+        return ("backend", *self.labels) if self.per_backend else self.labels
+
+
+RESULTS = Metric(
+    "celery_task_results_total",
+    "counter",
+    "Finished task results, each row of the result table counted once.",
+    TASK,
+)
+RETRIES = Metric(
+    "celery_task_retries_total",
+    "counter",
+    "Retries of tasks that have finished (sum of the rows' retries column).",
+    ("task", "worker", "queue"),
+)
+REVISED = Metric(
+    "celery_task_results_revised_total",
+    "counter",
+    "Results that were counted and then replaced by another run of the same task id.",
+    ("task", "from_state", "to_state"),
+)
+UNFINISHED = Metric(
+    "celery_task_unfinished",
+    "gauge",
+    "Rows of the result table whose task has not finished, by last known state.",
+    TASK,
+)
+OLDEST_UNFINISHED = Metric(
+    "celery_task_oldest_unfinished_timestamp_seconds",
+    "gauge",
+    "When the exporter first saw the oldest task that is still unfinished, Unix time.",
+    ("task", "state"),
+)
+VANISHED = Metric(
+    "celery_task_unfinished_vanished_total",
+    "counter",
+    "Unfinished rows that were deleted before their task finished.",
+    ("task", "state"),
+)
+LAST_FINISHED = Metric(
+    "celery_task_last_finished_timestamp_seconds",
+    "gauge",
+    "Newest date_done of the finished results, Unix time.",
+    ("task", "state"),
+)
+RUNTIME = Metric(
+    "celery_task_observed_runtime_seconds",
+    "histogram",
+    "Time from the poll that first saw the task STARTED to its date_done. "
+    "Its resolution is the poll interval; tasks shorter than that are not seen.",
+    ("task",),
+)
+GROUP_RESULTS = Metric(
+    "celery_group_results_total",
+    "counter",
+    "Saved group results, each row of the group table counted once.",
+)
+GROUP_LAST_SAVED = Metric(
+    "celery_group_last_saved_timestamp_seconds",
+    "gauge",
+    "Newest date_done of the saved group results, Unix time.",
+)
+UP = Metric("celery_backend_up", "gauge", "Whether the last poll of the backend worked (1) or not.")
+INFO = Metric(
+    "celery_backend_info",
+    "gauge",
+    "The backend's server and driver, and the oldest Celery whose table layout is found; always 1.",
+    ("dialect", "driver", "server_version", "schema_family"),
+)
+CAPABILITY = Metric(
+    "celery_backend_capability",
+    "gauge",
+    "What the backend offers to the exporter (1) or not (0).",
+    ("capability",),
+)
+LAST_POLL = Metric(
+    "celery_backend_last_poll_timestamp_seconds",
+    "gauge",
+    "When the backend was last polled with success, Unix time.",
+)
+POLL_DURATION = Metric(
+    "celery_backend_poll_duration_seconds", "histogram", "How long polls of the backend took."
+)
+POLLS = Metric("celery_backend_polls_total", "counter", "Polls of the backend, failed ones too.")
+POLL_ERRORS = Metric(
+    "celery_backend_poll_errors_total",
+    "counter",
+    "Polls of the backend that failed, by reason.",
+    ("reason",),
+)
+BACKLOG = Metric(
+    "celery_backend_backlog_ids",
+    "gauge",
+    "Ids between the last row read and the newest row of the table.",
+    ("table",),
+)
+GAP_IDS = Metric(
+    "celery_backend_gap_ids",
+    "gauge",
+    "Ids missing among the rows read that a late commit may still fill.",
+    ("table",),
+)
+WATCHED = Metric(
+    "celery_backend_watched_rows",
+    "gauge",
+    "Rows that are read again because they may change.",
+    ("table",),
+)
+LATE_ROWS = Metric(
+    "celery_backend_late_rows_total",
+    "counter",
+    "Rows that became visible after rows with higher ids; a plain id cursor would miss them.",
+    ("table",),
+)
+EXPIRED_GAPS = Metric(
+    "celery_backend_expired_gap_ids_total",
+    "counter",
+    "Missing ids given up: rolled back, deleted, or later than late_commit_grace.",
+    ("table",),
+)
+ID_RESETS = Metric(
+    "celery_backend_id_resets_total",
+    "counter",
+    "Times the table's ids began again below the last row read.",
+    ("table",),
+)
+ID_USED = Metric(
+    "celery_backend_id_used_ratio",
+    "gauge",
+    "Highest id against the largest that its column can hold; at 1 Celery cannot store results.",
+    ("table",),
+)
+OLDEST_RESULT = Metric(
+    "celery_backend_oldest_result_timestamp_seconds",
+    "gauge",
+    "date_done of the oldest results in the table, Unix time: whether cleanup runs.",
+    ("table",),
+)
+ROWS_ESTIMATE = Metric(
+    "celery_backend_rows_estimate",
+    "gauge",
+    "Rows in the table as the database's catalogue estimates them.",
+    ("table",),
+)
+CLOCK_SKEW = Metric(
+    "celery_backend_clock_skew_seconds",
+    "gauge",
+    "Newest date_done against the exporter's clock when it was read. "
+    "Hours mean that the configured timezone is not the workers'.",
+)
+BUILD_INFO = Metric(
+    "celery_results_exporter_build_info",
+    "gauge",
+    "The exporter's version; always 1.",
+    ("version", "python_version", "sqlalchemy_version"),
+    per_backend=False,
+)
+RELOAD_SUCCESSFUL = Metric(
+    "celery_results_exporter_config_last_reload_successful",
+    "gauge",
+    "Whether the configuration in the file is the one in use (1) or was refused (0).",
+    per_backend=False,
+)
+RELOAD_TIMESTAMP = Metric(
+    "celery_results_exporter_config_last_reload_success_timestamp_seconds",
+    "gauge",
+    "When the configuration in use was read, Unix time.",
+    per_backend=False,
+)
+CONFIG_HASH = Metric(
+    "celery_results_exporter_config_hash",
+    "gauge",
+    "Hash of the configuration in use, as a number.",
+    per_backend=False,
+)
+SERIES = Metric(
+    "celery_results_exporter_series",
+    "gauge",
+    "Series of the backend's task metrics.",
+)
+SERIES_FOLDED = Metric(
+    "celery_results_exporter_series_folded_total",
+    "counter",
+    "Results counted under __other__ because series_limit was reached.",
+)
+
+CATALOGUE: dict[str, Metric] = {
+    metric.name: metric for metric in list(globals().values()) if isinstance(metric, Metric)
+}
+
+RUNTIME_BUCKETS = (
+    1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0, 86400.0,
+)  # fmt: skip
+POLL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)

@@ -1,0 +1,13 @@
+"""What the command line says beside the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the service faces the outside."""
+
+    listen_addresses: tuple[str, ...] = (":10224",)
+    telemetry_path: str = "/metrics"

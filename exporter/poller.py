@@ -1,0 +1,361 @@
+"""One thread a backend: poll, count, publish; wait longer after each failure."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from exporter import metrics
+from exporter.config import Backend
+from exporter.database import Database, Session
+from exporter.errors import BackendAbsent, BackendError, Reason
+from exporter.exposition import Exposition
+from exporter.metrics import Metric
+from exporter.position import Batch, Change, Position, Rules
+from exporter.reader import Health, Reader
+from exporter.status import BackendStatus, TableStatus, TaskStatus
+from exporter.tables import ResultTable, celery
+from exporter.tally import Histogram, Sample, Tally
+
+log = logging.getLogger(__name__)
+
+HEALTH_INTERVAL = 60.0  # seconds between looks at the tables and at what changes slowly
+PUBLISH_INTERVAL = 1.0  # seconds, while a poll lasts
+LONGEST_BACKOFF = 60.0  # seconds
+BREATH = 0.005  # seconds between two steps, for everybody else who uses the database
+STUCK_AFTER = 60.0  # seconds beyond all timeouts
+
+
+class Poller:
+    """Follows one backend until told to stop."""
+
+    def __init__(self, settings: Backend, exposition: Exposition) -> None:
+        self.settings = settings
+        self.database = Database(settings)
+        self.tally = Tally(settings.series_limit, settings.first_zero)
+        rules = Rules(
+            start=settings.start,
+            poll_interval=settings.poll_interval,
+            late_commit_grace=settings.late_commit_grace,
+            revision_window=settings.revision_window,
+            named=settings.result_extended,
+        )
+        self.positions = {layout.kind: Position(rules) for layout in celery.LAYOUTS}
+        self.tried = threading.Event()
+        self.status = BackendStatus(
+            settings.name, None, "not tried yet", "", settings.poll_interval, None, None
+        )
+        self._exposition = exposition
+        self._thread = threading.Thread(target=self._run, name=f"poll-{settings.name}", daemon=True)
+        self._stop = threading.Event()
+        self._patient_until = float("inf")  # monotonic; later than this the thread is stuck
+        self._readers: dict[str, Reader] = {}
+        self._tables: tuple[ResultTable, ...] | None = None
+        self._health: dict[str, Health] = {}
+        self._health_due = 0.0
+        self._skew: float | None = None
+        self._up: bool | None = None
+        self._message = ""
+        self._failures = 0
+        self._polls = 0
+        self._errors: Counter[Reason] = Counter(dict.fromkeys(Reason, 0))
+        self._durations = Histogram.empty(metrics.POLL_BUCKETS)
+        self._duration: float | None = None
+        self._last_poll: float | None = None
+        self._born = time.time()
+        self._published = 0.0
+
+    # -- the thread --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin polling in a thread of its own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the thread to end after the step it is in."""
+        self._stop.set()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread to end, `timeout` seconds at most."""
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            started = time.monotonic()
+            self.try_poll()
+            delay = self._delay(time.monotonic() - started)
+            self._patient_until = time.monotonic() + delay + STUCK_AFTER
+            self._stop.wait(delay)
+        self.database.close()
+
+    def stuck(self) -> bool:
+        """Whether the thread has died, or makes no progress."""
+        return self.tried.is_set() and (
+            not self._thread.is_alive() or time.monotonic() > self._patient_until
+        )
+
+    def _delay(self, spent: float) -> float:
+        """Seconds to the next poll: on a steady beat, or backing off."""
+        interval = self.settings.poll_interval
+        if not self._failures:
+            return max(0.0, interval - spent)
+        backoff = min(interval * 2.0 ** min(self._failures - 1, 16), LONGEST_BACKOFF)
+        return max(interval, backoff) * random.uniform(0.9, 1.1)  # noqa: S311  # jitter
+
+    def try_poll(self) -> bool:
+        """Poll once, take note of how it went, publish; return whether it worked."""
+        started = time.monotonic()
+        self._polls += 1
+        try:
+            self._poll()
+        except BackendAbsent as error:
+            self._failed(error, 1)
+        except BackendError as error:
+            self._failed(error, self._failures + 1)
+        except Exception as error:  # our own mistake: the other backends must go on
+            log.exception("unexpected error", extra={"backend": self.settings.name})
+            self._failed(BackendError(Reason.QUERY, f"unexpected {type(error).__name__}"), 1)
+        else:
+            self._worked(time.monotonic() - started)
+        self._publish()
+        self.tried.set()
+        return bool(self._up)
+
+    def _worked(self, duration: float) -> None:
+        if not self._up:
+            log.info(
+                "backend is up", extra={"backend": self.settings.name, "server": self._server()}
+            )
+        self._up, self._message, self._failures = True, "", 0
+        self._durations = self._durations.observe(duration)
+        self._duration = duration
+
+    def _failed(self, error: BackendError, failures: int) -> None:
+        known = self._up is False and self._message == str(error)
+        self._up, self._message, self._failures = False, str(error), failures
+        self._errors[error.reason] += 1
+        for position in self.positions.values():
+            position.top = position.cursor  # nothing is known of a backlog
+        level = logging.WARNING if not known or self._failures > 1 else logging.DEBUG
+        fields = {"backend": self.settings.name, "reason": error.reason, "error": str(error)}
+        log.log(level, "poll failed", extra=fields)
+
+    # -- a poll ------------------------------------------------------------------------------
+
+    def _poll(self) -> None:
+        """Read step by step until there is nothing left to read."""
+        logged = time.monotonic()
+        limits = self.settings.connect_timeout + 2 * self.settings.query_timeout
+        while True:
+            self._patient_until = time.monotonic() + limits + STUCK_AFTER
+            self._step()
+            now = time.time()
+            if self._stop.is_set() or not any(p.busy(now) for p in self.positions.values()):
+                return
+            if time.monotonic() - self._published >= PUBLISH_INTERVAL:
+                self._publish()
+            if time.monotonic() - logged >= LONGEST_BACKOFF / 6:
+                logged = time.monotonic()
+                self._log_progress()
+            self._stop.wait(BREATH)
+
+    def _step(self) -> None:
+        """Read one snapshot, understand it, take it over."""
+        self._maybe_look_again()
+        with self.database.session() as session:
+            self._use(session.tables)
+            asked_at = time.time()
+            batches = {
+                kind: reader.read(session, self.positions[kind].plan(asked_at))
+                for kind, reader in self._readers.items()
+            }
+            self._read_health(session)
+        now = time.time()
+        for kind, position in self.positions.items():
+            batch = batches.get(kind) or Batch(position.plan(now))  # no table: an empty one
+            change = position.advance(batch, now)
+            changes = self.tally.count(kind, change, now, live=position.live)
+            self._note(kind, position, change)
+            position.apply(change)
+            self.tally.apply(changes)
+        self._last_poll = now
+
+    def _maybe_look_again(self) -> None:
+        task_table = any(table.layout.kind == "task" for table in self._tables or ())
+        if not task_table or time.monotonic() >= self._health_due:
+            self.database.look_again()
+
+    def _use(self, tables: tuple[ResultTable, ...]) -> None:
+        if tables is self._tables:
+            return
+        before = {t.layout.kind for t in self._tables} if self._tables is not None else None
+        self._tables = tables
+        zone = self.settings.timezone
+        dialect = self.database.dialect
+        self._readers = {t.layout.kind: Reader(t, dialect, zone) for t in tables}
+        if before != self._readers.keys():
+            for layout in celery.LAYOUTS:
+                if layout.kind not in self._readers:
+                    log.info(
+                        "table does not exist yet; waiting for Celery to create it",
+                        extra={
+                            "backend": self.settings.name,
+                            "table": self._table_name(layout.kind),
+                        },
+                    )
+
+    def _read_health(self, session: Session) -> None:
+        if time.monotonic() < self._health_due:
+            return
+        self._health = {kind: reader.health(session) for kind, reader in self._readers.items()}
+        self._health_due = time.monotonic() + HEALTH_INTERVAL
+
+    def _note(self, kind: str, position: Position, change: Change) -> None:
+        """Log what an operator should know, and remember the newest result's age."""
+        if change.resets:
+            log.warning(
+                "ids began again below the last row read; reading goes on from there",
+                extra={
+                    "backend": self.settings.name,
+                    "table": self._table_name(kind),
+                    "last_id": position.cursor,
+                    "from_id": change.cursor,
+                },
+            )
+        moments = [done for o in change.outcomes if (done := getattr(o, "done", None)) is not None]
+        if kind == "task" and moments and position.live:
+            self._skew = max(moments) - time.time()
+
+    def _log_progress(self) -> None:
+        for kind, position in self.positions.items():
+            if position.backlog or position.below is not None:
+                log.info(
+                    "catching up",
+                    extra={
+                        "backend": self.settings.name,
+                        "table": self._table_name(kind),
+                        "backlog_ids": position.backlog,
+                    },
+                )
+
+    # -- what others see ---------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        now = time.time()
+        samples: dict[Metric, list[Sample]] = {**self.tally.samples(now), **self._own_samples()}
+        task = self.positions["task"]
+        samples[metrics.UNFINISHED] = [
+            Sample(labels, count) for labels, count in self._unfinished(task).items()
+        ]
+        samples[metrics.OLDEST_UNFINISHED] = [
+            Sample(labels, since) for labels, since in task.oldest().items()
+        ]
+        self._exposition.publish(self.settings.name, samples)
+        self.status = self._make_status(task)
+        self._published = time.monotonic()
+
+    @staticmethod
+    def _unfinished(position: Position) -> Mapping[tuple[str, str, str, str], int]:
+        # The table's labels are (task, state, worker, queue), as the metric's are.
+        return position.unfinished
+
+    def _own_samples(self) -> dict[Metric, list[Sample]]:
+        born = self._born
+        samples = {
+            metrics.UP: [Sample((), float(bool(self._up)))],
+            metrics.POLLS: [Sample((), self._polls, born)],
+            metrics.POLL_ERRORS: [
+                Sample((reason.value,), count, born) for reason, count in self._errors.items()
+            ],
+            metrics.POLL_DURATION: [Sample((), self._durations)],
+            metrics.SERIES: [Sample((), self.tally.series())],
+        }
+        if self._last_poll is not None:
+            samples[metrics.LAST_POLL] = [Sample((), self._last_poll)]
+        if self._skew is not None:
+            samples[metrics.CLOCK_SKEW] = [Sample((), self._skew)]
+        if self._tables is not None:
+            samples |= self._database_samples(self._tables)
+        return samples
+
+    def _database_samples(self, tables: tuple[ResultTable, ...]) -> dict[Metric, list[Sample]]:
+        present = {table.layout.kind: table for table in tables}
+        task = present.get("task")
+        family = celery.schema_family(task.all_columns) if task else ""
+        dialect = self.settings.url.get_backend_name()
+        info = (dialect, self.database.driver, self.database.server.split(" ")[-1], family)
+        capabilities = {
+            "extended": task is not None and task.extended,
+            "date_done_index": task is not None and task.date_done_index,
+            "snapshot": self.database.dialect.snapshot,
+            "table_task": task is not None,
+            "table_group": "group" in present,
+        }
+        samples = {
+            metrics.INFO: [Sample(info, 1)],
+            metrics.CAPABILITY: [Sample((name,), float(has)) for name, has in capabilities.items()],
+        }
+
+        def each(metric: Metric, values: dict[str, Any]) -> None:
+            samples[metric] = [Sample((k,), v) for k, v in values.items() if v is not None]
+
+        each(metrics.BACKLOG, {kind: self.positions[kind].backlog for kind in present})
+        each(metrics.GAP_IDS, {kind: self.positions[kind].gap_ids for kind in present})
+        each(metrics.WATCHED, {kind: len(self.positions[kind].watched) for kind in present})
+        each(metrics.ID_USED, {kind: h.id_used_ratio for kind, h in self._health.items()})
+        each(metrics.OLDEST_RESULT, {kind: h.oldest_result for kind, h in self._health.items()})
+        each(metrics.ROWS_ESTIMATE, {kind: h.rows_estimate for kind, h in self._health.items()})
+        return samples
+
+    def _make_status(self, task: Position) -> BackendStatus:
+        finished: dict[str, Counter[str]] = {}
+        for name, state, count in self.tally.by_task():
+            finished.setdefault(name, Counter())[state] += count
+        unfinished: dict[str, Counter[str]] = {}
+        for (name, state, _, _), count in task.unfinished.items():
+            unfinished.setdefault(name, Counter())[state] += count
+        last: dict[str, float] = {}
+        for (metric, labels), moment in self.tally.newest.items():
+            if metric is metrics.LAST_FINISHED:
+                last[labels[0]] = max(moment, last.get(labels[0], moment))
+        return BackendStatus(
+            name=self.settings.name,
+            up=self._up,
+            message=self._message,
+            server=self._server(),
+            poll_interval=self.settings.poll_interval,
+            last_poll=self._last_poll,
+            poll_duration=self._duration,
+            tables=tuple(self._table_status(layout.kind) for layout in celery.LAYOUTS),
+            tasks=tuple(
+                TaskStatus(name, finished.get(name, {}), unfinished.get(name, {}), last.get(name))
+                for name in sorted(finished.keys() | unfinished.keys())
+            ),
+        )
+
+    def _table_status(self, kind: str) -> TableStatus:
+        table = next((t for t in self._tables or () if t.layout.kind == kind), None)
+        position = self.positions[kind]
+        return TableStatus(
+            kind=kind,
+            name=self._table_name(kind),
+            present=table is not None,
+            columns=tuple(table.table.c.keys()) if table else (),
+            highest_id=position.top,
+            backlog_ids=position.backlog,
+            gap_ids=position.gap_ids,
+            watched_rows=len(position.watched),
+        )
+
+    def _table_name(self, kind: str) -> str:
+        layout = next(layout for layout in celery.LAYOUTS if layout.kind == kind)
+        name, schema = self.database.table_name(layout)
+        return f"{schema}.{name}" if schema else name
+
+    def _server(self) -> str:
+        return f"{self.database.server}, {self.database.driver}" if self.database.server else ""

@@ -1,0 +1,381 @@
+"""Asks the database what a plan wants, in one snapshot, and returns a Batch.
+
+The database aggregates: SUCCESS rows come back as groups, and only rows that matter one by one
+(unfinished, failed, revoked) as rows. Where a database offers no snapshot, a range is read by one
+statement, row by row, and grouped here (R9).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import ColumnElement, Connection, and_, func, literal, null, or_, select
+from sqlalchemy.sql import Select
+
+from exporter.database import Session
+from exporter.dialects import Dialect
+from exporter.position import MIN_ID, REBORN_IDS, RECENT_IDS, Batch, Plan
+from exporter.results import READY_STATES, SUCCESS, Group, Row, Span
+from exporter.tables import ResultTable
+
+IDS_A_STATEMENT = 1_000  # SQL Server takes 2,100 parameters
+EDGE_ROWS = 100
+WINDOW_REACH = 1_000  # reading this many known ids is cheaper than another statement
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the table says about itself; asked now and then."""
+
+    highest_id: int | None
+    id_used_ratio: float | None
+    oldest_result: float | None  # Unix time, seconds
+    newest_result: float | None  # likewise
+    rows_estimate: int | None
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Rows of a range of ids."""
+
+    upto: int | None = None
+    first: int | None = None
+    groups: Sequence[Group] = ()
+    rows: Sequence[Row] = ()
+    holes: Sequence[Span] = ()
+
+
+class Reader:
+    """Reads one table."""
+
+    def __init__(self, table: ResultTable, dialect: Dialect, zone: ZoneInfo) -> None:
+        self.table = table
+        self.dialect = dialect
+        self.zone = zone
+        self._id = table.id
+        layout = table.layout
+        self._state = table.column(layout.state)
+        self._labels = [
+            self._exact(column) for column in (layout.task, layout.worker, layout.queue)
+        ]
+        retries = table.column(layout.retries)
+        self._retries: ColumnElement[Any] = literal(0) if retries is None else retries
+        done = table.column(layout.done)
+        self._done: ColumnElement[Any] | None = done
+        self._row_columns = [
+            self._id,
+            literal(SUCCESS) if self._state is None else dialect.exact(self._state),
+            *self._labels,
+            self._retries,
+            self._moment(done),
+        ]
+
+    # -- a plan ------------------------------------------------------------------------------
+
+    def read(self, session: Session, plan: Plan) -> Batch:
+        """Ask everything that `plan` wants."""
+        connection = session.connection
+        top = connection.execute(select(func.max(self._id))).scalar()
+        if plan.look:
+            return self._first_look(session, plan, top)
+        chunk = _Chunk()
+        if top is not None and (plan.after is None or plan.after < top):
+            read = self._aggregated if self.dialect.snapshot else self._row_by_row
+            chunk = read(connection, plan, top)
+        late, late_complete = self._late(connection, plan.gaps, plan.chunk)
+        below_rows, below_from = self._unfinished_below(connection, plan.below, plan.chunk)
+        return Batch(
+            plan=plan,
+            top=top if chunk.upto is None or top is None else max(top, chunk.upto),
+            upto=chunk.upto,
+            first=chunk.first,
+            groups=tuple(chunk.groups),
+            rows=tuple(chunk.rows),
+            holes=tuple(chunk.holes),
+            late=tuple(late),
+            late_complete=late_complete,
+            watched=tuple(self._by_id(connection, plan.watched)),
+            below_rows=tuple(below_rows),
+            below_from=below_from,
+            reborn=tuple(self._ids_in(connection, plan.deleted)),
+            named=any(group.task for group in chunk.groups) or any(r.task for r in chunk.rows),
+            horizon=session.horizon,
+        )
+
+    def _first_look(self, session: Session, plan: Plan, top: int | None) -> Batch:
+        """See what is unfinished or on its way; what has finished is history."""
+        if top is None:
+            return Batch(plan=plan, horizon=session.horizon)
+        connection = session.connection
+        lowest = max(MIN_ID, top - RECENT_IDS)
+        recent = connection.execute(
+            select(self._id, self._labels[0]).where(self._id >= lowest).order_by(self._id)
+        ).all()
+        below_rows, below_from = self._unfinished_below(connection, top + 1, plan.chunk)
+        return Batch(
+            plan=plan,
+            top=top,
+            holes=tuple(_holes([row[0] for row in recent])),
+            below_rows=tuple(below_rows),
+            below_from=below_from,
+            named=any(self.dialect.text(row[1]) for row in recent),
+            horizon=session.horizon,
+        )
+
+    def _aggregated(self, connection: Connection, plan: Plan, top: int) -> _Chunk:
+        upto = self._chunk_end(connection, plan, top)
+        above = self._id <= upto if plan.after is None else self._id.between(plan.after + 1, upto)
+        state = literal(SUCCESS) if self._state is None else self.dialect.exact(self._state)
+        keys = [*self._labels, state] if self._state is not None else []
+        found: Sequence[Any] = connection.execute(
+            select(
+                *self._labels,
+                state,
+                func.count(),
+                func.coalesce(func.sum(self._retries), 0),
+                self._moment(None if self._done is None else func.max(self._done)),
+                func.min(self._id),
+            )
+            .where(above)
+            .group_by(*[key for key in keys if not _constant(key)])
+        ).all()
+        text = self.dialect.text
+        chunk = _Chunk(upto=upto)
+        groups, others, total, newest = [], 0, 0, 0.0
+        for task, worker, queue, state_value, count, retries, done, first in found:
+            if not count:
+                continue
+            total += count
+            chunk.first = first if chunk.first is None else min(first, chunk.first)
+            moment = self._epoch(done)
+            newest = max(newest, moment or 0.0)
+            if self._state is not None and text(state_value) != SUCCESS:
+                others += count
+                continue
+            groups.append(Group(text(task), text(worker), text(queue), count, int(retries), moment))
+        chunk.groups = groups
+        if others and self._state is not None:
+            unlike = self.dialect.exact(self._state) != self._value(SUCCESS)
+            chunk.rows = self._rows(connection, and_(above, or_(self._state.is_(None), unlike)))
+        if chunk.first is not None:
+            start = chunk.first if plan.after is None else plan.after + 1
+            if total != upto - start + 1 and (newest == 0.0 or newest >= plan.old):
+                ids = connection.execute(select(self._id).where(above).order_by(self._id))
+                chunk.holes = list(_holes([start - 1, *ids.scalars()]))
+        return chunk
+
+    def _chunk_end(self, connection: Connection, plan: Plan, top: int) -> int:
+        """Return the highest id of the next chunk; ids may be sparse, so count rows."""
+        if plan.after is not None and top - plan.after <= plan.chunk:
+            return top
+        query = select(self._id).order_by(self._id).limit(1).offset(plan.chunk - 1)
+        if plan.after is not None:
+            query = query.where(self._id > plan.after)
+        end = connection.execute(query).scalar()
+        return top if end is None else int(end)
+
+    def _row_by_row(self, connection: Connection, plan: Plan, top: int) -> _Chunk:
+        """Read a range by one statement: nothing can change between two looks at it."""
+        del top
+        query = select(*self._row_columns).order_by(self._id).limit(plan.chunk)
+        if plan.after is not None:
+            query = query.where(self._id > plan.after)
+        rows = [self._row(found) for found in connection.execute(query)]
+        if not rows:
+            return _Chunk()
+        start = rows[0].id if plan.after is None else plan.after + 1
+        newest = max((row.done for row in rows if row.done is not None), default=0.0)
+        fresh = newest == 0.0 or newest >= plan.old
+        return _Chunk(
+            upto=rows[-1].id,
+            first=rows[0].id,
+            groups=_grouped(row for row in rows if row.state == SUCCESS),
+            rows=[row for row in rows if row.state != SUCCESS],
+            holes=list(_holes([start - 1, *(row.id for row in rows)])) if fresh else (),
+        )
+
+    # -- rows --------------------------------------------------------------------------------
+
+    def _late(
+        self, connection: Connection, spans: Sequence[Span], limit: int
+    ) -> tuple[list[Row], bool]:
+        """Read rows that have turned up in gaps, and say whether that is all of them.
+
+        Gaps lie close together, so ask for the ids of a whole window, and then for the few rows.
+        """
+        late: list[int] = []
+        for window in _windows(spans):
+            lo, hi = window[0].lo, window[-1].hi
+            known = hi - lo + 1 - sum(span.size for span in window)
+            query = select(self._id).where(self._id.between(lo, hi)).order_by(self._id)
+            ids = connection.execute(query.limit(known + limit)).scalars()
+            late += _inside(ids, window)
+            if len(late) >= limit:
+                return list(self._by_id(connection, late[:limit])), False
+        return list(self._by_id(connection, late)), True
+
+    def _ids_in(self, connection: Connection, span: Span | None) -> Iterable[int]:
+        """Read the lowest ids in a span."""
+        if span is None:
+            return ()
+        query = select(self._id).where(self._id.between(span.lo, span.hi))
+        return connection.execute(query.order_by(self._id).limit(REBORN_IDS)).scalars()
+
+    def _by_id(self, connection: Connection, ids: Sequence[int]) -> Iterator[Row]:
+        for start in range(0, len(ids), IDS_A_STATEMENT):
+            some = ids[start : start + IDS_A_STATEMENT]
+            yield from self._rows(connection, self._id.in_(some))
+
+    def _unfinished_below(
+        self, connection: Connection, below: int | None, limit: int
+    ) -> tuple[list[Row], int | None]:
+        """Read unfinished rows among the `limit` rows below an id, and say how far that was."""
+        if below is None or self._state is None:
+            return [], None
+        start = connection.execute(
+            select(self._id)
+            .where(self._id < below)
+            .order_by(self._id.desc())
+            .limit(1)
+            .offset(limit - 1)
+        ).scalar()
+        ready = [self._value(state) for state in sorted(READY_STATES)]
+        unfinished = and_(
+            self._id < below,
+            or_(
+                self._state.is_(None),
+                and_(*[self.dialect.exact(self._state) != state for state in ready]),
+            ),
+        )
+        if start is not None:
+            unfinished = and_(unfinished, self._id >= start)
+        return self._rows(connection, unfinished), start
+
+    def _rows(self, connection: Connection, where: ColumnElement[bool]) -> list[Row]:
+        query: Select[Any] = select(*self._row_columns).where(where).order_by(self._id)
+        return [self._row(found) for found in connection.execute(query)]
+
+    def _row(self, found: Any) -> Row:
+        row_id, state, task, worker, queue, retries, done = found
+        text = self.dialect.text
+        return Row(
+            row_id,
+            SUCCESS if self._state is None else text(state),
+            text(task),
+            text(worker),
+            text(queue),
+            retries or 0,
+            self._epoch(done),
+        )
+
+    # -- the table's health ------------------------------------------------------------------
+
+    def health(self, session: Session) -> Health:
+        """Ask what changes slowly; each of these is cheap at any size of the table."""
+        connection = session.connection
+        top = connection.execute(select(func.max(self._id))).scalar()
+        return Health(
+            highest_id=top,
+            id_used_ratio=None if top is None else used_ratio(top, self.table.highest_id),
+            oldest_result=min(self._moments(connection, self._id.asc()), default=None),
+            newest_result=max(self._moments(connection, self._id.desc()), default=None),
+            rows_estimate=self.dialect.rows_estimate(connection, self.table.table),
+        )
+
+    def _moments(self, connection: Connection, order: ColumnElement[Any]) -> Iterator[float]:
+        """Yield `date_done` of the finished among the first rows in this order.
+
+        Rows that never finish stay for ever, and may be the lowest: look at finished ones only.
+        """
+        if self._done is None:
+            return
+        query = select(self._row_columns[1], self._moment(self._done)).order_by(order)
+        for state, done in connection.execute(query.limit(EDGE_ROWS)):
+            moment = self._epoch(done)
+            if moment is not None and (
+                self._state is None or self.dialect.text(state) in READY_STATES
+            ):
+                yield moment
+
+    # -- values ------------------------------------------------------------------------------
+
+    def _exact(self, name: str | None) -> ColumnElement[Any]:
+        column = self.table.column(name)
+        return null() if column is None else self.dialect.exact(column)
+
+    def _moment(self, column: ColumnElement[Any] | None) -> ColumnElement[Any]:
+        return null() if column is None else self.dialect.moment(column)
+
+    def _value(self, value: str) -> ColumnElement[Any]:
+        return literal(self.dialect.exact_value(value))
+
+    def _epoch(self, value: Any) -> float | None:
+        """Turn a `date_done` into Unix time: it is wall time in the configured zone."""
+        naive = self.dialect.naive(value)
+        try:
+            return None if naive is None else naive.replace(tzinfo=self.zone).timestamp()
+        except (OverflowError, ValueError):
+            return None
+
+
+def used_ratio(top: int, highest: int) -> float:
+    """Return how much of the id space is used, of the whole of it where ids began below zero."""
+    return top / highest if top >= 0 else (top + highest + 1) / (2 * (highest + 1))
+
+
+def _constant(expression: ColumnElement[Any]) -> bool:
+    """Whether there is nothing to group by."""
+    return expression.compare(null())
+
+
+def _holes(ids: Sequence[int]) -> Iterator[Span]:
+    """Ids missing between neighbours (ascending)."""
+    for below, above in pairwise(ids):
+        if above - below > 1:
+            yield Span(below + 1, above - 1)
+
+
+def _windows(spans: Sequence[Span]) -> Iterator[list[Span]]:
+    """Put gaps (ascending) together that are at most WINDOW_REACH ids apart."""
+    window: list[Span] = []
+    for span in spans:
+        if window and span.lo - window[-1].hi > WINDOW_REACH:
+            yield window
+            window = []
+        window.append(span)
+    if window:
+        yield window
+
+
+def _inside(ids: Iterable[int], spans: Sequence[Span]) -> Iterator[int]:
+    """Yield those ids (ascending) that lie in one of the spans (ascending)."""
+    remaining = iter(spans)
+    span = next(remaining, None)
+    for row_id in ids:
+        while span is not None and span.hi < row_id:
+            span = next(remaining, None)
+        if span is None:
+            return
+        if row_id >= span.lo:
+            yield row_id
+
+
+def _grouped(rows: Iterable[Row]) -> list[Group]:
+    """Group rows as the database does."""
+    members: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        members[row.task, row.worker, row.queue].append(row)
+    return [
+        Group(
+            *labels,
+            rows=len(some),
+            retries=sum(row.retries for row in some),
+            done=max((row.done for row in some if row.done is not None), default=None),
+        )
+        for labels, some in members.items()
+    ]

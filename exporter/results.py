@@ -1,0 +1,73 @@
+"""The vocabulary: what a result row is, and what can happen to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from celery.states import READY_STATES, STARTED, SUCCESS
+
+__all__ = ["READY_STATES", "STARTED", "SUCCESS", "Finished", "Group", "Row", "Span", "Vanished"]
+
+
+class Row(NamedTuple):
+    """One result row, as read. NULL labels are empty strings (rule R11)."""
+
+    id: int
+    state: str
+    task: str
+    worker: str
+    queue: str
+    retries: int
+    done: float | None  # `date_done` as Unix time, seconds
+
+    @property
+    def finished(self) -> bool:
+        """Whether Celery calls this state ready; custom states are not."""
+        return self.state in READY_STATES
+
+
+class Group(NamedTuple):
+    """SUCCESS rows of one label set in a range of ids, aggregated by the database."""
+
+    task: str
+    worker: str
+    queue: str
+    rows: int  # how many
+    retries: int  # sum
+    done: float | None  # newest `date_done`, Unix time, seconds
+
+
+class Span(NamedTuple):
+    """A range of ids, both ends included."""
+
+    lo: int
+    hi: int
+
+    @property
+    def size(self) -> int:
+        """How many ids it holds."""
+        return self.hi - self.lo + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Results to count: one row's, or a whole group's."""
+
+    state: str
+    task: str
+    worker: str
+    queue: str
+    count: int = 1
+    retries: int = 0
+    done: float | None = None
+    runtime: float | None = None  # seconds from first seen STARTED to `date_done`
+    revises: tuple[str, str] | None = None  # (task, state) that was counted for this row before
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """An unfinished row that was deleted before it finished."""
+
+    task: str
+    state: str

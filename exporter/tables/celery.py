@@ -1,0 +1,31 @@
+"""Celery's own tables, ``celery_taskmeta`` and ``celery_tasksetmeta``.
+
+Source: celery/backends/database/models.py; docs/celery-tables.md says what differs by version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+
+from exporter.tables import Layout
+
+TASK = Layout(
+    kind="task",
+    id="id",
+    done="date_done",
+    state="status",
+    task="name",
+    worker="worker",
+    queue="queue",
+    retries="retries",
+)
+GROUP = Layout(kind="group", id="id", done="date_done")
+
+LAYOUTS = (TASK, GROUP)
+
+
+def schema_family(columns: AbstractSet[str]) -> str:
+    """Name the oldest Celery that creates a task table with these columns."""
+    if "stamps" in columns or "children" in columns:
+        return "celery-5.7"
+    return "celery-4.4" if "name" in columns else "celery-4.0"

@@ -1,0 +1,200 @@
+"""Outcomes -> totals. Pure: no clock, no database, no Prometheus client."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from exporter import metrics
+from exporter.metrics import Metric
+from exporter.position import Change
+from exporter.results import READY_STATES, Finished, Vanished
+
+OTHER = "__other__"
+FUTURE_SLACK = 86_400.0  # seconds; a `date_done` further ahead of our clock is not believed
+
+LabelValues = tuple[str, ...]
+Key = tuple[Metric, LabelValues]
+
+
+class Histogram(NamedTuple):
+    """Observations per bucket (not cumulated), the last beyond all bounds, and their sum."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+
+    @classmethod
+    def empty(cls, bounds: tuple[float, ...]) -> Histogram:
+        """No observations yet."""
+        return cls(bounds, (0,) * (len(bounds) + 1), 0.0)
+
+    def observe(self, value: float) -> Histogram:
+        """Add one observation."""
+        bucket = bisect_left(self.bounds, value)
+        counts = (*self.counts[:bucket], self.counts[bucket] + 1, *self.counts[bucket + 1 :])
+        return Histogram(self.bounds, counts, self.sum + value)
+
+
+class Total(NamedTuple):
+    """A counter's value, its birth, and from when its value is shown rather than 0 (R12)."""
+
+    value: float
+    created: float  # Unix time, seconds
+    shown_from: float
+
+
+class Sample(NamedTuple):
+    """One sample as it is served."""
+
+    labels: LabelValues
+    value: float | Histogram
+    created: float | None = None
+
+
+Samples = Mapping[Metric, Iterable[Sample]]
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one step adds to the totals; all of it or nothing is taken over."""
+
+    totals: dict[Key, Total] = field(default_factory=dict)
+    newest: dict[Key, float] = field(default_factory=dict)
+    histograms: dict[Key, Histogram] = field(default_factory=dict)
+
+
+class Tally:
+    """The numbers of one backend.
+
+    At most about `series_limit` series of task labels; label sets beyond that are folded into
+    ``__other__`` (R10), so that sums stay exact.
+    """
+
+    def __init__(self, series_limit: int, first_zero: float) -> None:
+        self.series_limit = series_limit
+        self.first_zero = first_zero
+        self.totals: dict[Key, Total] = {}
+        self.newest: dict[Key, float] = {}
+        self.histograms: dict[Key, Histogram] = {}
+
+    def count(self, table: str, change: Change, now: float, *, live: bool) -> Changes:
+        """Say what a change of the position in `table`, made at `now`, adds. Touches nothing.
+
+        `live`: news, whose first value must be preceded by a 0; else history (R12).
+        """
+        draft = _Draft(self, now, live=live)
+        for metric, amount in (
+            (metrics.LATE_ROWS, change.late_rows),
+            (metrics.EXPIRED_GAPS, change.expired_ids),
+            (metrics.ID_RESETS, change.resets),
+        ):
+            draft.add(metric, (table,), amount, shown_from=now)
+        if table == "group":
+            draft.groups(change.outcomes)
+        else:
+            draft.tasks(change.outcomes)
+        return draft.changes
+
+    def apply(self, changes: Changes) -> None:
+        """Take changes over. Never fails."""
+        self.totals.update(changes.totals)
+        self.newest.update(changes.newest)
+        self.histograms.update(changes.histograms)
+
+    def series(self) -> int:
+        """How many series the task labels make."""
+        return len(self.totals) + len(self.newest) + len(self.histograms)
+
+    def samples(self, now: float) -> dict[Metric, list[Sample]]:
+        """List what is served at `now`."""
+        result: dict[Metric, list[Sample]] = {}
+        for (metric, labels), total in self.totals.items():
+            shown = total.value if total.shown_from <= now else 0.0
+            result.setdefault(metric, []).append(Sample(labels, shown, total.created))
+        for (metric, labels), value in self.newest.items():
+            result.setdefault(metric, []).append(Sample(labels, value))
+        for (metric, labels), histogram in self.histograms.items():
+            result.setdefault(metric, []).append(Sample(labels, histogram))
+        return result
+
+    def by_task(self) -> Iterator[tuple[str, str, int]]:
+        """Finished results as (task, state, count), one for each label set."""
+        for (metric, labels), total in self.totals.items():
+            if metric is metrics.RESULTS:
+                yield labels[0], labels[1], int(total.value)
+
+
+class _Draft:
+    """Changes in the making, on top of what the tally holds."""
+
+    def __init__(self, tally: Tally, now: float, *, live: bool) -> None:
+        self.tally = tally
+        self.now = now
+        self.shown_from = now + tally.first_zero if live else now
+        self.changes = Changes()
+
+    def groups(self, outcomes: Iterable[Finished | Vanished]) -> None:
+        """Count saved groups; they have no state and no labels."""
+        self.add(metrics.GROUP_RESULTS, (), 0, shown_from=self.now)
+        for outcome in outcomes:
+            if isinstance(outcome, Finished):
+                self.add(metrics.GROUP_RESULTS, (), outcome.count)
+                self.newest(metrics.GROUP_LAST_SAVED, (), outcome.done)
+
+    def tasks(self, outcomes: Iterable[Finished | Vanished]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, Finished):
+                self.finished(outcome)
+            else:
+                self.add(metrics.VANISHED, (outcome.task, outcome.state), 1)
+
+    def finished(self, outcome: Finished) -> None:
+        task, worker, queue = self._admit(outcome)
+        for state in READY_STATES:  # at 0, so that the first failure is an increase (R12)
+            self.add(metrics.RESULTS, (task, state, worker, queue), 0)
+        self.add(metrics.RESULTS, (task, outcome.state, worker, queue), outcome.count)
+        self.add(metrics.RETRIES, (task, worker, queue), outcome.retries)
+        self.newest(metrics.LAST_FINISHED, (task, outcome.state), outcome.done)
+        if outcome.revises is not None:
+            old_task, old_state = outcome.revises
+            self.add(metrics.REVISED, (old_task, old_state, outcome.state), 1)
+        if outcome.runtime is not None:
+            key = (metrics.RUNTIME, (task,))
+            before = self.changes.histograms.get(key) or self.tally.histograms.get(key)
+            before = before or Histogram.empty(metrics.RUNTIME_BUCKETS)
+            self.changes.histograms[key] = before.observe(outcome.runtime)
+
+    def add(
+        self, metric: Metric, labels: LabelValues, amount: float, shown_from: float | None = None
+    ) -> None:
+        key = (metric, labels)
+        before = self._total(key)
+        if before is None:
+            born = self.shown_from if shown_from is None else shown_from
+            self.changes.totals[key] = Total(amount, self.now, born)
+        elif amount:
+            self.changes.totals[key] = before._replace(value=before.value + amount)
+
+    def newest(self, metric: Metric, labels: LabelValues, done: float | None) -> None:
+        if done is None or done > self.now + FUTURE_SLACK:
+            return
+        key = (metric, labels)
+        before = self.changes.newest.get(key) or self.tally.newest.get(key)
+        if before is None or done > before:
+            self.changes.newest[key] = done
+
+    def _total(self, key: Key) -> Total | None:
+        return self.changes.totals.get(key) or self.tally.totals.get(key)
+
+    def _admit(self, outcome: Finished) -> tuple[str, str, str]:
+        """Return the label set to count under: its own, or the folded one (R10)."""
+        task, worker, queue = outcome.task, outcome.worker, outcome.queue
+        if self._total((metrics.RESULTS, (task, outcome.state, worker, queue))) is not None:
+            return task, worker, queue
+        if len(self.tally.totals) + len(self.changes.totals) < self.tally.series_limit:
+            return task, worker, queue
+        self.add(metrics.SERIES_FOLDED, (), outcome.count, shown_from=self.now)
+        return OTHER, OTHER, OTHER

@@ -1,0 +1,133 @@
+"""A result backend's URL: Celery's spelling or SQLAlchemy's, checked before anything connects.
+
+What goes wrong is a ValueError that names the wrong part and never holds the URL.
+"""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+_CELERY_PREFIX = re.compile(r"^(db|database)\+")
+_DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb", "mssql", "oracle")
+_USUAL_DRIVERS = {
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+    "mssql": "mssql+pyodbc",
+}
+_NEEDS_DATABASE = {"postgresql", "mysql", "mariadb"}  # an ODBC data source may have its own
+_LARGEST_PORT = 65535
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9_.+-]{0,30}")
+_NO_HOST = re.compile(r"[@%\s\[\]]")
+_ENCODE = (
+    "in a user name or password write '%' as %25, '/' as %2F, ':' as %3A, '@' as %40 (${VAR} does "
+    "it by itself), and give host and port variables of their own"
+)
+
+# What to do where a driver is missing, by SQLAlchemy's name for it. The exporter has extras for
+# the first two; pymysql and pyodbc come with it.
+_REMEDIES = {
+    "psycopg": "pip install 'celery-results-exporter[postgresql]'",
+    "mysqldb": "pip install 'celery-results-exporter[mysqlclient]', or write mysql+pymysql://",
+    "psycopg2": "pip install psycopg2-binary, or write postgresql+psycopg://",
+    "pyodbc": "install unixODBC (Debian: unixodbc) and your database's ODBC driver",
+}
+
+
+def parse(text: str) -> URL:
+    """Return the URL without Celery's ``db+``; its driver has been seen to load."""
+    plain = _CELERY_PREFIX.sub("", text.strip())
+    try:
+        url = make_url(plain)
+    except ArgumentError:
+        scheme, separator, _ = plain.partition("://")
+        raise ValueError(_not_sql(scheme, is_url=bool(separator))) from None
+    except ValueError:
+        raise ValueError(f"the port is not a number; {_ENCODE}") from None
+    _load_driver(url)
+    if url.get_backend_name() == "sqlite":
+        _check_file(url)
+    else:
+        _check_server(url)
+    return url
+
+
+def _load_driver(url: URL) -> None:
+    try:
+        dialect = url.get_dialect()
+    except NoSuchModuleError:
+        raise ValueError(_unknown(url)) from None
+    driver = getattr(dialect, "driver", "")
+    if dialect.is_async:
+        raise ValueError(f"driver {driver!r} is asynchronous; write {_synchronous(url)}://")
+    try:
+        dialect.import_dbapi()
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError)
+        problem = "is not installed" if missing else f"does not load ({error})"
+        remedy = _REMEDIES.get(driver, f"pip install {error.name or driver}")
+        raise ValueError(f"driver {driver!r} {problem}: {remedy}") from None
+
+
+def _unknown(url: URL) -> str:
+    dialect, _, driver = url.drivername.partition("+")
+    if dialect in _DIALECTS:
+        return f"unknown driver {driver!r} for {dialect}; write {_synchronous(url)}://"
+    return _not_sql(dialect, is_url=True)
+
+
+def _synchronous(url: URL) -> str:
+    dialect = url.get_backend_name()
+    return _USUAL_DRIVERS.get(dialect, dialect)
+
+
+def _not_sql(scheme: str, *, is_url: bool) -> str:
+    # Only here: Celery takes a while to import, and its own list is never out of date.
+    from celery.app.backends import BACKEND_ALIASES  # noqa: PLC0415
+
+    if scheme in BACKEND_ALIASES or scheme in {"amqp", "django-db", "django-cache"}:
+        return (
+            f"{scheme!r} is no SQL result backend; this exporter reads those that Celery writes "
+            "with db+ and an SQLAlchemy URL"
+        )
+    if not is_url or not _SCHEME.fullmatch(scheme):  # whatever it is, it may be a secret
+        return "not a URL; write it like mysql+pymysql://user@host:3306/database"
+    near = get_close_matches(scheme, _DIALECTS, n=1)
+    advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_DIALECTS)}"
+    return f"unknown dialect {scheme!r}; {advice}"
+
+
+def _check_file(url: URL) -> None:
+    if url.host or url.username:
+        raise ValueError(
+            "the path of a SQLite file begins after the third slash: sqlite:///relative.db or "
+            "sqlite:////absolute.db"
+        )
+    if (
+        not url.database
+        or url.database in {":memory:", "file::memory:"}
+        or url.query.get("mode") == "memory"
+    ):
+        raise ValueError(
+            "a SQLite database in memory has no other process's results; name the file: "
+            "sqlite:////absolute.db"
+        )
+
+
+def _check_server(url: URL) -> None:
+    host, database = url.host or "", url.database or ""
+    if _NO_HOST.search(host) or ("@" in database and url.username is None):
+        # The password's end may have become part of what follows it: show none of it.
+        raise ValueError(f"the host cannot be told from the password; {_ENCODE}")
+    if url.port is not None and not 0 < url.port <= _LARGEST_PORT:
+        raise ValueError(f"the port is not between 1 and {_LARGEST_PORT}")
+    if url.get_backend_name() in _NEEDS_DATABASE and not database and not url.query:
+        raise ValueError("the database is missing; write it after the host: //host:port/database")

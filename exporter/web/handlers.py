@@ -1,0 +1,194 @@
+"""What each path answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from tornado.web import Application, HTTPError, RequestHandler
+
+from exporter.errors import ConfigError
+from exporter.web.negotiation import accepts_gzip, choose_format
+from exporter.web.page import CONTENT_SECURITY_POLICY, render
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from tornado.http1connection import HTTP1Connection
+
+    from exporter.formats import Format
+    from exporter.status import ServiceStatus
+
+_log = logging.getLogger(__name__)
+
+_HEALTHY = ("/-/healthy", "/healthz")
+_READY = ("/-/ready", "/readyz")
+_METHODS = ("GET", "HEAD")
+_PLAIN = "text/plain; charset=utf-8"
+
+
+class Site(Protocol):
+    """What is served. Called from the web server's thread, which waits: answer at once."""
+
+    def exposition(self, form: Format, /, *, gzip: bool) -> bytes:
+        """Return all metrics, rendered beforehand."""
+
+    def unhealthy(self) -> str:
+        """Return why the exporter should be restarted, or ""."""
+
+    def unready(self) -> str:
+        """Return why the metrics are not complete yet, or ""."""
+
+    def status(self) -> ServiceStatus:
+        """Return what the status page shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may take; seconds and bytes."""
+
+    idle: float = 30.0  # to send a whole request head, or the next one
+    body: float = 5.0
+    answer: float = 30.0  # to take a whole answer
+    connections: int = 256  # well below the 1024 open files that many systems allow
+    head_bytes: int = 16 * 1024
+    body_bytes: int = 1024
+
+
+class Pages(Application):
+    """The paths and what they share."""
+
+    def __init__(self, site: Site, telemetry_path: str, limits: Limits) -> None:
+        _check_telemetry_path(telemetry_path)
+        healthy = {"good": "healthy", "fault": site.unhealthy}
+        ready = {"good": "ready", "fault": site.unready}
+        super().__init__(
+            [
+                (re.escape(telemetry_path), _Metrics),
+                ("/", _Status),
+                *((path, _Probe, healthy) for path in _HEALTHY),
+                *((path, _Probe, ready) for path in _READY),
+            ],
+            default_handler_class=_NotFound,
+            # A line for each scrape is noise; what goes wrong is logged where it goes wrong.
+            log_function=lambda _handler: None,
+        )
+        self.site = site
+        self.telemetry_path = telemetry_path
+        self.limits = limits
+        self.unsent: set[asyncio.Task[None]] = set()  # answers on their way
+
+
+def _check_telemetry_path(path: str) -> None:
+    name = "--web.telemetry-path"
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+/?", path):
+        raise ConfigError([f"{name}: {path!r} is not a path such as '/metrics'"])
+    if path.startswith("/-/") or path in {*_HEALTHY, *_READY}:
+        raise ConfigError([f"{name}: {path!r} is taken by another page; use '/metrics'"])
+
+
+class _Handler(RequestHandler):
+    """Rules for every answer: safe headers, a deadline, errors in one plain line."""
+
+    application: Pages
+    SUPPORTED_METHODS = _METHODS
+
+    def head(self) -> None:
+        self.get()  # tornado leaves the body out and keeps its length
+
+    def set_default_headers(self) -> None:
+        self.clear_header("Server")
+        self.set_header("Content-Type", _PLAIN)
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Referrer-Policy", "no-referrer")
+        self.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+
+    def compute_etag(self) -> None:
+        """Spare every scrape a hash of its body: no scraper sends If-None-Match."""
+
+    def finish(self, chunk: str | bytes | dict[Any, Any] | None = None) -> asyncio.Future[None]:
+        sent = super().finish(chunk)
+        if not sent.done():
+            sending = asyncio.create_task(self._send(sent))
+            self.application.unsent.add(sending)
+            sending.add_done_callback(self.application.unsent.discard)
+        return sent
+
+    async def _send(self, sent: asyncio.Future[None]) -> None:
+        """Hang up on a client that does not take its answer: tornado has no such deadline."""
+        _, late = await asyncio.wait([sent], timeout=self.application.limits.answer)
+        if late:
+            cast("HTTP1Connection", self.request.connection).close()
+
+    def write_error(self, status_code: int, **_kwargs: Any) -> None:
+        if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            self.set_header("Allow", ", ".join(_METHODS))
+        self.finish(f"{status_code} {HTTPStatus(status_code).phrase}\n")
+
+    def log_exception(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind and error and not isinstance(error, HTTPError):  # those are the client's own
+            _log.error(
+                "cannot answer %s %s",
+                self.request.method,
+                self.request.path,
+                exc_info=(kind, error, trace),
+            )
+
+
+class _Metrics(_Handler):
+    def get(self) -> None:
+        format_ = choose_format(self.request.headers.get("Accept", ""))
+        gzip = accepts_gzip(self.request.headers.get("Accept-Encoding", ""))
+        self.set_header("Content-Type", format_.value)
+        self.set_header("Vary", "Accept, Accept-Encoding")
+        if gzip:
+            self.set_header("Content-Encoding", "gzip")
+        self.finish(self.application.site.exposition(format_, gzip=gzip))
+
+
+class _Probe(_Handler):
+    """200 while all is well, else 503 and why."""
+
+    def initialize(self, good: str, fault: Callable[[], str]) -> None:
+        self.good = good
+        self.fault = fault
+
+    def get(self) -> None:
+        fault = " ".join(self.fault().split())
+        if fault:
+            _log.warning("%s answers 503: %s", self.request.path, fault)
+            self.set_status(HTTPStatus.SERVICE_UNAVAILABLE)
+        self.finish(f"not {self.good}: {fault}\n" if fault else f"{self.good}\n")
+
+
+class _Status(_Handler):
+    def get(self) -> None:
+        site = self.application.site
+        page = render(
+            site.status(),
+            time.time(),
+            # Relative, so that it also works behind a proxy that adds a path prefix.
+            metrics=self.application.telemetry_path.lstrip("/"),
+            unhealthy=site.unhealthy(),
+            unready=site.unready(),
+            refresh=self.request.query_arguments.get("refresh") != [b"off"],
+        )
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.finish(page)
+
+
+class _NotFound(_Handler):
+    def prepare(self) -> None:
+        raise HTTPError(HTTPStatus.NOT_FOUND)

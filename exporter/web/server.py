@@ -1,0 +1,98 @@
+"""The web server: a thread of its own, with its own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+from tornado.httpserver import HTTPServer
+
+from exporter.web.addresses import Address, listen, parse_address
+from exporter.web.handlers import Limits, Pages, Site
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from tornado.iostream import IOStream
+
+__all__ = ["Address", "Limits", "Site", "WebServer", "parse_address"]
+
+_DEFAULT_LIMITS = Limits()
+
+
+class WebServer:
+    """Serves a site until stopped. Silent and slow clients cost a timeout, never a scrape."""
+
+    def __init__(
+        self,
+        site: Site,
+        addresses: Sequence[Address],
+        telemetry_path: str = "/metrics",
+        *,
+        limits: Limits = _DEFAULT_LIMITS,
+    ) -> None:
+        self.addresses = list(addresses)
+        self._pages = Pages(site, telemetry_path, limits)
+        self._stopping = asyncio.Event()
+        self._patience = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Listen, in the caller's thread so that it gets the error, then serve."""
+        sockets = listen(self.addresses)
+        self.addresses = [Address(*sock.getsockname()[:2]) for sock in sockets]
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._run, args=(self._loop, sockets), name="web", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self, timeout: float = 2.0) -> None:
+        """Stop listening, let answers on their way end, hang up, join the thread."""
+        if self._loop is None or self._thread is None or not self._thread.is_alive():
+            return
+        self._patience = timeout
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(timeout + 1)
+
+    def _run(self, loop: asyncio.AbstractEventLoop, sockets: list[socket.socket]) -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(self._serve(sockets))
+
+    async def _serve(self, sockets: list[socket.socket]) -> None:
+        limits = self._pages.limits
+        server = _CappedServer(
+            self._pages,
+            idle_connection_timeout=limits.idle,
+            body_timeout=limits.body,
+            max_header_size=limits.head_bytes,
+            max_body_size=limits.body_bytes,
+        )
+        server.limit = limits.connections
+        server.add_sockets(sockets)
+        await self._stopping.wait()
+        server.stop()
+        if self._pages.unsent:
+            await asyncio.wait(self._pages.unsent, timeout=self._patience)
+        await server.close_all_connections()
+
+
+class _CappedServer(HTTPServer):
+    """Hangs up at once on connections over a limit, so that open files never run out."""
+
+    limit = 0
+    _open = 0
+
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        if self._open >= self.limit:
+            stream.close()
+            return
+        self._open += 1
+        super().handle_stream(stream, address)
+
+    def on_close(self, server_conn: object) -> None:
+        self._open -= 1
+        super().on_close(server_conn)
