@@ -1,0 +1,61 @@
+# One line of purpose per target: `make help`.
+PYTHON ?= python3
+export PYTHON
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help venv lint types test demo constraints clean
+.DELETE_ON_ERROR:
+
+help: ## say what there is
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+venv: $(BIN)/.complete ## install everything that development needs into .venv
+
+lint: $(BIN)/.complete ## check style, formatting and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+types: $(BIN)/.complete ## check types
+	$(BIN)/mypy
+
+test: servers $(BIN)/.complete ## install what is missing, then lint, types and all tests
+	@$(MAKE) --no-print-directory lint types
+	REQUIRE_SERVERS=1 $(BIN)/pytest --cov
+
+demo: $(BIN)/.runnable ## run a demo: Celery worker, beat and the exporter, until Ctrl-C
+	@exec $(BIN)/python examples/demo/run.py
+
+constraints: $(BIN)/.complete ## pin in constraints.txt what .venv has
+	$(PIP) freeze --exclude-editable > constraints.txt
+
+clean: ## remove everything that was made here
+	rm -rf .venv .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: servers
+servers:
+	@sh scripts/install-system-packages servers
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is not Python 3.11 or newer; name one: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || \
+		{ echo "$(PYTHON) lacks its venv module: install the package python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# Enough to run the exporter and the demo: only wheels, nothing to compile.
+$(BIN)/.runnable: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+# pip first: the one that comes with Python 3.11 does not know dependency groups.
+$(BIN)/.complete: pyproject.toml constraints.txt | $(BIN)/python
+	@sh scripts/install-system-packages build
+	$(PIP) install 'pip>=25.1'
+	$(PIP) install --constraint constraints.txt --editable '.[postgresql,mysqlclient]' --group dev
+	@touch $(BIN)/.runnable $@

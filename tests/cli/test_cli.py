@@ -1,0 +1,281 @@
+"""The command line, as a process: exit codes, one line a fault, no traceback, no password."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXPORTER = (sys.executable, "-m", "exporter")
+PREFIX = "celery-results-exporter: error: "
+DURATION_FAULT = "backends[0].poll_interval: '5 parsecs' is not a duration; write it like 15s or 5m"
+CLEAN = {
+    key: value
+    for key, value in os.environ.items()
+    if not key.startswith("CELERY")  # whatever the tester's shell has
+}
+
+
+def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*EXPORTER, *arguments],
+        capture_output=True,
+        text=True,
+        env=CLEAN | env,
+        timeout=60,
+        check=False,
+    )
+
+
+def faults(*arguments: str, **env: str) -> list[str]:
+    """Run what must be refused, and return its complaints."""
+    result = run(*arguments, **env)
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert "hunter2" not in result.stderr
+    lines = result.stderr.splitlines()
+    assert all(line.startswith(PREFIX) for line in lines), result.stderr
+    return [line.removeprefix(PREFIX) for line in lines]
+
+
+def test_version_is_like_prometheus_s() -> None:
+    result = run("--version")
+    assert result.returncode == 0
+    assert re.fullmatch(
+        r"celery-results-exporter, version \S+ \(python 3\.\S+, sqlalchemy 2\S+, celery 5\S+\)\n",
+        result.stdout,
+    )
+
+
+def test_help_names_every_flag_and_variable() -> None:
+    result = run("--help")
+    assert result.returncode == 0
+    for flag, variable in {
+        "--config.file": "CELERY_RESULTS_EXPORTER_CONFIG_FILE",
+        "--celery.result-backend": "CELERY_RESULT_BACKEND",
+        "--web.listen-address": "CELERY_RESULTS_EXPORTER_WEB_LISTEN_ADDRESS",
+        "--web.telemetry-path": "CELERY_RESULTS_EXPORTER_WEB_TELEMETRY_PATH",
+        "--web.config.file": "CELERY_RESULTS_EXPORTER_WEB_CONFIG_FILE",
+        "--web.enable-lifecycle": "CELERY_RESULTS_EXPORTER_WEB_ENABLE_LIFECYCLE",
+        "--log.level": "CELERY_RESULTS_EXPORTER_LOG_LEVEL",
+        "--log.format": "CELERY_RESULTS_EXPORTER_LOG_FORMAT",
+    }.items():
+        assert flag in result.stdout
+        assert f"[${variable}]" in result.stdout
+    for command in ("run", "check", "once", "verify"):
+        assert re.search(rf"^  {command} ", result.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["chek"], "argument command: invalid choice: 'chek'"),
+        (["--log.levl=debug"], "unrecognized arguments: --log.levl=debug; see --help"),
+        (["--config"], "unrecognized arguments: --config; see --help"),
+        (["--config.file"], "argument --config.file: expected one argument; see --help"),
+        (["--config.file="], "--config.file is empty"),
+        (["check", "run"], "unrecognized arguments: run; see --help"),
+        (["--log.level=loud"], "--log.level: 'loud' is not one of debug, info, warning, error"),
+        (["--log.format=xml"], "--log.format: 'xml' is not one of logfmt, json"),
+        (["--web.config.file=x"], "--web.config.file is not supported yet"),
+        (["--web.enable-lifecycle"], "--web.enable-lifecycle is not supported yet"),
+        (["verify", "--config.file=x"], "verify is not supported yet"),
+        (
+            ["mysql://u:hunter2@h/d"],
+            "argument command: invalid choice: 'mysql://u:***@h/d'",
+        ),
+        (
+            ["--config.file=x", "--celery.result-backend=sqlite:///x"],
+            "--config.file and --celery.result-backend exclude each other",
+        ),
+        (
+            [],
+            "nothing to read: give --config.file=FILE or --celery.result-backend=URL, or set",
+        ),
+    ],
+)
+def test_usage_errors_are_one_line(arguments: list[str], expected: str) -> None:
+    (line,) = faults(*arguments)
+    assert line.startswith(expected)
+
+
+def test_several_faults_at_once() -> None:
+    assert len(faults("--log.level=x", "--log.format=x", "--web.config.file=x")) == 3
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["check"], ["once"]])
+def test_every_fault_of_a_file_has_its_line(tmp_path: Path, command: list[str]) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "backends:\n- name: a\n  result_backend: mysq://u:hunter2@h/d\n  poll_interval: 5 parsecs\n"
+    )
+    expected = [
+        f"{path}:3: backends[0].result_backend: unknown dialect 'mysq'; did you mean 'mysql'?",
+        f"{path}:4: {DURATION_FAULT}",
+    ]
+    assert expected == faults(f"--config.file={path}", *command)  # flags may come first
+    assert expected == faults(*command, "--config.file", str(path))  # or last
+
+
+def test_flag_wins_over_its_variable() -> None:
+    (line,) = faults("--config.file=/flag.yaml", CELERY_RESULTS_EXPORTER_CONFIG_FILE="/env.yaml")
+    assert line == "/flag.yaml: cannot be read: No such file or directory"
+
+
+def test_variable_serves_where_there_is_no_flag() -> None:
+    (line,) = faults(CELERY_RESULTS_EXPORTER_CONFIG_FILE="/env.yaml")
+    assert line == "/env.yaml: cannot be read: No such file or directory"
+
+
+def test_flag_wins_over_the_other_ones_variable() -> None:
+    (line,) = faults(
+        "--celery.result-backend=redis://u:hunter2@h",
+        CELERY_RESULTS_EXPORTER_CONFIG_FILE="/env.yaml",
+    )
+    assert line.startswith("--celery.result-backend: 'redis' is no SQL result backend")
+    (line,) = faults("--config.file=/flag.yaml", CELERY_RESULT_BACKEND="sqlite:////x")
+    assert line.startswith("/flag.yaml: ")
+
+
+def test_unusable_addresses() -> None:
+    (line,) = faults("--web.listen-address=here", CELERY_RESULT_BACKEND="sqlite:////x")
+    assert line.startswith("--web.listen-address: 'here' is not HOST:PORT")
+    (line,) = faults(
+        CELERY_RESULTS_EXPORTER_WEB_LISTEN_ADDRESS=":1,:x", CELERY_RESULT_BACKEND="sqlite:////x"
+    )
+    assert line.startswith("CELERY_RESULTS_EXPORTER_WEB_LISTEN_ADDRESS: ':x': the port must")
+
+
+def test_our_own_variable_wins_over_celery_s() -> None:
+    """A sidecar often has Celery's variable too."""
+    (line,) = faults(
+        CELERY_RESULTS_EXPORTER_CONFIG_FILE="/env.yaml", CELERY_RESULT_BACKEND="sqlite:////x"
+    )
+    assert line.startswith("/env.yaml: ")
+
+
+def test_message_names_the_variable_that_is_wrong() -> None:
+    (line,) = faults(CELERY_RESULT_BACKEND="mysq://u:hunter2@h/d")
+    assert line == "CELERY_RESULT_BACKEND: unknown dialect 'mysq'; did you mean 'mysql'?"
+    (line,) = faults(CELERY_RESULTS_EXPORTER_LOG_LEVEL="loud")
+    assert line.startswith("CELERY_RESULTS_EXPORTER_LOG_LEVEL: 'loud' is not one of")
+    (line,) = faults(CELERY_RESULTS_EXPORTER_WEB_ENABLE_LIFECYCLE="true")
+    assert line == "CELERY_RESULTS_EXPORTER_WEB_ENABLE_LIFECYCLE is not supported yet"
+
+
+def test_switch_that_is_false_is_no_fault() -> None:
+    (line,) = faults(CELERY_RESULTS_EXPORTER_WEB_ENABLE_LIFECYCLE="false")
+    assert line.startswith("nothing to read")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_reader_that_left_is_no_traceback(tmp_path: Path, unbuffered: str) -> None:
+    """`... once | head` prints no complaint about it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(
+        [*EXPORTER, "once", f"--celery.result-backend=sqlite:///{tmp_path}/x.sqlite"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=CLEAN | {"PYTHONUNBUFFERED": unbuffered},
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+    assert result.returncode == 141
+    assert "Traceback" not in result.stderr
+    assert "BrokenPipe" not in result.stderr
+
+
+def test_ctrl_c_ends_once_quietly() -> None:
+    """While it waits for a server that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with subprocess.Popen(
+            [*EXPORTER, "once"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=CLEAN | {"CELERY_RESULT_BACKEND": f"mysql+pymysql://u:x@127.0.0.1:{port}/d"},
+        ) as process:
+            server.settimeout(60)
+            connection, _ = server.accept()
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=60)
+            connection.close()
+    assert (process.returncode, stderr) == (130, "")
+
+
+def test_closed_stdout_is_no_traceback() -> None:
+    result = subprocess.run(
+        ["sh", "-c", 'exec "$0" -m exporter --log.level=x >&-', sys.executable],
+        capture_output=True,
+        text=True,
+        env=CLEAN,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_slip_costs_no_heavy_imports() -> None:
+    script = (
+        "import sys; from exporter import cli; cli.main(['--log.level=x']);"
+        "print([m for m in ('sqlalchemy', 'pydantic', 'tornado', 'celery') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env=CLEAN,
+        timeout=60,
+        check=True,
+    )
+    assert result.stdout == "[]\n"
+
+
+class TestOptions:
+    """What is handed over to the service."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "env", "addresses", "path"),
+        [
+            ([], {}, (":10224",), "/metrics"),
+            (
+                ["--web.listen-address=:1", "--web.listen-address=[::1]:2"],
+                {"CELERY_RESULTS_EXPORTER_WEB_LISTEN_ADDRESS": ":3"},
+                (":1", "[::1]:2"),
+                "/metrics",
+            ),
+            (
+                ["check", "--web.telemetry-path=/m"],
+                {"CELERY_RESULTS_EXPORTER_WEB_LISTEN_ADDRESS": ":3, :4"},
+                (":3", ":4"),
+                "/m",
+            ),
+        ],
+    )
+    def test_from_flags_and_variables(
+        self,
+        arguments: list[str],
+        env: dict[str, str],
+        addresses: tuple[str, ...],
+        path: str,
+    ) -> None:
+        from exporter import cli  # noqa: PLC0415
+
+        flags = vars(cli._parser().parse_intermixed_args(arguments))
+        options = cli._options(cli._given(flags, env))
+        assert (addresses, path) == (options.listen_addresses, options.telemetry_path)

@@ -1,0 +1,231 @@
+"""What a corpus of files cannot hold: files that cannot be read, passwords, rotation."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import zoneinfo
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter import config, secrets
+from exporter.errors import BackendError, ConfigError, Reason
+from exporter.yamlfile import expand
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SQLITE = "backends:\n- {name: a, result_backend: 'sqlite:////a'}\n"
+
+
+def faults_of(path: Path, env: Mapping[str, str] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        config.load(path, env or {})
+    return caught.value.faults
+
+
+def sent_by(backend: config.Backend) -> object:
+    return backend.connection_url().password
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+class TestUnreadable:
+    def test_missing(self, tmp_path: Path) -> None:
+        path = tmp_path / "none.yaml"
+        assert [f"{path}: cannot be read: No such file or directory"] == faults_of(path)
+
+    def test_directory(self, tmp_path: Path) -> None:
+        assert [f"{tmp_path}: cannot be read: Is a directory"] == faults_of(tmp_path)
+
+    def test_not_utf8(self, tmp_path: Path) -> None:
+        path = tmp_path / "latin.yaml"
+        path.write_bytes("backends:\n# né\n".encode("latin-1"))
+        assert [f"{path}:2: is not UTF-8 text"] == faults_of(path)
+
+    def test_empty(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "")
+        assert [f"{path}: is empty; list at least one backend under backends:"] == faults_of(path)
+
+    def test_endless(self) -> None:
+        """A device that never ends is not read to its end."""
+        (fault,) = faults_of(Path("/dev/zero"))
+        assert fault == "/dev/zero: is larger than 1 MiB; is it the right file?"
+
+    def test_thousands_of_faults_end_soon(self, tmp_path: Path) -> None:
+        start = time.monotonic()
+        faults = faults_of(write(tmp_path, "backends:\n" + "- a\n" * 20_000))
+        assert len(faults) == 20_000
+        assert time.monotonic() - start < 20
+
+    def test_deep_nesting_is_refused(self, tmp_path: Path) -> None:
+        assert "nested more than 20 deep" in faults_of(write(tmp_path, "[" * 1_000_000))[0]
+
+    def test_numbers_only_python_would_refuse(self, tmp_path: Path) -> None:
+        digits = "9" * 5000
+        path = write(
+            tmp_path,
+            f"defaults: {{series_limit: {digits}, poll_interval: {digits}s, first_zero: 0x_}}\n"
+            + SQLITE,
+        )
+        keys = {fault.split(": ")[1] for fault in faults_of(path)}
+        assert keys == {"defaults.series_limit", "defaults.poll_interval", "defaults.first_zero"}
+
+    def test_variable_that_is_not_utf8(self, tmp_path: Path) -> None:
+        """As os.environ gives it."""
+        (fault,) = faults_of(write(tmp_path, SQLITE + "- ${X}\n"), {"X": "\udcff"})
+        assert "backends[1]: variable X is not UTF-8 text" in fault
+
+    def test_byte_order_mark_is_fine(self, tmp_path: Path) -> None:
+        path = tmp_path / "bom.yaml"
+        path.write_text(SQLITE, encoding="utf-8-sig")
+        assert config.load(path, {}).backends[0].name == "a"
+
+
+class TestPaths:
+    def test_relative_paths_begin_at_the_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "conf").mkdir()
+        (tmp_path / "conf" / "pw").write_text("s3cr3t-pw\n")
+        path = write(
+            tmp_path / "conf",
+            "backends:\n- {name: a, result_backend: 'sqlite:///x.db'}\n"
+            "- {name: b, result_backend: 'mysql+pymysql://u@h/d', password_file: pw}\n",
+        )
+        monkeypatch.chdir(tmp_path)
+        sqlite, mysql = config.load(path.relative_to(tmp_path), {}).backends
+        monkeypatch.chdir("/")
+        assert str(tmp_path / "conf" / "x.db") == sqlite.url.database
+        assert sent_by(mysql) == "s3cr3t-pw"
+
+
+class TestPasswords:
+    def test_without_a_file_the_url_s_own(self) -> None:
+        (backend,) = config.from_url("mysql+pymysql://u:in-url@h/d", username="reader").backends
+        assert sent_by(backend) == "in-url"
+        assert backend.connection_url().username == "reader"
+
+    def test_password_file_rotates(self, tmp_path: Path) -> None:
+        """The file is read at each connection, and each password it held is masked."""
+        secret = tmp_path / "pw"
+        secret.write_text("first-pass\n")
+        path = write(
+            tmp_path,
+            "backends:\n- {name: a, result_backend: 'mysql+pymysql://u:old@h/d', "
+            "password_file: pw}\n",
+        )
+        (backend,) = config.load(path, {}).backends
+        assert sent_by(backend) == "first-pass"
+        secret.write_text("second-pass\n")
+        assert sent_by(backend) == "second-pass"
+        assert secrets.mask("first-pass second-pass") == "*** ***"
+
+    def test_password_file_lost(self, tmp_path: Path) -> None:
+        """While running that is a backend's trouble, not the end."""
+        secret = tmp_path / "pw"
+        secret.write_text("first-pass")
+        path = write(
+            tmp_path,
+            "backends:\n- {name: a, result_backend: 'mysql+pymysql://u@h/d', password_file: pw}\n",
+        )
+        (backend,) = config.load(path, {}).backends
+        secret.unlink()
+        with pytest.raises(BackendError, match="password_file cannot be read: No such") as caught:
+            backend.connection_url()
+        assert caught.value.reason is Reason.CONNECT
+
+    @pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe"], ids=["empty", "blank", "bytes"])
+    def test_unusable_secret_files(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "secret").write_bytes(content)
+        path = write(
+            tmp_path,
+            "backends:\n- {name: a, result_backend_file: secret}\n"
+            "- {name: b, result_backend: 'mysql+pymysql://u@h/d', password_file: secret}\n",
+        )
+        faults = faults_of(path)
+        assert len(faults) == 2
+        assert all("is an empty file" in fault or "not UTF-8" in fault for fault in faults)
+
+    @given(password=st.text(min_size=1).filter(lambda text: "\0" not in text))
+    def test_any_password_survives_a_url(self, password: str) -> None:
+        """Through ${VAR} every password arrives as it is, whatever stands in it."""
+        template = "mysql+pymysql://reader:${PASSWORD}@db.example:3306/orders"
+        url = config.urls.parse(expand(template, {"PASSWORD": password}, in_url=True))
+        assert password == url.password
+        rest = (url.username, url.host, url.port, url.database)
+        assert rest == ("reader", "db.example", 3306, "orders")
+
+    def test_nothing_shows_them(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Neither repr() nor str() of a configuration holds one, and the mask knows them all."""
+        path = write(
+            tmp_path,
+            "backends:\n- name: a\n"
+            "  result_backend: 'mysql+pymysql://u:in-url-pw@h/d?ssl_key_password=in-query-pw'\n"
+            "  database_engine_options: {connect_args: {passwd: in-options-pw}}\n",
+        )
+        settings = config.load(path, {})
+        with caplog.at_level(logging.INFO):
+            logging.getLogger("test").info("%r %s", settings, settings.backends[0])
+        assert "backends" in caplog.text
+        assert "-pw" not in caplog.text
+        assert secrets.mask("in-url-pw in-query-pw in-options-pw") == "*** *** ***"
+
+
+class TestFromUrl:
+    def test_one_backend_named_celery(self) -> None:
+        """Further settings are given as what they are, not as text."""
+        (backend,) = config.from_url(
+            "db+sqlite:///relative.db", poll_interval=0.5, timezone=zoneinfo.ZoneInfo("Asia/Tokyo")
+        ).backends
+        assert (backend.name, backend.url.database) == ("celery", "relative.db")
+        assert (backend.poll_interval, backend.timezone.key) == (0.5, "Asia/Tokyo")
+
+    def test_fault_names_where_the_url_came_from(self) -> None:
+        with pytest.raises(ConfigError) as caught:
+            config.from_url("mysq://u:hunter2@h/d", origin="CELERY_RESULT_BACKEND")
+        (fault,) = caught.value.faults
+        assert fault == "CELERY_RESULT_BACKEND: unknown dialect 'mysq'; did you mean 'mysql'?"
+
+
+def test_hash_follows_the_content(tmp_path: Path) -> None:
+    """The same bytes give the same number, others another, and a sample can hold it."""
+    first = config.load(write(tmp_path, SQLITE), {}).hash
+    again = config.load(write(tmp_path, SQLITE), {}).hash
+    other = config.load(write(tmp_path, SQLITE + "# more\n"), {}).hash
+    assert first == again != other
+    assert 0 < first < 2**48
+    assert first.is_integer()
+
+
+def test_backends_are_frozen() -> None:
+    (backend,) = config.from_url("sqlite:////x").backends
+    with pytest.raises(ValueError, match="frozen"):
+        backend.poll_interval = 1.0  # type: ignore[misc]
+
+
+def test_same_settings_are_equal(tmp_path: Path) -> None:
+    """So that a reload can tell which backends have changed."""
+    path = write(tmp_path, SQLITE)
+    assert config.load(path, {}).backends == config.load(path, {}).backends
+
+
+def test_system_without_time_zones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Says what to install, even for the default, UTC."""
+    monkeypatch.setitem(sys.modules, "tzdata", None)
+    zoneinfo.reset_tzpath(to=[])
+    try:
+        (fault,) = faults_of(write(tmp_path, SQLITE))
+    finally:
+        zoneinfo.reset_tzpath()
+    assert "backends[0].timezone: cannot be looked up" in fault
+    assert "pip install tzdata" in fault

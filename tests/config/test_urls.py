@@ -1,0 +1,117 @@
+"""URLs of result backends."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from exporter import urls
+
+
+@pytest.mark.parametrize(
+    ("text", "drivername", "database"),
+    [
+        ("db+sqlite:////a/b.db", "sqlite", "/a/b.db"),
+        ("database+sqlite:///b.db", "sqlite", "b.db"),
+        ("sqlite+pysqlite:///b.db", "sqlite+pysqlite", "b.db"),
+        ("  postgresql://u:p@h/d\n", "postgresql", "d"),
+        ("postgresql+psycopg:///d?host=/run/postgresql", "postgresql+psycopg", "d"),
+        ("db+mysql+pymysql://u:p@[::1]:3306/d", "mysql+pymysql", "d"),
+        ("mariadb+pymysql://u:p@h/d", "mariadb+pymysql", "d"),
+        ("mysql+mysqldb://u:p@h/d", "mysql+mysqldb", "d"),
+        ("mssql+pyodbc://u:p@datasource", "mssql+pyodbc", None),
+    ],
+)
+def test_good(text: str, drivername: str, database: str | None) -> None:
+    url = urls.parse(text)
+    assert (drivername, database) == (url.drivername, url.database)
+
+
+def test_postgresql_alone_means_psycopg() -> None:
+    assert urls.parse("postgresql://h/d").get_dialect().driver == "psycopg"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not a URL"),
+        ("hunter2", "not a URL"),
+        ("django-db", "'django-db' is no SQL result backend"),
+        ("rpc://", "'rpc' is no SQL result backend"),
+        ("cache+memcached://h:1/", "'cache' is no SQL result backend"),
+        ("mongodb://u:hunter2@h/d", "'mongodb' is no SQL result backend"),
+        ("postgres://u:hunter2@h/d", "unknown dialect 'postgres'; did you mean 'postgresql'?"),
+        ("my-sql://u:hunter2@h/d", "unknown dialect 'my-sql'; did you mean 'mysql'?"),
+        ("firebird://h/d", "unknown dialect 'firebird'; known: sqlite, postgresql"),
+        ("mysql+foo://u:hunter2@h/d", "unknown driver 'foo' for mysql; write mysql+pymysql://"),
+        ("postgresql+asyncpg://h/d", "is asynchronous; write postgresql+psycopg://"),
+        ("sqlite+aiosqlite:///d", "is asynchronous; write sqlite://"),
+        ("mysql+pymysql://u:hunter2/h/d", "the port is not a number"),
+        ("mysql+pymysql://u:x@hunter2@h/d", "the host cannot be told from the password"),
+        ("mysql+pymysql://dom/u:hunter2@h/d", "the host cannot be told from the password"),
+        ("mysql+pymysql://u:12345678901/d", "the port is not between 1 and 65535"),
+        ("mysql+pymysql://u:hunter2@h", "the database is missing"),
+        ("sqlite://", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+        ("sqlite:///file:x?mode=memory&uri=true", "in memory"),
+        ("sqlite://results.db", "begins after the third slash"),
+    ],
+)
+def test_bad(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        urls.parse(text)
+    assert "hunter2" not in str(caught.value)
+    assert "12345678901" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "module", "message"),
+    [
+        (
+            "postgresql://h/d",
+            "psycopg",
+            "driver 'psycopg' is not installed: pip install 'celery-results-exporter[postgresql]'",
+        ),
+        (
+            "mysql://h/d",
+            "MySQLdb",
+            (
+                "driver 'mysqldb' is not installed: "
+                "pip install 'celery-results-exporter[mysqlclient]', or write mysql+pymysql://"
+            ),
+        ),
+        (
+            "postgresql+psycopg2://h/d",
+            "psycopg2",
+            (
+                "driver 'psycopg2' is not installed: pip install psycopg2-binary, or write "
+                "postgresql+psycopg://"
+            ),
+        ),
+        (
+            "oracle://h/d",
+            "oracledb",
+            "driver 'oracledb' is not installed: pip install oracledb",
+        ),
+    ],
+)
+def test_missing_driver(
+    monkeypatch: pytest.MonkeyPatch, text: str, module: str, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # Python's own way to make an import fail
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        urls.parse(text)
+    assert message == str(caught.value)
+
+
+def test_only_the_driver_in_use_is_loaded() -> None:
+    """A machine with SQLite alone needs no other driver, and pays for none."""
+    script = (
+        "import sys; from exporter import config; config.from_url('sqlite:////x');"
+        "print([m for m in ('pymysql', 'MySQLdb', 'psycopg', 'pyodbc') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"

@@ -1,0 +1,99 @@
+"""What the tests of counting share: a poller without its thread, and rows for it to read."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from celery.backends.database.models import TaskExtended, TaskSet
+from celery.backends.database.session import ResultModelBase
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.config import from_url
+from exporter.exposition import Exposition
+from exporter.formats import Format
+from exporter.poller import Poller
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Connection, Engine
+
+    from tests.servers.database import Database
+
+TASKS = TaskExtended.__table__
+GROUPS = TaskSet.__table__
+
+
+class Follower:
+    """One backend, polled when the test says so; its numbers as a scrape gives them."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        settings = {"start": "beginning", "poll_interval": 0.1, "first_zero": 0.0} | settings
+        self.exposition = Exposition()
+        self.poller = Poller(from_url(url, **settings).backends[0], self.exposition)
+
+    def poll(self) -> Follower:
+        """Poll when everything is due again, and insist that it worked."""
+        time.sleep(0.06)  # a little more than half the poll interval
+        assert self.poller.try_poll(), self.poller.status.message
+        return self
+
+    def samples(self, name: str) -> list[tuple[Mapping[str, str], float]]:
+        """Return all samples of this name as labels and value."""
+        text = self.exposition.body(Format.TEXT).decode()
+        return [
+            (sample.labels, sample.value)
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name
+        ]
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """Return the one sample with these labels, or None."""
+        found = [v for have, v in self.samples(name) if labels.items() <= have.items()]
+        assert len(found) <= 1, f"{name}{labels} is ambiguous"
+        return found[0] if found else None
+
+    def total(self, name: str, **labels: str) -> float:
+        """Return the sum over all samples with these labels."""
+        return sum(v for have, v in self.samples(name) if labels.items() <= have.items())
+
+    def states(self) -> Counter[str]:
+        """Count the results by state."""
+        counts: Counter[str] = Counter()
+        for labels, value in self.samples("celery_task_results_total"):
+            counts[labels["state"]] += int(value)
+        return +counts
+
+    def close(self) -> None:
+        self.poller.database.close()
+
+
+def create_tables(database: Database) -> Engine:
+    """Create Celery's tables as Celery does; return the owner's engine."""
+    engine = database.engine()
+    ResultModelBase.metadata.create_all(engine)
+    return engine
+
+
+def insert(connection: Connection, state: str = "SUCCESS", **values: Any) -> int:
+    """Insert a row of the task table and return its id."""
+    row = {
+        "task_id": str(uuid.uuid4()),
+        "status": state,
+        "date_done": datetime.now(UTC).replace(tzinfo=None),
+        "name": "app.add",
+        "worker": "w1@host",
+        "queue": "celery",
+        "retries": 0,
+    } | values
+    return connection.execute(TASKS.insert().values(row)).inserted_primary_key[0]
+
+
+def update(connection: Connection, row_id: int, state: str, **values: Any) -> None:
+    """Update a row of the task table in place."""
+    connection.execute(TASKS.update().where(TASKS.c.id == row_id).values(status=state, **values))

@@ -1,0 +1,354 @@
+"""The position against a model of the table: whatever the writers do, each result counts once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from exporter.position import MIN_ID, Batch, Horizon, Plan, Position, Rules
+from exporter.results import READY_STATES, SUCCESS, Finished, Group, Row, Span, Vanished
+
+UNFINISHED = ["STARTED", "RETRY", "PROGRESS", ""]
+STATES = [*UNFINISHED, "SUCCESS", "FAILURE", "REVOKED"]
+
+
+@dataclass
+class Table:
+    """A result table as the reader sees it: what is committed, ids drawn before the commit."""
+
+    next_id: int = 1
+    committed: dict[int, Row] = field(default_factory=dict)
+    open: dict[int, Row] = field(default_factory=dict)
+
+    def insert(self, state: str, task: str = "a") -> int:
+        row = Row(self.next_id, state, task, "w", "q", 0, None)
+        self.open[row.id] = row
+        self.next_id += 1
+        return row.id
+
+    def commit(self, row_id: int) -> None:
+        self.committed[row_id] = self.open.pop(row_id)
+
+    def add(self, state: str, task: str = "a") -> int:
+        row_id = self.insert(state, task)
+        self.commit(row_id)
+        return row_id
+
+    def update(self, row_id: int, state: str, task: str | None = None) -> None:
+        row = self.committed[row_id]
+        self.committed[row_id] = row._replace(state=state, task=row.task if task is None else task)
+
+    def read(self, plan: Plan, horizon: Horizon | None = None) -> Batch:
+        ids = sorted(self.committed)
+        top = ids[-1] if ids else None
+        if plan.look:
+            recent = [i for i in ids if top is not None and i > top - 1000]
+            below = [r for r in self.committed.values() if not r.finished]
+            return Batch(plan, top, holes=_holes(recent), below_rows=tuple(below), horizon=horizon)
+        new = [i for i in ids if plan.after is None or i > plan.after][: plan.chunk]
+        rows = [self.committed[i] for i in new]
+        good = Counter((r.task, r.worker, r.queue) for r in rows if r.state == SUCCESS)
+        start = [] if plan.after is None else [plan.after]
+        return Batch(
+            plan,
+            top,
+            upto=new[-1] if new else None,
+            first=new[0] if new else None,
+            groups=tuple(Group(*key, n, 0, None) for key, n in good.items()),
+            rows=tuple(r for r in rows if r.state != SUCCESS),
+            holes=_holes([*start, *new]),
+            late=tuple(self.committed[i] for i in ids if any(s.lo <= i <= s.hi for s in plan.gaps)),
+            watched=tuple(self.committed[i] for i in plan.watched if i in self.committed),
+            reborn=tuple(
+                i for i in ids if plan.deleted and plan.deleted.lo <= i <= plan.deleted.hi
+            ),
+            named=any(r.task for r in rows),
+            horizon=horizon,
+        )
+
+
+def _holes(ids: list[int]) -> tuple[Span, ...]:
+    return tuple(Span(a + 1, b - 1) for a, b in zip(ids, ids[1:], strict=False) if b - a > 1)
+
+
+@dataclass
+class Counted:
+    """What the outcomes add up to."""
+
+    results: Counter[tuple[str, str]] = field(default_factory=Counter)
+    revised: Counter[tuple[str, str]] = field(default_factory=Counter)
+    vanished: int = 0
+
+    def take(self, outcomes: list[Finished | Vanished]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, Vanished):
+                self.vanished += 1
+                continue
+            self.results[outcome.task, outcome.state] += outcome.count
+            if outcome.revises:
+                self.revised[outcome.revises] += 1
+
+    @property
+    def net(self) -> Counter[tuple[str, str]]:
+        return +(self.results - self.revised)
+
+
+class Following:
+    """A position that polls a table."""
+
+    def __init__(self, table: Table, **rules: object) -> None:
+        self.table = table
+        defaults = {"start": "beginning", "poll_interval": 1.0, "late_commit_grace": 1e9}
+        self.position = Position(Rules(**{**defaults, "revision_window": 1e9, **rules}))
+        self.counted = Counted()
+        self.now = 1000.0
+        self.late = self.expired = self.resets = 0
+
+    def poll(self, after: float = 1.0, horizon: Horizon | None = None) -> Following:
+        self.now += after
+        while True:
+            batch = self.table.read(self.position.plan(self.now), horizon)
+            change = self.position.advance(batch, self.now)
+            self.position.apply(change)
+            self.counted.take(change.outcomes)
+            self.late += change.late_rows
+            self.expired += change.expired_ids
+            self.resets += change.resets
+            if not self.position.busy(self.now):
+                return self
+
+
+class ManyWriters(RuleBasedStateMachine):
+    """Insert, commit late and out of order, roll back, update, overwrite, delete, truncate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = Table()
+        self.following = Following(self.table)
+        self.net: dict[tuple[int, int], tuple[str, str]] = {}  # last finished state seen by a poll
+        self.epoch = 0
+
+    @rule(state=st.sampled_from(STATES), task=st.sampled_from("ab"), at_once=st.booleans())
+    def insert(self, state: str, task: str, *, at_once: bool) -> None:
+        row = self.table.insert(state, task)
+        if at_once:
+            self.table.commit(row)
+
+    @precondition(lambda self: self.table.open)
+    @rule(data=st.data(), keep=st.booleans())
+    def end_transaction(self, data: st.DataObject, *, keep: bool) -> None:
+        row = data.draw(st.sampled_from(sorted(self.table.open)))
+        if keep:
+            self.table.commit(row)
+        else:
+            del self.table.open[row]
+
+    @rule(jump=st.integers(1, 3000))
+    def draw_ids_in_vain(self, jump: int) -> None:
+        self.table.next_id += jump
+
+    @precondition(lambda self: self.table.committed)
+    @rule(data=st.data(), state=st.sampled_from(STATES))
+    def update(self, data: st.DataObject, state: str) -> None:
+        row = data.draw(st.sampled_from(sorted(self.table.committed)))
+        if self.table.committed[row].state != SUCCESS:  # Celery 5.7 keeps SUCCESS
+            self.table.update(row, state)
+
+    @precondition(lambda self: self.table.committed)
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        del self.table.committed[data.draw(st.sampled_from(sorted(self.table.committed)))]
+
+    @precondition(lambda self: not self.table.open and self.table.committed)
+    @rule()
+    def truncate(self) -> None:
+        """Ids begin again; the model polls once while the table is empty."""
+        self.poll(60.0)
+        self.table.committed.clear()
+        self.table.next_id = 1
+        self.poll(60.0)
+        self.epoch += 1
+
+    @rule(after=st.floats(0.1, 100.0))
+    def poll(self, after: float) -> None:
+        self.following.poll(after)
+        if after >= 60.0:  # everything was due
+            self._see()
+
+    @invariant()
+    def everything_counts_once(self) -> None:
+        """After a poll at which all was due, the counts are what was seen."""
+        self.following.poll(61.0)
+        self._see()
+        assert self.following.counted.net == Counter(self.net.values())
+        unfinished = Counter(
+            (r.task, r.state) for r in self.table.committed.values() if not r.finished
+        )
+        watched: Counter[tuple[str, str]] = Counter()
+        for (task, state, _, _), count in self.following.position.unfinished.items():
+            watched[task, state] += count
+        assert +watched == unfinished
+
+    def _see(self) -> None:
+        for row in self.table.committed.values():
+            if row.state in READY_STATES:
+                self.net[self.epoch, row.id] = (row.task, row.state)
+
+
+ManyWriters.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+TestManyWriters = ManyWriters.TestCase
+
+
+def test_open_gap_is_not_counted_as_ids() -> None:
+    """Below the first row of all, anything may come; that is no number of ids."""
+    table = Table(next_id=100)
+    table.add(SUCCESS)
+    following = Following(table, late_commit_grace=5.0).poll()
+    assert following.position.gaps[0].span == Span(MIN_ID, 99)
+    assert following.position.gap_ids == 0
+    following.poll(10.0)
+    assert following.position.gaps == ()
+    assert following.expired == 0
+
+
+def test_gap_expires_after_the_grace() -> None:
+    table = Table()
+    table.add(SUCCESS)
+    lost = table.insert(SUCCESS)
+    table.add(SUCCESS)
+    following = Following(table, late_commit_grace=5.0).poll().poll()
+    assert following.position.gap_ids == 1
+    following.poll(6.0)
+    assert (following.position.gap_ids, following.expired) == (0, 1)
+    table.commit(lost)
+    assert following.poll(60.0).counted.results["a", SUCCESS] == 2
+
+
+def test_gap_is_final_once_all_transactions_of_its_time_have_ended() -> None:
+    """PostgreSQL says so; but not before the gap's id surely had a transaction id."""
+    table = Table()
+    table.add(SUCCESS)
+    table.insert(SUCCESS)
+    table.add(SUCCESS)
+    following = Following(table).poll(horizon=Horizon(10, 12))
+    following.poll(horizon=Horizon(10, 20))
+    assert following.position.gaps[-1].horizon == 20
+    following.poll(horizon=Horizon(19, 25))
+    assert following.position.gap_ids == 1
+    following.poll(horizon=Horizon(20, 30))
+    assert (following.position.gap_ids, following.expired) == (0, 1)
+
+
+def test_start_at_the_end_waits_for_open_transactions() -> None:
+    table = Table()
+    table.add(SUCCESS)
+    late = table.insert(SUCCESS)
+    table.add(SUCCESS)
+    following = Following(table, start="end").poll()
+    table.commit(late)
+    following.poll()
+    assert following.counted.results == {("a", SUCCESS): 1}
+    assert following.late == 1
+
+
+def test_second_write_of_the_same_state_counts_nothing() -> None:
+    table = Table()
+    row = table.add("FAILURE")
+    following = Following(table).poll()
+    table.update(row, "FAILURE", task="b")
+    assert following.poll().counted.results == {("a", "FAILURE"): 1}
+
+
+def test_same_state_after_another_run_counts_again() -> None:
+    table = Table()
+    row = table.add("FAILURE")
+    following = Following(table).poll()
+    table.update(row, "STARTED")
+    following.poll()
+    table.update(row, "FAILURE")
+    following.poll()
+    assert following.counted.results == {("a", "FAILURE"): 2}
+    assert following.counted.revised == {("a", "FAILURE"): 1}
+
+
+def test_revisions_are_seen_within_the_window_only() -> None:
+    table = Table()
+    row = table.add("FAILURE")
+    following = Following(table, revision_window=100.0).poll()
+    following.poll(101.0)
+    assert following.position.watched == {}
+    table.update(row, SUCCESS)
+    assert following.poll(61.0).counted.results == {("a", "FAILURE"): 1}
+
+
+def test_revoked_row_is_held_until_named() -> None:
+    table = Table()
+    table.add(SUCCESS)
+    row = table.add("REVOKED", task="")
+    following = Following(table, late_commit_grace=100.0).poll()
+    assert following.counted.results == {("a", SUCCESS): 1}
+    table.update(row, "REVOKED", task="b")
+    assert following.poll().counted.results["b", "REVOKED"] == 1
+    assert sum(following.counted.results.values()) == 2
+
+
+def test_held_row_counts_nameless_after_the_grace_or_when_deleted() -> None:
+    table = Table()
+    table.add(SUCCESS)
+    table.add("REVOKED", task="")
+    gone = table.add("FAILURE", task="")
+    following = Following(table, late_commit_grace=50.0).poll()
+    del table.committed[gone]
+    following.poll(60.0)
+    assert following.counted.results["", "REVOKED"] == 1
+    assert following.counted.results["", "FAILURE"] == 1
+    assert following.poll(60.0).counted.results["", "REVOKED"] == 1
+
+
+def test_nothing_is_held_where_no_row_has_a_name() -> None:
+    """With result_extended off all names are NULL, for ever."""
+    table = Table()
+    table.add("FAILURE", task="")
+    assert Following(table).poll().counted.results == {("", "FAILURE"): 1}
+    assert Following(table, named=True).poll().counted.results == {}
+
+
+def test_deleted_tail_is_no_reset() -> None:
+    table = Table()
+    for _ in range(10):
+        table.add(SUCCESS)
+    following = Following(table).poll()
+    for row in range(5, 11):
+        del table.committed[row]
+    following.poll()
+    table.add(SUCCESS)
+    following.poll()
+    assert (following.resets, following.counted.results["a", SUCCESS]) == (0, 11)
+
+
+def test_clock_set_back_delays_nothing() -> None:
+    table = Table()
+    row = table.add("STARTED")
+    following = Following(table).poll()
+    table.update(row, SUCCESS)
+    following.poll(after=-3600.0)
+    assert following.counted.results == {("a", SUCCESS): 1}
+
+
+def test_work_does_not_grow_with_what_is_watched() -> None:
+    """Old unfinished rows are asked for once a minute, at most 2,000 in one statement."""
+    table = Table()
+    for _ in range(10_000):
+        table.add("STARTED")
+    following = Following(table).poll()
+    asked = 0
+    for _ in range(60):
+        following.now += 1
+        plan = following.position.plan(following.now + 7200)
+        asked += len(plan.watched)
+        following.position.apply(following.position.advance(table.read(plan), following.now + 7200))
+    assert asked <= 12_000

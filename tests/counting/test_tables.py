@@ -1,0 +1,308 @@
+"""Counting on every database: rows in, samples out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+import pytest
+from sqlalchemy import delete, text
+
+from exporter.tables import celery
+from tests.counting.follow import GROUPS, TASKS, Follower, create_tables, insert, update
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection, Engine
+
+    from tests.servers.database import Database
+
+
+@pytest.fixture
+def engine(database: Database) -> Engine:
+    return create_tables(database)
+
+
+@pytest.fixture
+def follower(database: Database, engine: Engine) -> Iterator[Follower]:
+    assert engine, "the tables are there"
+    follower = Follower(database.reader_url)
+    yield follower
+    follower.close()
+
+
+def test_columns_are_celerys_own() -> None:
+    """Every column we name exists in Celery's models."""
+    for layout, table in ((celery.TASK, TASKS), (celery.GROUP, GROUPS)):
+        assert {*layout.required, *layout.optional} <= set(table.c.keys())
+
+
+def test_each_state_counts_under_its_labels(follower: Follower, engine: Engine) -> None:
+    with engine.begin() as connection:
+        for state, times in (("SUCCESS", 3), ("FAILURE", 2), ("REVOKED", 1), ("STARTED", 4)):
+            for _ in range(times):
+                insert(connection, state, retries=2)
+    follower.poll()
+    labels = {"backend": "celery", "task": "app.add", "worker": "w1@host", "queue": "celery"}
+    name = "celery_task_results_total"
+    assert follower.value(name, state="SUCCESS", **labels) == 3
+    assert follower.value(name, state="FAILURE", **labels) == 2
+    assert follower.value(name, state="REVOKED", **labels) == 1
+    assert follower.value("celery_task_unfinished", state="STARTED", **labels) == 4
+    assert follower.value("celery_task_retries_total", **labels) == 12
+    assert follower.value("celery_backend_up") == 1
+    follower.poll()
+    assert follower.states() == {"SUCCESS": 3, "FAILURE": 2, "REVOKED": 1}
+
+
+def test_only_new_rows_count_from_the_end(database: Database, engine: Engine) -> None:
+    with engine.begin() as connection:
+        insert(connection)
+        started = insert(connection, "STARTED")
+        insert(connection, "FAILURE")
+    follower = Follower(database.reader_url, start="end").poll()
+    assert follower.states() == {}
+    assert follower.total("celery_task_unfinished", state="STARTED") == 1
+    with engine.begin() as connection:
+        update(connection, started, "SUCCESS")
+        insert(connection)
+    assert follower.poll().states() == {"SUCCESS": 2}
+    follower.close()
+
+
+def test_late_commit_is_counted(follower: Follower, engine: Engine) -> None:
+    """An id that becomes visible below the cursor is counted, once."""
+    with engine.begin() as connection:
+        insert(connection, id=7)
+    assert follower.poll().states() == {"SUCCESS": 1}
+    with engine.begin() as connection:
+        insert(connection, id=10)
+    assert follower.poll().states() == {"SUCCESS": 2}
+    assert follower.value("celery_backend_gap_ids", table="task") == 2
+    with engine.begin() as connection:
+        insert(connection, "FAILURE", id=8)
+        insert(connection, id=3)
+    assert follower.poll().states() == {"SUCCESS": 3, "FAILURE": 1}
+    assert follower.poll().states() == {"SUCCESS": 3, "FAILURE": 1}
+    assert follower.value("celery_backend_late_rows_total", table="task") == 2
+
+
+def test_open_transaction_is_waited_for(database: Database, follower: Follower) -> None:
+    """The id is drawn before the commit: the real thing, not a simulation."""
+    if database.owner.get_backend_name() == "sqlite":
+        pytest.skip("SQLite has one writer at a time: no transaction can commit late")
+    engine = database.engine()
+    with engine.connect() as slow, engine.connect() as quick:
+        low = insert(slow)
+        high = insert(quick)
+        assert low < high
+        quick.commit()
+        assert follower.poll().states() == {"SUCCESS": 1}
+        slow.commit()
+    assert follower.poll().states() == {"SUCCESS": 2}
+    assert follower.value("celery_backend_late_rows_total", table="task") == 1
+
+
+def test_row_is_followed_to_its_end(follower: Follower, engine: Engine) -> None:
+    with engine.begin() as connection:
+        row = insert(connection, "STARTED", date_done=None)
+    follower.poll()
+    assert follower.total("celery_task_unfinished", state="STARTED") == 1
+    assert follower.value("celery_task_oldest_unfinished_timestamp_seconds", state="STARTED")
+    with engine.begin() as connection:
+        update(connection, row, "PROGRESS")
+    follower.poll()
+    assert follower.total("celery_task_unfinished", state="STARTED") == 0
+    assert follower.total("celery_task_unfinished", state="PROGRESS") == 1
+    with engine.begin() as connection:
+        update(connection, row, "SUCCESS")
+    follower.poll()
+    assert follower.total("celery_task_unfinished") == 0
+    assert follower.states() == {"SUCCESS": 1}
+
+
+def test_deleted_unfinished_row_has_vanished(follower: Follower, engine: Engine) -> None:
+    with engine.begin() as connection:
+        row = insert(connection, "STARTED")
+        insert(connection)
+    follower.poll()
+    with engine.begin() as connection:
+        connection.execute(delete(TASKS).where(TASKS.c.id == row))
+    follower.poll()
+    assert follower.value("celery_task_unfinished_vanished_total", state="STARTED") == 1
+    assert follower.total("celery_task_unfinished") == 0
+
+
+def test_revised_result_counts_again(follower: Follower, engine: Engine) -> None:
+    """FAILURE -> SUCCESS in one row: counter - revised = what the table holds."""
+    with engine.begin() as connection:
+        row = insert(connection, "FAILURE")
+    follower.poll()
+    with engine.begin() as connection:
+        update(connection, row, "SUCCESS")
+    follower.poll()
+    assert follower.states() == {"FAILURE": 1, "SUCCESS": 1}
+    revised = "celery_task_results_revised_total"
+    labels = {"task": "app.add", "from_state": "FAILURE", "to_state": "SUCCESS"}
+    assert follower.value(revised, **labels) == 1
+
+
+def test_names_that_differ_in_case_accent_or_blanks_stay_apart(
+    follower: Follower, engine: Engine
+) -> None:
+    names = ["mail.send", "Mail.send", "mail.sénd", "mail.send "]
+    with engine.begin() as connection:
+        for name in names:
+            insert(connection, name=name)
+            insert(connection, "FAILURE", name=name)
+    follower.poll()
+    counted = Counter(
+        labels["task"]
+        for labels, value in follower.samples("celery_task_results_total")
+        if value == 1
+    )
+    assert counted == dict.fromkeys(names, 2)
+
+
+def test_missing_labels_are_empty(follower: Follower, engine: Engine) -> None:
+    with engine.begin() as connection:
+        insert(connection, name=None, worker=None, queue=None, retries=None)
+        insert(connection, "FAILURE", name=None, worker=None, queue=None, retries=None)
+    follower.poll()
+    labels = {"task": "", "worker": "", "queue": ""}
+    for state in ("SUCCESS", "FAILURE"):
+        assert follower.value("celery_task_results_total", state=state, **labels) == 1
+
+
+def test_revoked_row_waits_for_its_name(follower: Follower, engine: Engine) -> None:
+    """`revoke()` writes REVOKED without labels; the worker adds them a moment later."""
+    with engine.begin() as connection:
+        insert(connection)
+        row = insert(connection, "REVOKED", name=None, worker=None, queue=None)
+    assert follower.poll().states() == {"SUCCESS": 1}
+    with engine.begin() as connection:
+        update(connection, row, "REVOKED", name="app.add", worker="w1@host", queue="celery")
+    assert follower.poll().states() == {"SUCCESS": 1, "REVOKED": 1}
+    assert follower.value("celery_task_results_total", task="app.add", state="REVOKED") == 1
+
+
+def test_groups_count(follower: Follower, engine: Engine) -> None:
+    follower.poll()
+    assert follower.value("celery_group_results_total") == 0
+    with engine.begin() as connection:
+        for group in ("a", "b"):
+            connection.execute(GROUPS.insert().values(taskset_id=group))
+    follower.poll().poll()
+    assert follower.value("celery_group_results_total") == 2
+    assert follower.value("celery_group_last_saved_timestamp_seconds")
+
+
+def test_tables_may_come_later(database: Database) -> None:
+    """The first worker creates the tables; every row in them is news."""
+    follower = Follower(database.reader_url, start="end")
+    sqlite = database.owner.get_backend_name() == "sqlite"
+    if sqlite:
+        assert not follower.poller.try_poll()
+        assert "does not exist yet" in follower.poller.status.message
+        assert follower.value("celery_backend_up") == 0
+    else:
+        follower.poll()
+        assert follower.value("celery_backend_capability", capability="table_task") == 0
+    engine = create_tables(database)
+    with engine.begin() as connection:
+        insert(connection)
+    follower.poll()
+    assert follower.states() == ({} if sqlite else {"SUCCESS": 1})
+    assert follower.value("celery_backend_capability", capability="table_task") == 1
+    follower.close()
+
+
+def test_table_of_an_old_celery(database: Database) -> None:
+    """Celery 4.0 to 4.3 has no labels; and SQLAlchemy before 1.4 no sequence."""
+    with database.engine().begin() as connection:
+        connection.execute(
+            text(
+                "CREATE TABLE celery_taskmeta (id INTEGER PRIMARY KEY, task_id VARCHAR(155),"
+                " status VARCHAR(50), traceback TEXT)"
+            )
+        )
+        for row, state in enumerate(("SUCCESS", "FAILURE", "STARTED"), start=1):
+            connection.execute(
+                text("INSERT INTO celery_taskmeta (id, task_id, status) VALUES (:i, :t, :s)"),
+                {"i": row, "t": str(row), "s": state},
+            )
+    follower = Follower(database.reader_url).poll()
+    assert follower.states() == {"SUCCESS": 1, "FAILURE": 1}
+    assert follower.value("celery_backend_capability", capability="extended") == 0
+    assert follower.value("celery_backend_capability", capability="table_group") == 0
+    follower.close()
+
+
+def test_negative_and_huge_ids(database: Database) -> None:
+    """Ids may begin at the smallest bigint, as on SQL Server."""
+    sqlite = database.owner.get_backend_name() == "sqlite"
+    table = f"id {'INTEGER' if sqlite else 'BIGINT'} PRIMARY KEY, status VARCHAR(50)"
+
+    def store(connection: Connection, row: int, state: str) -> None:
+        query = text("INSERT INTO celery_taskmeta (id, status) VALUES (:i, :s)")
+        connection.execute(query, {"i": row, "s": state})
+
+    engine = database.engine()
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE TABLE celery_taskmeta ({table})"))
+        for row in (-(2**63), -(2**63) + 1, -5, 0, 2**62):
+            store(connection, row, "SUCCESS")
+    follower = Follower(database.reader_url).poll()
+    assert follower.states() == {"SUCCESS": 5}
+    assert follower.value("celery_backend_id_used_ratio", table="task") == pytest.approx(0.5)
+    with engine.begin() as connection:
+        store(connection, 2**63 - 1, "FAILURE")
+    assert follower.poll().states() == {"SUCCESS": 5, "FAILURE": 1}
+    follower.close()
+
+
+def test_date_done_is_wall_time_in_the_configured_zone(database: Database, engine: Engine) -> None:
+    done = datetime(2026, 1, 2, 12, 0, 0)  # noqa: DTZ001 - naive, as it is stored
+    with engine.begin() as connection:
+        insert(connection, date_done=done)
+    follower = Follower(database.reader_url, timezone=ZoneInfo("Asia/Tokyo")).poll()
+    expected = (done - timedelta(hours=9) - datetime(1970, 1, 1)).total_seconds()  # noqa: DTZ001
+    last = follower.value("celery_task_last_finished_timestamp_seconds", state="SUCCESS")
+    assert last == expected
+    oldest = follower.value("celery_backend_oldest_result_timestamp_seconds", table="task")
+    assert oldest == expected
+    follower.close()
+
+
+def test_long_history_is_read_in_chunks(database: Database, engine: Engine) -> None:
+    """More rows than a chunk holds, with holes that cleanup left."""
+    rows = [
+        {"id": i, "task_id": str(i), "status": "FAILURE" if i % 10 == 0 else "SUCCESS"}
+        for i in range(1, 24_001)
+        if i % 7
+    ]
+    with engine.begin() as connection:
+        for start in range(0, len(rows), 5000):
+            connection.execute(TASKS.insert(), rows[start : start + 5000])
+    follower = Follower(database.reader_url).poll()
+    assert follower.states() == Counter(row["status"] for row in rows)
+    assert follower.value("celery_backend_backlog_ids", table="task") == 0
+    follower.close()
+
+
+def test_reader_account_is_enough_and_column_grants_too(database: Database, engine: Engine) -> None:
+    """Without a right to `name` the label is empty; nothing else is missing."""
+    with engine.begin() as connection:
+        insert(connection)
+    if database.owner.get_backend_name() != "postgresql":
+        pytest.skip("column grants are tried on PostgreSQL")
+    with engine.begin() as connection:
+        connection.execute(text("REVOKE SELECT ON celery_taskmeta FROM reader"))
+        connection.execute(text("GRANT SELECT (id, status) ON celery_taskmeta TO reader"))
+    follower = Follower(database.reader_url).poll()
+    assert follower.value("celery_task_results_total", state="SUCCESS", task="") == 1
+    assert follower.value("celery_backend_capability", capability="extended") == 0
+    follower.close()

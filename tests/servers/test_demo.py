@@ -1,0 +1,85 @@
+"""`make demo` shows something soon and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.servers.process import HOST, free_port, wait_until
+from tests.servers.worker import DEMO
+
+LISTEN = "CELERY_RESULTS_EXPORTER_WEB_LISTEN_ADDRESS"
+
+
+def start(folder: Path, address: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, DEMO / "run.py"],
+        env=os.environ | {"TMPDIR": str(folder), LISTEN: address},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def results(url: str) -> set[tuple[str, str]]:
+    """Return the tasks and states that were counted at least once."""
+    try:
+        with urlopen(url, timeout=5) as answer:  # noqa: S310 - always http
+            text = answer.read().decode()
+    except (URLError, ConnectionError):
+        return set()
+    return {
+        (sample.labels["task"], sample.labels["state"])
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "celery_task_results_total" and sample.value > 0
+    }
+
+
+def left_behind(folder: Path) -> list[str]:
+    """Return the files of the demo and the commands of its processes."""
+    left = [str(path) for path in folder.iterdir()]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"TMPDIR={folder}".encode() in (process / "environ").read_bytes():
+                left.append((process / "cmdline").read_text())
+        except OSError:  # it ended meanwhile, or is not ours
+            continue
+    return left
+
+
+def test_demo_shows_results_and_leaves_nothing(tmp_path: Path) -> None:
+    address = f"{HOST}:{free_port()}"
+    with start(tmp_path, address) as demo:
+        try:
+            wait_until(
+                lambda: (
+                    len({task for task, _ in results(f"http://{address}/metrics")}) >= 5
+                    and {state for _, state in results(f"http://{address}/metrics")}
+                    == {"SUCCESS", "FAILURE", "REVOKED"}
+                ),
+                "5 tasks and 3 states",
+                timeout=60,
+            )
+            assert left_behind(tmp_path)
+        finally:
+            demo.send_signal(signal.SIGINT)
+            printed, _ = demo.communicate(timeout=30)
+    assert demo.returncode == 0
+    assert f"http://{address}/metrics" in printed
+    assert left_behind(tmp_path) == []
+
+
+def test_demo_tells_which_part_failed(tmp_path: Path) -> None:
+    with start(tmp_path, "nonsense") as demo:
+        printed, _ = demo.communicate(timeout=30)
+    assert demo.returncode == 1
+    assert "The exporter ended with 2" in printed
+    assert LISTEN in printed
+    assert left_behind(tmp_path) == []

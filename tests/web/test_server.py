@@ -1,0 +1,465 @@
+"""The web server, asked over real sockets."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import logging
+import socket
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from exporter.errors import ConfigError
+from exporter.formats import Format
+from exporter.status import BackendStatus, ServiceStatus, TaskStatus
+from exporter.web.server import Address, Limits, WebServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LOOPBACK = Address("127.0.0.1", 0)
+QUICK = Limits(idle=0.5, body=0.5, answer=0.5, connections=20, head_bytes=4096)
+METRICS = b"# TYPE celery_backend_up gauge\ncelery_backend_up 1\n"
+
+
+class Shop:
+    """A small site with real answers, and faults to order."""
+
+    def __init__(self) -> None:
+        self.metrics = METRICS
+        self.ill = ""
+        self.busy = ""
+        self.broken: Exception | None = None
+
+    def exposition(self, form: Format, *, gzip: bool) -> bytes:
+        if self.broken:
+            raise self.broken
+        body = form.name.encode() + b"\n" + self.metrics
+        return compress(body) if gzip else body
+
+    def unhealthy(self) -> str:
+        return self.ill
+
+    def unready(self) -> str:
+        return self.busy
+
+    def status(self) -> ServiceStatus:
+        now = time.time()
+        tasks = (TaskStatus("<script>alert(1)</script>", {"SUCCESS": 1}, {}, now),)
+        backend = BackendStatus("orders", True, "", "", 15, now, 0.1, (), tasks)  # noqa: FBT003
+        return ServiceStatus("1.2.3", now, (backend,))
+
+
+compress = gzip.compress
+
+
+@contextmanager
+def serving(
+    site: Shop, limits: Limits = QUICK, path: str = "/metrics"
+) -> Iterator[tuple[WebServer, int]]:
+    server = WebServer(site, [LOOPBACK], path, limits=limits)
+    server.start()
+    try:
+        yield server, server.addresses[0].port
+    finally:
+        server.stop()
+    assert "web" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.fixture
+def shop() -> Shop:
+    return Shop()
+
+
+@pytest.fixture
+def port(shop: Shop) -> Iterator[int]:
+    with serving(shop) as (_, port):
+        yield port
+
+
+def ask(
+    port: int, path: str, method: str = "GET", **headers: str
+) -> tuple[http.client.HTTPResponse, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, headers=given)
+        answer = connection.getresponse()
+        return answer, answer.read()
+    finally:
+        connection.close()
+
+
+def connect(port: int, data: bytes = b"") -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", port), timeout=5)
+    sock.sendall(data)
+    return sock
+
+
+def closed(sock: socket.socket, within: float) -> bool:
+    """Tell whether the other side hangs up in time, reading on until it does."""
+    deadline = time.monotonic() + within
+    try:
+        while (left := deadline - time.monotonic()) > 0:
+            sock.settimeout(left)
+            if not sock.recv(65536):
+                return True
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        pass
+    return False
+
+
+def received(sock: socket.socket) -> int:
+    """Count the bytes that come until the other side hangs up."""
+    count = 0
+    try:
+        while data := sock.recv(65536):
+            count += len(data)
+    except ConnectionResetError:
+        pass
+    return count
+
+
+class TestMetrics:
+    """The page that Prometheus reads."""
+
+    def test_default_is_text(self, port: int) -> None:
+        answer, body = ask(port, "/metrics")
+        assert answer.status == 200
+        assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert answer.headers["Content-Encoding"] is None
+        assert answer.headers["Vary"] == "Accept, Accept-Encoding"
+        assert answer.headers["ETag"] is None
+        assert body == b"TEXT\n" + METRICS
+
+    def test_openmetrics(self, port: int) -> None:
+        answer, body = ask(
+            port, "/metrics", Accept="application/openmetrics-text;version=1.0.0,*/*;q=0.1"
+        )
+        assert answer.headers["Content-Type"] == Format.OPENMETRICS.value
+        assert body == b"OPENMETRICS\n" + METRICS
+
+    def test_gzip(self, port: int) -> None:
+        answer, body = ask(port, "/metrics", Accept_Encoding="gzip")
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert int(answer.headers["Content-Length"]) == len(body)
+        assert gzip.decompress(body) == b"TEXT\n" + METRICS
+
+    def test_gzip_refused(self, port: int) -> None:
+        answer, body = ask(port, "/metrics", Accept_Encoding="gzip;q=0, *")
+        assert answer.headers["Content-Encoding"] is None
+        assert body == b"TEXT\n" + METRICS
+
+    @pytest.mark.parametrize("encoding", ["gzip", "identity"])
+    def test_head_is_get_without_the_body(self, port: int, encoding: str) -> None:
+        head, nothing = ask(port, "/metrics", "HEAD", Accept_Encoding=encoding)
+        get, body = ask(port, "/metrics", Accept_Encoding=encoding)
+        assert nothing == b""
+        assert head.status == 200
+        assert int(head.headers["Content-Length"]) == len(body)
+        assert {**head.headers, "Date": ""} == {**get.headers, "Date": ""}
+
+    def test_connection_is_kept(self, port: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request("GET", "/metrics")
+        connection.getresponse().read()
+        sock = connection.sock
+        connection.request("GET", "/metrics")
+        assert connection.getresponse().read() == b"TEXT\n" + METRICS
+        assert connection.sock is sock
+        connection.close()
+
+    def test_other_path(self, shop: Shop) -> None:
+        with serving(shop, path="/celery/metrics.txt") as (_, port):
+            assert ask(port, "/celery/metrics.txt")[0].status == 200
+            assert ask(port, "/celery/metricsXtxt")[0].status == 404
+            assert ask(port, "/metrics")[0].status == 404
+            assert b'href="celery/metrics.txt"' in ask(port, "/")[1]
+
+    @pytest.mark.parametrize(
+        ("path", "fault"),
+        [
+            ("metrics", "'metrics' is not a path such as '/metrics'"),
+            ("/", "'/' is not a path such as '/metrics'"),
+            ("", "'' is not a path such as '/metrics'"),
+            ("/a?b", "'/a?b' is not a path such as '/metrics'"),
+            ("//metrics", "'//metrics' is not a path such as '/metrics'"),
+            ("/healthz", "'/healthz' is taken by another page; use '/metrics'"),
+            ("/-/ready", "'/-/ready' is taken by another page; use '/metrics'"),
+            ("/-/reload", "'/-/reload' is taken by another page; use '/metrics'"),
+        ],
+    )
+    def test_impossible_path(self, shop: Shop, path: str, fault: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            WebServer(shop, [LOOPBACK], path)
+        assert caught.value.faults == [f"--web.telemetry-path: {fault}"]
+
+
+class TestProbes:
+    """What Kubernetes asks."""
+
+    @pytest.mark.parametrize("path", ["/-/healthy", "/healthz"])
+    def test_health(self, shop: Shop, port: int, path: str) -> None:
+        shop.busy = "not its business"
+        answer, body = ask(port, path)
+        assert (answer.status, body) == (200, b"healthy\n")
+        assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+        shop.ill = "orders: no poll\nsince 5 min"
+        answer, body = ask(port, path)
+        assert (answer.status, body) == (503, b"not healthy: orders: no poll since 5 min\n")
+        assert ask(port, path, "HEAD")[0].status == 503
+
+    @pytest.mark.parametrize("path", ["/-/ready", "/readyz"])
+    def test_readiness(
+        self, shop: Shop, port: int, path: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        shop.ill = "not its business"
+        answer, body = ask(port, path)
+        assert (answer.status, body) == (200, b"ready\n")
+        shop.busy = "mail was not tried yet"
+        answer, body = ask(port, path)
+        assert (answer.status, body) == (503, b"not ready: mail was not tried yet\n")
+        assert [record.message for record in caplog.records] == [
+            f"{path} answers 503: mail was not tried yet"
+        ]
+
+
+class TestPages:
+    """Everything around the metrics."""
+
+    def test_status_page(self, shop: Shop, port: int) -> None:
+        shop.busy = "mail was not tried yet"
+        answer, body = ask(port, "/")
+        assert answer.status == 200
+        assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+        page = body.decode()
+        assert 'href="metrics"' in page
+        assert "mail was not tried yet" in page
+        assert "<script" not in page
+        assert 'http-equiv="refresh"' in page
+        assert 'http-equiv="refresh"' not in ask(port, "/?refresh=off")[1].decode()
+
+    @pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy", "/nothing"])
+    def test_safe_headers(self, port: int, path: str) -> None:
+        headers = ask(port, path)[0].headers
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Content-Security-Policy"].startswith("default-src 'none';")
+        assert "unsafe" not in headers["Content-Security-Policy"]
+        assert headers["Referrer-Policy"] == "no-referrer"
+        assert headers["Server"] is None
+
+    @pytest.mark.parametrize(
+        "path", ["/nothing", "/metrics/", "/-/", "/-/reload", "/../etc/passwd", "/%6detrics"]
+    )
+    def test_unknown_path(self, port: int, path: str) -> None:
+        answer, body = ask(port, path)
+        assert (answer.status, body) == (404, b"404 Not Found\n")
+        assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+
+    @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"])
+    @pytest.mark.parametrize("path", ["/metrics", "/", "/readyz"])
+    def test_other_methods(self, port: int, path: str, method: str) -> None:
+        answer, body = ask(port, path, method)
+        assert (answer.status, body) == (405, b"405 Method Not Allowed\n")
+        assert answer.headers["Allow"] == "GET, HEAD"
+
+    def test_a_fault_of_ours_is_logged_not_told(
+        self, shop: Shop, port: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        shop.broken = KeyError("hunter2")
+        answer, body = ask(port, "/metrics", Accept_Encoding="gzip")
+        assert (answer.status, body) == (500, b"500 Internal Server Error\n")
+        assert answer.headers["Content-Encoding"] is None
+        (record,) = caplog.records
+        assert (record.levelname, record.message) == ("ERROR", "cannot answer GET /metrics")
+        assert record.exc_info
+        assert record.exc_info[1] is shop.broken
+        shop.broken = None
+        assert ask(port, "/metrics")[0].status == 200
+
+    def test_scrapes_and_wrong_paths_are_not_logged(
+        self, port: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        for path in ("/metrics", "/", "/nothing", "/-/ready"):
+            ask(port, path)
+        assert caplog.records == []
+
+
+class TestUnfriendlyClients:
+    """No client keeps another from its answer, and none stays for good."""
+
+    @pytest.mark.parametrize(
+        "start",
+        [
+            b"",
+            b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+            b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n",
+        ],
+        ids=["silent", "half a head", "half a body"],
+    )
+    def test_fifty_clients_that_never_finish(self, shop: Shop, start: bytes) -> None:
+        limits = Limits(idle=1, body=1, connections=100)
+        with serving(shop, limits) as (_, port), ExitStack() as stack:
+            clients = [stack.enter_context(connect(port, start)) for _ in range(50)]
+            began = time.monotonic()
+            scrapes = 0
+            while time.monotonic() < began + 0.5:
+                assert ask(port, "/metrics")[1] == b"TEXT\n" + METRICS
+                scrapes += 1
+            assert scrapes >= 10
+            assert all(closed(client, within=3) for client in clients)
+
+    def test_dripping_does_not_buy_time(self, port: int) -> None:
+        """The deadline is for the whole head, not for the next byte."""
+        with connect(port, b"GET /metrics HTTP/1.1\r\nX-Drip: ") as client:
+            began = time.monotonic()
+            with pytest.raises(ConnectionError):  # noqa: PT012
+                while time.monotonic() < began + 4:
+                    client.sendall(b"x")
+                    time.sleep(0.05)
+            assert time.monotonic() - began < 2
+
+    def test_an_answer_that_is_not_taken(self, shop: Shop) -> None:
+        """Who does not read is hung up on, and others are answered meanwhile."""
+        shop.metrics = b"x" * 30_000_000
+        with serving(shop) as (_, port), ExitStack() as stack:
+            request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+            clients = [stack.enter_context(connect(port, request)) for _ in range(3)]
+            assert ask(port, "/-/healthy")[0].status == 200
+            time.sleep(1)
+            assert all(received(client) < len(shop.metrics) for client in clients)
+
+    def test_a_client_that_leaves_midway(
+        self, shop: Shop, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        shop.metrics = b"x" * 30_000_000
+        with serving(shop, Limits()) as (server, port):
+            with connect(port, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n") as client:
+                client.recv(1000)
+            assert ask(port, "/-/healthy")[0].status == 200
+            began = time.monotonic()
+            server.stop()
+            assert time.monotonic() - began < 1  # nothing is waited for
+        assert caplog.records == []
+
+    def test_too_many_connections(self, shop: Shop) -> None:
+        """Over the limit a client is hung up on at once; when others leave there is room."""
+        with serving(shop) as (_, port):
+            with ExitStack() as stack:
+                clients = [stack.enter_context(connect(port)) for _ in range(QUICK.connections)]
+                extra = stack.enter_context(connect(port))
+                assert closed(extra, within=0.3)
+                clients[0].sendall(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert clients[0].recv(1000).startswith(b"HTTP/1.1 200")
+            eventually(lambda: ask(port, "/metrics")[0].status == 200)
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Large: " + b"x" * 5000 + b"\r\n\r\n",
+            b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+            b"GET /metrics\r\n\r\n",
+        ],
+        ids=["large head", "large body", "TLS", "HTTP 0.9"],
+    )
+    def test_nonsense(self, port: int, data: bytes) -> None:
+        with connect(port, data) as client:
+            assert closed(client, within=0.4)
+        assert ask(port, "/metrics")[0].status == 200
+
+
+def eventually(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        try:
+            if true():
+                return
+        except (ConnectionError, http.client.RemoteDisconnected):
+            pass
+        time.sleep(0.02)
+    pytest.fail("not in 3 s")
+
+
+class TestLife:
+    """Starting and stopping."""
+
+    def test_several_addresses(self, shop: Shop) -> None:
+        server = WebServer(shop, [LOOPBACK, LOOPBACK])
+        server.start()
+        first, second = server.addresses
+        assert first.port != second.port
+        assert ask(first.port, "/metrics")[0].status == 200
+        assert ask(second.port, "/metrics")[0].status == 200
+        server.stop()
+        for address in (first, second):
+            with pytest.raises(ConnectionRefusedError):
+                connect(address.port)
+
+    def test_port_in_use(self, shop: Shop) -> None:
+        with serving(shop) as (_, port):
+            second = WebServer(shop, [Address("127.0.0.1", port)])
+            with pytest.raises(ConfigError) as caught:
+                second.start()
+            assert str(caught.value).startswith(
+                f"--web.listen-address: cannot listen on 127.0.0.1:{port}: address already in use;"
+            )
+            second.stop()
+            assert ask(port, "/metrics")[0].status == 200
+
+    def test_the_port_is_free_again_at_once(self, shop: Shop) -> None:
+        with serving(shop) as (_, port):
+            ask(port, "/metrics")
+        again = WebServer(shop, [Address("127.0.0.1", port)])
+        again.start()
+        assert ask(port, "/metrics")[0].status == 200
+        again.stop()
+        again.stop()
+
+    def test_stop_hangs_up_on_idle_clients(self, shop: Shop) -> None:
+        with serving(shop, Limits()) as (server, port), connect(port) as client:
+            ask(port, "/metrics")
+            began = time.monotonic()
+            server.stop()
+            assert time.monotonic() - began < 0.5
+            assert closed(client, within=1)
+
+    def test_stop_lets_a_running_answer_end(self, shop: Shop) -> None:
+        shop.metrics = b"x" * 30_000_000
+        with serving(shop, Limits()) as (server, port):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("GET", "/metrics")
+            answer = connection.getresponse()
+            assert len(answer.read(1000)) == 1000
+            stopping = threading.Thread(target=server.stop)
+            stopping.start()
+            eventually(lambda: refused(port))
+            assert 1000 + len(answer.read()) == int(answer.headers["Content-Length"])
+            stopping.join()
+            connection.close()
+
+    def test_stop_does_not_wait_for_ever(self, shop: Shop) -> None:
+        shop.metrics = b"x" * 30_000_000
+        with (
+            serving(shop, Limits()) as (server, port),
+            connect(port, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n") as client,
+        ):
+            client.recv(1000)
+            began = time.monotonic()
+            server.stop(timeout=0.3)
+            assert 0.2 < time.monotonic() - began < 1
+
+
+def refused(port: int) -> bool:
+    try:
+        connect(port).close()
+    except ConnectionRefusedError:
+        return True
+    return False
