@@ -222,7 +222,8 @@ class Database:
             raise
 
     def _message(self, error: BaseException) -> str:
-        return secrets.mask(_one_line(str(error)))
+        # Masked before it is cut, or a password across the cut would show its beginning.
+        return _one_line(secrets.mask(str(error)))
 
 
 def _one_line(text: str) -> str:

@@ -49,8 +49,7 @@ class Exposition:
 
     def body(self, form: Format, *, compressed: bool = False) -> bytes:
         """Return the exposition in this format."""
-        process = _render(self._process, form).removesuffix(EOF)
-        body = process + self._main(form)
+        body = self._main(form).removesuffix(EOF) + _render(self._process, form)
         return gzip.compress(body, GZIP_LEVEL) if compressed else body
 
     def _main(self, form: Format) -> bytes:

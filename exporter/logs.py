@@ -32,6 +32,8 @@ def configure(level: str, log_format: Format) -> None:
     """Send everything that is logged, warned or not caught to stderr."""
     logging.basicConfig(level=level.upper(), handlers=[handler(log_format)], force=True)
     logging.captureWarnings(capture=True)
+    for library in ("sqlalchemy", "tornado"):  # they would tell of each row and each bad request
+        logging.getLogger(library).setLevel(logging.WARNING)
     # Python's own report of a crash would show whatever password the exception holds.
     sys.excepthook = _log_crash
     threading.excepthook = _log_thread_crash

@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 from exporter import metrics
@@ -95,9 +94,8 @@ class Poller:
 
     def stuck(self) -> bool:
         """Whether the thread has died, or makes no progress."""
-        return self.tried.is_set() and (
-            not self._thread.is_alive() or time.monotonic() > self._patient_until
-        )
+        begun = self._thread.ident is not None
+        return begun and (not self._thread.is_alive() or time.monotonic() > self._patient_until)
 
     def _delay(self, spent: float) -> float:
         """Seconds to the next poll: on a steady beat, or backing off."""
@@ -139,8 +137,6 @@ class Poller:
         known = self._up is False and self._message == str(error)
         self._up, self._message, self._failures = False, str(error), failures
         self._errors[error.reason] += 1
-        for position in self.positions.values():
-            position.top = position.cursor  # nothing is known of a backlog
         level = logging.WARNING if not known or self._failures > 1 else logging.DEBUG
         fields = {"backend": self.settings.name, "reason": error.reason, "error": str(error)}
         log.log(level, "poll failed", extra=fields)
@@ -250,7 +246,7 @@ class Poller:
         samples: dict[Metric, list[Sample]] = {**self.tally.samples(now), **self._own_samples()}
         task = self.positions["task"]
         samples[metrics.UNFINISHED] = [
-            Sample(labels, count) for labels, count in self._unfinished(task).items()
+            Sample(labels, count) for labels, count in self.tally.fold(task.unfinished).items()
         ]
         samples[metrics.OLDEST_UNFINISHED] = [
             Sample(labels, since) for labels, since in task.oldest().items()
@@ -258,11 +254,6 @@ class Poller:
         self._exposition.publish(self.settings.name, samples)
         self.status = self._make_status(task)
         self._published = time.monotonic()
-
-    @staticmethod
-    def _unfinished(position: Position) -> Mapping[tuple[str, str, str, str], int]:
-        # The table's labels are (task, state, worker, queue), as the metric's are.
-        return position.unfinished
 
     def _own_samples(self) -> dict[Metric, list[Sample]]:
         born = self._born

@@ -20,6 +20,7 @@ CHUNK_ROWS = 5_000
 RECENT_IDS = 1_000  # how far below the newest row a transaction open at our start is looked for
 REBORN_IDS = 1_000
 MAX_GAPS = 10_000
+MAX_EMPTY_SETS = 50_000  # label sets without an unfinished row that are still remembered, at 0
 GAPS_A_STEP = 2_000
 WATCHED_A_STEP = 2_000
 LONGEST_RECHECK = 60.0  # seconds; rule R3
@@ -484,6 +485,8 @@ class Position:
         for row_id, watch in change.watch.items():
             self._put(row_id, watch)
         self._asked.clear()
+        if len(self.unfinished) - len(self.watched) > MAX_EMPTY_SETS:
+            self.unfinished = +self.unfinished
 
     def _put(self, row_id: int, watch: Watch | None) -> None:
         before = self.watched.pop(row_id, None)

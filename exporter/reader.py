@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -157,7 +158,9 @@ class Reader:
             if self._state is not None and text(state_value) != SUCCESS:
                 others += count
                 continue
-            groups.append(Group(text(task), text(worker), text(queue), count, int(retries), moment))
+            groups.append(
+                Group(text(task), text(worker), text(queue), count, _count(retries), moment)
+            )
         chunk.groups = groups
         if others and self._state is not None:
             unlike = self.dialect.exact(self._state) != self._value(SUCCESS)
@@ -269,7 +272,7 @@ class Reader:
             text(task),
             text(worker),
             text(queue),
-            retries or 0,
+            _count(retries),
             self._epoch(done),
         )
 
@@ -321,6 +324,11 @@ class Reader:
             return None if naive is None else naive.replace(tzinfo=self.zone).timestamp()
         except (OverflowError, ValueError):
             return None
+
+
+def _count(value: Any) -> int:
+    """Return a number of retries; a counter cannot take whatever else SQLite may have stored."""
+    return max(0, int(value)) if isinstance(value, (int, float, Decimal)) else 0
 
 
 def used_ratio(top: int, highest: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -10,13 +11,14 @@ from typing import NamedTuple
 from exporter import metrics
 from exporter.metrics import Metric
 from exporter.position import Change
-from exporter.results import READY_STATES, Finished, Vanished
+from exporter.results import READY_STATES, SUCCESS, Finished, Vanished
 
 OTHER = "__other__"
 FUTURE_SLACK = 86_400.0  # seconds; a `date_done` further ahead of our clock is not believed
 
 LabelValues = tuple[str, ...]
 Key = tuple[Metric, LabelValues]
+Task = tuple[str, str, str, str]  # task, state, worker, queue
 
 
 class Histogram(NamedTuple):
@@ -95,7 +97,7 @@ class Tally:
         if table == "group":
             draft.groups(change.outcomes)
         else:
-            draft.tasks(change.outcomes)
+            draft.tasks(change)
         return draft.changes
 
     def apply(self, changes: Changes) -> None:
@@ -119,6 +121,17 @@ class Tally:
         for (metric, labels), histogram in self.histograms.items():
             result.setdefault(metric, []).append(Sample(labels, histogram))
         return result
+
+    def fold(self, counts: Mapping[Task, int]) -> Mapping[Task, int]:
+        """Keep gauges, too, within the limit: labels beyond it are folded, empty ones go (R10)."""
+        if len(counts) <= self.series_limit:
+            return counts
+        kept: Counter[Task] = Counter()
+        for labels, count in counts.items():
+            room = len(kept) < self.series_limit
+            if count:
+                kept[labels if room else (OTHER, OTHER, OTHER, OTHER)] += count
+        return kept
 
     def by_task(self) -> Iterator[tuple[str, str, int]]:
         """Finished results as (task, state, count), one for each label set."""
@@ -144,23 +157,28 @@ class _Draft:
                 self.add(metrics.GROUP_RESULTS, (), outcome.count)
                 self.newest(metrics.GROUP_LAST_SAVED, (), outcome.done)
 
-    def tasks(self, outcomes: Iterable[Finished | Vanished]) -> None:
-        for outcome in outcomes:
+    def tasks(self, change: Change) -> None:
+        for watch in change.watch.values():
+            if watch is not None and watch.until is None:
+                self._admit(watch.task, watch.worker, watch.queue)
+        for outcome in change.outcomes:
             if isinstance(outcome, Finished):
                 self.finished(outcome)
             else:
-                self.add(metrics.VANISHED, (outcome.task, outcome.state), 1)
+                self.add(metrics.VANISHED, self._room((outcome.task, outcome.state)), 1)
 
     def finished(self, outcome: Finished) -> None:
-        task, worker, queue = self._admit(outcome)
-        for state in READY_STATES:  # at 0, so that the first failure is an increase (R12)
-            self.add(metrics.RESULTS, (task, state, worker, queue), 0)
+        own = (outcome.task, outcome.worker, outcome.queue)
+        task, worker, queue = self._admit(*own)
+        if (task, worker, queue) != own:
+            self.add(metrics.SERIES_FOLDED, (), outcome.count, shown_from=self.now)
         self.add(metrics.RESULTS, (task, outcome.state, worker, queue), outcome.count)
         self.add(metrics.RETRIES, (task, worker, queue), outcome.retries)
         self.newest(metrics.LAST_FINISHED, (task, outcome.state), outcome.done)
         if outcome.revises is not None:
             old_task, old_state = outcome.revises
-            self.add(metrics.REVISED, (old_task, old_state, outcome.state), 1)
+            labels = self._room((old_task, old_state, outcome.state))
+            self.add(metrics.REVISED, labels, 1)
         if outcome.runtime is not None:
             key = (metrics.RUNTIME, (task,))
             before = self.changes.histograms.get(key) or self.tally.histograms.get(key)
@@ -189,12 +207,23 @@ class _Draft:
     def _total(self, key: Key) -> Total | None:
         return self.changes.totals.get(key) or self.tally.totals.get(key)
 
-    def _admit(self, outcome: Finished) -> tuple[str, str, str]:
-        """Return the label set to count under: its own, or the folded one (R10)."""
-        task, worker, queue = outcome.task, outcome.worker, outcome.queue
-        if self._total((metrics.RESULTS, (task, outcome.state, worker, queue))) is not None:
+    def _admit(self, task: str, worker: str, queue: str) -> tuple[str, str, str]:
+        """Return the label set to count under: its own, or the folded one (R10).
+
+        Every finished state of it is there from then on, at 0, so that the first failure ever is
+        an increase (R12).
+        """
+        if self._total((metrics.RESULTS, (task, SUCCESS, worker, queue))) is not None:
             return task, worker, queue
-        if len(self.tally.totals) + len(self.changes.totals) < self.tally.series_limit:
-            return task, worker, queue
-        self.add(metrics.SERIES_FOLDED, (), outcome.count, shown_from=self.now)
-        return OTHER, OTHER, OTHER
+        if self._full():
+            task, worker, queue = OTHER, OTHER, OTHER
+        for state in READY_STATES:
+            self.add(metrics.RESULTS, (task, state, worker, queue), 0)
+        return task, worker, queue
+
+    def _room(self, labels: LabelValues) -> LabelValues:
+        """Fold the task, the first of the labels, where there is no room for more (R10)."""
+        return (OTHER, *labels[1:]) if self._full() else labels
+
+    def _full(self) -> bool:
+        return len(self.tally.totals) + len(self.changes.totals) >= self.tally.series_limit

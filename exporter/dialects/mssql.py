@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import (
     URL,
+    VARBINARY,
     ColumnElement,
     Connection,
-    LargeBinary,
     Table,
     Unicode,
     cast,
@@ -70,7 +70,7 @@ class SQLServer(Dialect):
 
     def exact(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Compare UTF-16 bytes: collations merge case by default."""
-        return cast(cast(column, Unicode(_LABEL_CHARACTERS)), LargeBinary(2 * _LABEL_CHARACTERS))
+        return cast(cast(column, Unicode(_LABEL_CHARACTERS)), VARBINARY(2 * _LABEL_CHARACTERS))
 
     def exact_value(self, value: str) -> str | bytes:
         """Return the text as `exact` gives it."""

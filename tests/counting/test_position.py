@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -72,7 +73,7 @@ class Table:
 
 
 def _holes(ids: list[int]) -> tuple[Span, ...]:
-    return tuple(Span(a + 1, b - 1) for a, b in zip(ids, ids[1:], strict=False) if b - a > 1)
+    return tuple(Span(a + 1, b - 1) for a, b in itertools.pairwise(ids) if b - a > 1)
 
 
 @dataclass

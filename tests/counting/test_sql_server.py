@@ -1,0 +1,148 @@
+"""SQL Server's statements. No server can be installed here, so they are compiled, not run.
+
+With TEST_MSSQL_URL set, every test that takes the `database` fixture runs on a real one.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from sqlalchemy import BigInteger
+from sqlalchemy.dialects import mssql
+
+from exporter import dialects, tables
+from exporter.database import Session
+from exporter.dialects import Limits
+from exporter.errors import Reason
+from exporter.position import MIN_ID, Plan
+from exporter.reader import Reader
+from exporter.results import Span
+from exporter.tables import celery
+
+if TYPE_CHECKING:
+    from sqlalchemy import Executable
+
+LIMITS = Limits(connect=5.0, query=10.0)
+
+
+class Answer:
+    """A result of one number, or of no rows."""
+
+    def scalar(self) -> int:
+        return 2**62
+
+    def scalars(self) -> list[int]:
+        return []
+
+    def all(self) -> list[Any]:
+        return []
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+
+class Recorder:
+    """Stands for a connection to a server that is not to be had: compiles what it is given."""
+
+    def __init__(self) -> None:
+        self.dialect = mssql.dialect()
+        self.dialect.server_version_info = (15, 0, 2000)  # SQL Server 2019
+        self.dialect._setup_version_attributes()
+        self.statements: list[str] = []
+
+    def execute(self, statement: Executable, _: object = None) -> Answer:
+        compiled = statement.compile(
+            dialect=self.dialect, compile_kwargs={"render_postcompile": True}
+        )
+        self.statements.append(" ".join(str(compiled).split()))
+        self.parameters = compiled.params
+        return Answer()
+
+
+@pytest.fixture(params=[True, False], ids=["snapshot", "no-snapshot"])
+def statements(request: pytest.FixtureRequest) -> list[str]:
+    """Everything that is asked when there is something of every kind to ask."""
+    dialect = dialects.of("mssql", LIMITS)
+    dialect.snapshot = request.param
+    recorder = Recorder()
+    columns = dict.fromkeys((*celery.TASK.required, *celery.TASK.optional), BigInteger())
+    facts = {
+        "columns": columns,
+        "readable": set(columns),
+        "highest_id": dialect.highest_id(BigInteger()),
+        "date_done_index": True,
+    }
+    table = tables.build(celery.TASK, "celery_taskmeta", "dbo", facts)
+    reader = Reader(table, dialect, ZoneInfo("UTC"))
+    session = Session(recorder, (table,), None)  # type: ignore[arg-type]
+    reader.read(session, Plan(look=True))
+    everything = Plan(
+        after=MIN_ID,
+        gaps=(Span(MIN_ID, MIN_ID + 5), Span(-7, -3)),
+        watched=(MIN_ID, -1, 5),
+        below=-5,
+        deleted=Span(MIN_ID, -1),
+    )
+    reader.read(session, everything)
+    reader.read(session, Plan())
+    reader.health(session)
+    assert len(recorder.statements) > 10
+    return recorder.statements
+
+
+def test_no_limit_but_top_or_offset(statements: list[str]) -> None:
+    everything = "\n".join(statements)
+    assert not re.search(r"\bLIMIT\b", everything)
+    assert re.search(r"\bTOP\b", everything)
+    assert re.search(r"OFFSET .* ROWS", everything)
+
+
+def test_groups_are_of_exact_bytes(statements: list[str]) -> None:
+    """The default collation merges names that differ in case."""
+    for statement in statements:
+        if "GROUP BY" in statement:
+            assert "VARBINARY" in statement.partition("GROUP BY")[2]
+
+
+def test_ids_are_compared_as_bigints(statements: list[str]) -> None:
+    recorder = Recorder()
+    table = tables.build(
+        celery.GROUP,
+        "celery_tasksetmeta",
+        None,
+        {"columns": {"id": 1}, "readable": {"id"}, "highest_id": 1, "date_done_index": False},
+    )
+    recorder.execute(table.table.select().where(table.id > MIN_ID))
+    assert recorder.parameters == {"id_1": MIN_ID}
+    assert statements
+
+
+def test_labels_come_back_from_utf16() -> None:
+    dialect = dialects.of("mssql", LIMITS)
+    assert dialect.text("mail.sénd ".encode("utf-16-le")) == "mail.sénd "
+    assert dialect.text(None) == ""
+    assert dialect.exact_value("SUCCESS") == "SUCCESS".encode("utf-16-le")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("28000", "[28000] Login failed for user 'reader'. (18456)"), Reason.CONNECT),
+        (("42000", "[42000] Cannot open database 'x'. (4060)"), Reason.CONNECT),
+        (("42000", "[42000] The SELECT permission was denied (229)"), Reason.PERMISSION),
+        (("42000", "[42000] Lock request time out period exceeded. (1222)"), Reason.TIMEOUT),
+        (("HYT00", "[HYT00] Query timeout expired"), Reason.TIMEOUT),
+        (("42S02", "[42S02] Invalid object name 'celery_taskmeta'. (208)"), Reason.SCHEMA),
+        (("08S01", "[08S01] Communication link failure"), Reason.CONNECT),
+        (("42000", "[42000] Incorrect syntax near 'x'. (102)"), Reason.QUERY),
+    ],
+)
+def test_errors_are_classified(arguments: tuple[str, str], reason: Reason) -> None:
+    import pyodbc  # noqa: PLC0415 - only here is the driver needed
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
+
+    error = DBAPIError("SELECT 1", {}, pyodbc.Error(*arguments))
+    assert dialects.of("mssql", LIMITS).reason(error) is reason
