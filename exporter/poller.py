@@ -14,8 +14,9 @@ from exporter.config import Backend
 from exporter.database import Database, Session
 from exporter.errors import BackendAbsent, BackendError, Reason
 from exporter.exposition import Exposition
+from exporter.lifecycle import Rules
 from exporter.metrics import Metric
-from exporter.position import Batch, Change, Position, Rules
+from exporter.position import Batch, Change, Position
 from exporter.reader import Health, Reader
 from exporter.status import BackendStatus, TableStatus, TaskStatus
 from exporter.tables import ResultTable, celery

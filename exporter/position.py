@@ -8,14 +8,16 @@ what the answer means as a `Change`, and `apply` takes the change over once it i
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from exporter.results import STARTED, SUCCESS, Finished, Group, Row, Span, Vanished
+from exporter.lifecycle import ZONE_SLACK, Lifecycle, Rules, Seen, Watch
+from exporter.results import SUCCESS, Finished, Group, Row, Vanished
+from exporter.spans import MIN_ID, Span, each, outside, size
 
-MIN_ID = -(2**63)  # ids are signed; SQL Server's sequences may start here (FACTS: SQL Server)
 CHUNK_ROWS = 5_000
 RECENT_IDS = 1_000  # how far below the newest row a transaction open at our start is looked for
 REBORN_IDS = 1_000
@@ -23,23 +25,8 @@ MAX_GAPS = 10_000
 MAX_EMPTY_SETS = 50_000  # label sets without an unfinished row that are still remembered, at 0
 GAPS_A_STEP = 2_000
 WATCHED_A_STEP = 2_000
-LONGEST_RECHECK = 60.0  # seconds; rule R3
-# `date_done` is wall time in a zone we may be told wrongly; no zone is further off than this.
-ZONE_SLACK = 26 * 3600.0
 # A statement may have drawn its id but not yet its transaction id; after this it surely has both.
-SETTLING = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What a backend's configuration says about counting. Times in seconds."""
-
-    start: str = "end"
-    poll_interval: float = 15.0
-    late_commit_grace: float = 300.0
-    revision_window: float = 3600.0
-    # Whether rows carry names (`result_extended`); None: as seen in the table.
-    named: bool | None = None
+SETTLING = 1.0  # seconds
 
 
 class Gap(NamedTuple):
@@ -56,22 +43,6 @@ class Horizon(NamedTuple):
 
     oldest_running: int
     next_unassigned: int
-
-
-class Watch(NamedTuple):
-    """A row that is asked for again by id."""
-
-    state: str
-    task: str
-    worker: str
-    queue: str
-    first_seen: float
-    due: float
-    until: float | None = None  # finished rows: end of the watch
-    started: float | None = None  # first seen STARTED, while we were looking
-    # What this row was counted as, if it was: (task, state). Rule R4.
-    counted: tuple[str, str] | None = None
-    settled: bool = False  # the state above is the one that was counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +99,12 @@ class Change:
     expired_ids: int = 0
     resets: int = 0
 
+    def take(self, row_id: int, seen: Seen) -> None:
+        """Note what is to be done about a row."""
+        self.watch[row_id] = seen.watch
+        if seen.outcome is not None:
+            self.outcomes.append(seen.outcome)
+
 
 class Position:
     """Cursor, gaps and watch list of one table.
@@ -137,8 +114,6 @@ class Position:
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
-        # Polls keep no exact beat: what is due a little earlier is surely asked at the next.
-        self._soon = rules.poll_interval / 2
         self.looked = False
         self.cursor: int | None = None
         self.top: int | None = None
@@ -210,7 +185,7 @@ class Position:
         gaps: list[Gap] = []
         if plan.look:
             change.cursor = batch.top
-            gaps += self._new_gaps(batch, now)
+            gaps += self._gaps(self._missing(batch), now)
         elif self._restarted(batch):
             gaps += self._begin_again(batch, now, change)
         else:
@@ -220,12 +195,12 @@ class Position:
             if batch.upto is not None:
                 self._read_chunk(batch, now, change)
                 if plan.deleted:  # ids went on above it, or began again and these come late
-                    known = [gap.span for gap in gaps] + _each(self.returned)
-                    spans = _outside(plan.deleted, known)
-                    gaps += [Gap(span, now, now + self._soon) for span in spans]
-                gaps += self._new_gaps(batch, now)
+                    known = [gap.span for gap in gaps] + each(self.returned)
+                    spans = outside(plan.deleted, known)
+                    gaps += self._gaps(spans, now)
+                gaps += self._gaps(self._missing(batch), now)
         if len(gaps) > MAX_GAPS:
-            change.expired_ids += _ids(gap.span for gap in gaps[:-MAX_GAPS])
+            change.expired_ids += size(gap.span for gap in gaps[:-MAX_GAPS])
             gaps = gaps[-MAX_GAPS:]
         change.gaps = tuple(gaps)
         for row in batch.below_rows:
@@ -238,34 +213,26 @@ class Position:
         return change
 
     def _read_chunk(self, batch: Batch, now: float, change: Change) -> None:
-        for group in batch.groups:
-            change.outcomes.append(
-                Finished(
-                    SUCCESS,
-                    group.task,
-                    group.worker,
-                    group.queue,
-                    group.rows,
-                    group.retries,
-                    group.done,
-                )
-            )
+        change.outcomes += [Finished(SUCCESS, *group) for group in batch.groups]
         for row in batch.rows:
             self._first_sight(row, now, change, live=self.live)
         change.cursor = batch.upto
 
-    def _new_gaps(self, batch: Batch, now: float) -> Iterator[Gap]:
+    def _missing(self, batch: Batch) -> Iterator[Span]:
+        """Yield the ids that the rows just read lack."""
         if self.cursor is None and batch.first is not None and batch.first > MIN_ID:
             # The first rows of all: transactions with lower ids may be on their way.
-            yield Gap(Span(MIN_ID, batch.first - 1), now, now + self._soon)
-        for span in batch.holes:
-            yield Gap(span, now, now + self._soon)
+            yield Span(MIN_ID, batch.first - 1)
+        yield from batch.holes
+
+    def _gaps(self, spans: Iterable[Span], now: float) -> list[Gap]:
+        return [Gap(span, now, now + self.rules.recheck(0.0)) for span in spans]
 
     def _ask_gaps(self, batch: Batch, now: float, change: Change) -> list[Gap]:
         """Take late rows out of the gaps, and drop those gaps that are final (R2)."""
         asked = set(batch.plan.gaps)
-        found = sorted(batch.late)
-        for row in found:
+        found = sorted(row.id for row in batch.late)
+        for row in batch.late:
             change.late_rows += 1
             self._first_sight(row, now, change, live=self.live)
         kept: list[Gap] = []
@@ -273,15 +240,16 @@ class Position:
             if gap.span not in asked:
                 kept.append(gap)
                 continue
-            rest = list(_without(gap.span, [row.id for row in found]))
+            filled = found[bisect_left(found, gap.span.lo) : bisect_right(found, gap.span.hi)]
+            rest = list(outside(gap.span, each(filled)))
             if batch.late_complete and self._final(gap, batch.horizon, now):
-                change.expired_ids += _ids(rest)
+                change.expired_ids += size(rest)
                 continue
             age = now - gap.since
             horizon = gap.horizon
             if horizon is None and batch.horizon is not None and age >= SETTLING:
                 horizon = batch.horizon.next_unassigned
-            due = now + _interval(age, self._soon)
+            due = now + self.rules.recheck(age)
             kept += [Gap(span, gap.since, due, horizon) for span in rest]
         return kept
 
@@ -302,7 +270,7 @@ class Position:
         """
         waited_for = [gap.span for gap in self.gaps]
         return any(
-            row_id not in self.returned and not _contained(row_id, waited_for)
+            row_id not in self.returned and not any(row_id in span for span in waited_for)
             for row_id in batch.reborn
         )
 
@@ -314,12 +282,13 @@ class Position:
         change.resets = 1
         change.cursor = cursor if cursor >= MIN_ID else None
         change.fallen, change.returned = None, ()
+        gone = Lifecycle(self.rules, now, change.named)
         for row_id, watch in self.watched.items():
             if row_id >= lo and row_id not in self.returned:
-                self._gone(row_id, watch, change)
+                change.take(row_id, gone.again(None, watch))
         self._recheck(batch, now, change)
         gaps = [gap for gap in self.gaps if gap.span.hi < lo]
-        missing = _without(Span(lo, cursor), self.returned) if cursor >= lo else ()
+        missing = outside(Span(lo, cursor), each(self.returned)) if cursor >= lo else ()
         return gaps + [Gap(span, now, now) for span in missing]
 
     def _note_deleted(self, batch: Batch, change: Change) -> None:
@@ -339,135 +308,17 @@ class Position:
     # -- rows --------------------------------------------------------------------------------
 
     def _first_sight(self, row: Row, now: float, change: Change, *, live: bool) -> None:
-        if not row.finished:
-            change.watch[row.id] = Watch(
-                row.state,
-                row.task,
-                row.worker,
-                row.queue,
-                first_seen=now,
-                due=now + self._soon,
-                started=now if live and row.state == STARTED else None,
-            )
-        elif self._hold(row, now, change):
-            change.watch[row.id] = self._held(row, now)
-        else:
-            change.outcomes.append(_finished(row))
-            if self._may_be_revised(row, now):
-                change.watch[row.id] = self._settled(row, now)
+        seen = Lifecycle(self.rules, now, change.named).first_sight(row, live=live)
+        change.take(row.id, seen)
 
     def _recheck(self, batch: Batch, now: float, change: Change) -> None:
         """Compare watched rows with what they are now (R3, R4, R5, R13)."""
+        lifecycle = Lifecycle(self.rules, now, change.named)
         present = {row.id: row for row in batch.watched}
         for row_id in batch.plan.watched:
             watch = self.watched.get(row_id)
-            if watch is None or row_id in change.watch:
-                continue
-            row = present.get(row_id)
-            if row is None:
-                self._gone(row_id, watch, change)
-            elif not row.finished:
-                self._unfinished_again(row, watch, now, change)
-            elif watch.settled and watch.state == row.state:
-                self._still_settled(row_id, watch, now, change)
-            elif self._hold(row, now, change) and (
-                watch.until is None or watch.settled or now < watch.until
-            ):
-                change.watch[row_id] = self._held(row, now, watch)
-            else:
-                self._finish(row, watch, now, change)
-
-    def _gone(self, row_id: int, watch: Watch, change: Change) -> None:
-        change.watch[row_id] = None
-        if watch.until is None:
-            change.outcomes.append(Vanished(watch.task, watch.state))
-        elif not watch.settled:  # finished and held: deleted before it got a name
-            change.outcomes.append(
-                Finished(watch.state, watch.task, watch.worker, watch.queue, revises=watch.counted)
-            )
-
-    def _unfinished_again(self, row: Row, watch: Watch, now: float, change: Change) -> None:
-        """Keep watching; a row that had finished is unfinished again (R4)."""
-        first_seen = now if watch.until is not None else watch.first_seen
-        started = watch.started
-        if row.state != STARTED:
-            started = None
-        elif watch.state != STARTED or watch.until is not None:
-            started = now
-        change.watch[row.id] = watch._replace(
-            state=row.state,
-            task=row.task,
-            worker=row.worker,
-            queue=row.queue,
-            first_seen=first_seen,
-            due=now + _interval(now - first_seen, self._soon),
-            until=None,
-            started=started,
-            settled=False,
-        )
-
-    def _still_settled(self, row_id: int, watch: Watch, now: float, change: Change) -> None:
-        if watch.until is not None and now >= watch.until:
-            change.watch[row_id] = None
-        else:
-            due = now + _interval(now - watch.first_seen, self._soon)
-            change.watch[row_id] = watch._replace(due=due)
-
-    def _finish(self, row: Row, watch: Watch, now: float, change: Change) -> None:
-        change.outcomes.append(
-            _finished(row, runtime=_runtime(watch.started, row.done, now), revises=watch.counted)
-        )
-        keep = self._may_be_revised(row, now)
-        change.watch[row.id] = self._settled(row, now) if keep else None
-
-    def _hold(self, row: Row, now: float, change: Change) -> bool:
-        """Whether a finished row without a name may still be given one (R13).
-
-        Only rows that are not SUCCESS, and only where the table's rows have names at all: a worker
-        writes SUCCESS and the name together, and with `result_extended` off there is never a name.
-        """
-        return (
-            not row.task
-            and row.state != SUCCESS
-            and change.named
-            and self._recent(row, self.rules.late_commit_grace, now)
-        )
-
-    def _held(self, row: Row, now: float, watch: Watch | None = None) -> Watch:
-        held_before = watch is not None and watch.until is not None and not watch.settled
-        return Watch(
-            row.state,
-            row.task,
-            row.worker,
-            row.queue,
-            first_seen=watch.first_seen if watch else now,
-            due=now + self._soon,
-            until=watch.until
-            if watch is not None and held_before
-            else now + self.rules.late_commit_grace,
-            started=watch.started if watch else None,
-            counted=watch.counted if watch else None,
-        )
-
-    def _settled(self, row: Row, now: float) -> Watch:
-        return Watch(
-            row.state,
-            row.task,
-            row.worker,
-            row.queue,
-            first_seen=now,
-            due=now + self._soon,
-            until=now + self.rules.revision_window,
-            counted=(row.task, row.state),
-            settled=True,
-        )
-
-    def _may_be_revised(self, row: Row, now: float) -> bool:
-        return row.state != SUCCESS and self._recent(row, self.rules.revision_window, now)
-
-    @staticmethod
-    def _recent(row: Row, span: float, now: float) -> bool:
-        return row.done is None or row.done > now - span - ZONE_SLACK
+            if watch is not None and row_id not in change.watch:
+                change.take(row_id, lifecycle.again(present.get(row_id), watch))
 
     # -- taking over -------------------------------------------------------------------------
 
@@ -490,13 +341,13 @@ class Position:
 
     def _put(self, row_id: int, watch: Watch | None) -> None:
         before = self.watched.pop(row_id, None)
-        if before is not None and before.until is None:
+        if before is not None and before.unfinished:
             self.unfinished[before.task, before.state, before.worker, before.queue] -= 1
         if watch is None:
             return
         self.watched[row_id] = watch
         heapq.heappush(self._schedule, (watch.due, row_id))
-        if watch.until is None:
+        if watch.unfinished:
             self.unfinished[watch.task, watch.state, watch.worker, watch.queue] += 1
             key = (watch.task, watch.state)
             heapq.heappush(self._oldest.setdefault(key, []), (watch.first_seen, row_id))
@@ -517,14 +368,14 @@ class Position:
         watch = self.watched.get(entry[1])
         return (
             watch is not None
-            and watch.until is None
+            and watch.unfinished
             and (watch.first_seen, watch.task, watch.state) == (entry[0], task, state)
         )
 
     @property
     def gap_ids(self) -> int:
         """How many ids are missing below the cursor and may still come."""
-        return _ids(gap.span for gap in self.gaps)
+        return size(gap.span for gap in self.gaps)
 
     @property
     def backlog(self) -> int:
@@ -532,64 +383,3 @@ class Position:
         if self.top is None or self.cursor is None:
             return 0
         return max(0, self.top - self.cursor)
-
-
-def _finished(
-    row: Row, runtime: float | None = None, revises: tuple[str, str] | None = None
-) -> Finished:
-    return Finished(
-        row.state,
-        row.task,
-        row.worker,
-        row.queue,
-        retries=row.retries,
-        done=row.done,
-        runtime=runtime,
-        revises=revises,
-    )
-
-
-def _runtime(started: float | None, done: float | None, now: float) -> float | None:
-    """Seconds from first seen STARTED to `date_done`, or to now where that makes no sense."""
-    if started is None:
-        return None
-    if done is None or not started <= done <= now:
-        # Clocks differ, whole seconds on MySQL, or another zone: we saw it end between two polls.
-        done = now
-    return max(0.0, done - started)
-
-
-def _interval(age: float, shortest: float) -> float:
-    """How long to wait before asking for something `age` seconds old again."""
-    return max(shortest, min(age / 10, LONGEST_RECHECK))
-
-
-def _without(span: Span, ids: Iterable[int]) -> Iterator[Span]:
-    """Parts of `span` left when `ids` are taken out."""
-    return _outside(span, _each(ids))
-
-
-def _each(ids: Iterable[int]) -> list[Span]:
-    return [Span(row_id, row_id) for row_id in ids]
-
-
-def _outside(span: Span, others: Iterable[Span]) -> Iterator[Span]:
-    """Parts of `span` that none of the others covers."""
-    lo = span.lo
-    for other in sorted(others):
-        if other.hi < lo or other.lo > span.hi:
-            continue
-        if lo < other.lo:
-            yield Span(lo, other.lo - 1)
-        lo = other.hi + 1
-    if lo <= span.hi:
-        yield Span(lo, span.hi)
-
-
-def _contained(row_id: int, spans: Iterable[Span]) -> bool:
-    return any(span.lo <= row_id <= span.hi for span in spans)
-
-
-def _ids(spans: Iterable[Span]) -> int:
-    """How many ids the spans hold; the open one below the first row of all counts nothing."""
-    return sum(span.size for span in spans if span.lo > MIN_ID)

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -20,8 +19,9 @@ from sqlalchemy.sql import Select
 
 from exporter.database import Session
 from exporter.dialects import Dialect
-from exporter.position import MIN_ID, REBORN_IDS, RECENT_IDS, Batch, Plan
-from exporter.results import READY_STATES, SUCCESS, Group, Row, Span
+from exporter.position import REBORN_IDS, RECENT_IDS, Batch, Plan
+from exporter.results import READY_STATES, SUCCESS, Group, Row
+from exporter.spans import MIN_ID, Span, holes, inside, windows
 from exporter.tables import ResultTable
 
 IDS_A_STATEMENT = 1_000  # SQL Server takes 2,100 parameters
@@ -121,7 +121,7 @@ class Reader:
         return Batch(
             plan=plan,
             top=top,
-            holes=tuple(_holes([row[0] for row in recent])),
+            holes=tuple(holes([row[0] for row in recent])),
             below_rows=tuple(below_rows),
             below_from=below_from,
             named=any(self.dialect.text(row[1]) for row in recent),
@@ -169,7 +169,7 @@ class Reader:
             start = chunk.first if plan.after is None else plan.after + 1
             if total != upto - start + 1 and (newest == 0.0 or newest >= plan.old):
                 ids = connection.execute(select(self._id).where(above).order_by(self._id))
-                chunk.holes = list(_holes([start - 1, *ids.scalars()]))
+                chunk.holes = list(holes([start - 1, *ids.scalars()]))
         return chunk
 
     def _chunk_end(self, connection: Connection, plan: Plan, top: int) -> int:
@@ -199,7 +199,7 @@ class Reader:
             first=rows[0].id,
             groups=_grouped(row for row in rows if row.state == SUCCESS),
             rows=[row for row in rows if row.state != SUCCESS],
-            holes=list(_holes([start - 1, *(row.id for row in rows)])) if fresh else (),
+            holes=list(holes([start - 1, *(row.id for row in rows)])) if fresh else (),
         )
 
     # -- rows --------------------------------------------------------------------------------
@@ -212,12 +212,12 @@ class Reader:
         Gaps lie close together, so ask for the ids of a whole window, and then for the few rows.
         """
         late: list[int] = []
-        for window in _windows(spans):
+        for window in windows(spans, WINDOW_REACH):
             lo, hi = window[0].lo, window[-1].hi
             known = hi - lo + 1 - sum(span.size for span in window)
             query = select(self._id).where(self._id.between(lo, hi)).order_by(self._id)
             ids = connection.execute(query.limit(known + limit)).scalars()
-            late += _inside(ids, window)
+            late += inside(ids, window)
             if len(late) >= limit:
                 return list(self._by_id(connection, late[:limit])), False
         return list(self._by_id(connection, late)), True
@@ -339,38 +339,6 @@ def used_ratio(top: int, highest: int) -> float:
 def _constant(expression: ColumnElement[Any]) -> bool:
     """Whether there is nothing to group by."""
     return expression.compare(null())
-
-
-def _holes(ids: Sequence[int]) -> Iterator[Span]:
-    """Ids missing between neighbours (ascending)."""
-    for below, above in pairwise(ids):
-        if above - below > 1:
-            yield Span(below + 1, above - 1)
-
-
-def _windows(spans: Sequence[Span]) -> Iterator[list[Span]]:
-    """Put gaps (ascending) together that are at most WINDOW_REACH ids apart."""
-    window: list[Span] = []
-    for span in spans:
-        if window and span.lo - window[-1].hi > WINDOW_REACH:
-            yield window
-            window = []
-        window.append(span)
-    if window:
-        yield window
-
-
-def _inside(ids: Iterable[int], spans: Sequence[Span]) -> Iterator[int]:
-    """Yield those ids (ascending) that lie in one of the spans (ascending)."""
-    remaining = iter(spans)
-    span = next(remaining, None)
-    for row_id in ids:
-        while span is not None and span.hi < row_id:
-            span = next(remaining, None)
-        if span is None:
-            return
-        if row_id >= span.lo:
-            yield row_id
 
 
 def _grouped(rows: Iterable[Row]) -> list[Group]:

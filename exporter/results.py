@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from celery.states import READY_STATES, STARTED, SUCCESS
 
-__all__ = ["READY_STATES", "STARTED", "SUCCESS", "Finished", "Group", "Row", "Span", "Vanished"]
+__all__ = ["READY_STATES", "STARTED", "SUCCESS", "Finished", "Group", "Row", "Vanished"]
 
 
 class Row(NamedTuple):
@@ -36,18 +36,6 @@ class Group(NamedTuple):
     rows: int  # how many
     retries: int  # sum
     done: float | None  # newest `date_done`, Unix time, seconds
-
-
-class Span(NamedTuple):
-    """A range of ids, both ends included."""
-
-    lo: int
-    hi: int
-
-    @property
-    def size(self) -> int:
-        """How many ids it holds."""
-        return self.hi - self.lo + 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,7 +159,7 @@ class _Draft:
 
     def tasks(self, change: Change) -> None:
         for watch in change.watch.values():
-            if watch is not None and watch.until is None:
+            if watch is not None and watch.unfinished:
                 self._admit(watch.task, watch.worker, watch.queue)
         for outcome in change.outcomes:
             if isinstance(outcome, Finished):

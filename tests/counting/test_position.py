@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -10,8 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from exporter.position import MIN_ID, Batch, Horizon, Plan, Position, Rules
-from exporter.results import READY_STATES, SUCCESS, Finished, Group, Row, Span, Vanished
+from exporter.lifecycle import Rules
+from exporter.position import Batch, Horizon, Plan, Position
+from exporter.results import READY_STATES, SUCCESS, Finished, Group, Row, Vanished
+from exporter.spans import MIN_ID, Span, holes
 
 UNFINISHED = ["STARTED", "RETRY", "PROGRESS", ""]
 STATES = [*UNFINISHED, "SUCCESS", "FAILURE", "REVOKED"]
@@ -47,9 +48,9 @@ class Table:
         ids = sorted(self.committed)
         top = ids[-1] if ids else None
         if plan.look:
-            recent = [i for i in ids if top is not None and i > top - 1000]
+            recent = holes([i for i in ids if top is not None and i > top - 1000])
             below = [r for r in self.committed.values() if not r.finished]
-            return Batch(plan, top, holes=_holes(recent), below_rows=tuple(below), horizon=horizon)
+            return Batch(plan, top, holes=tuple(recent), below_rows=tuple(below), horizon=horizon)
         new = [i for i in ids if plan.after is None or i > plan.after][: plan.chunk]
         rows = [self.committed[i] for i in new]
         good = Counter((r.task, r.worker, r.queue) for r in rows if r.state == SUCCESS)
@@ -61,7 +62,7 @@ class Table:
             first=new[0] if new else None,
             groups=tuple(Group(*key, n, 0, None) for key, n in good.items()),
             rows=tuple(r for r in rows if r.state != SUCCESS),
-            holes=_holes([*start, *new]),
+            holes=tuple(holes([*start, *new])),
             late=tuple(self.committed[i] for i in ids if any(s.lo <= i <= s.hi for s in plan.gaps)),
             watched=tuple(self.committed[i] for i in plan.watched if i in self.committed),
             reborn=tuple(
@@ -70,10 +71,6 @@ class Table:
             named=any(r.task for r in rows),
             horizon=horizon,
         )
-
-
-def _holes(ids: list[int]) -> tuple[Span, ...]:
-    return tuple(Span(a + 1, b - 1) for a, b in itertools.pairwise(ids) if b - a > 1)
 
 
 @dataclass

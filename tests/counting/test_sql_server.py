@@ -17,9 +17,9 @@ from exporter import dialects, tables
 from exporter.database import Session
 from exporter.dialects import Limits
 from exporter.errors import Reason
-from exporter.position import MIN_ID, Plan
+from exporter.position import Plan
 from exporter.reader import Reader
-from exporter.results import Span
+from exporter.spans import MIN_ID, Span
 from exporter.tables import celery
 
 if TYPE_CHECKING:

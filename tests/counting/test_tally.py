@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from exporter import metrics
-from exporter.position import Change, Watch
+from exporter.lifecycle import Watch
+from exporter.position import Change
 from exporter.results import Finished, Vanished
 from exporter.tally import OTHER, Histogram, Sample, Tally
 

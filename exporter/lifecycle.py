@@ -1,0 +1,192 @@
+"""What becomes of one row, from the first time it is seen to the last. Pure.
+
+A row is unfinished, then perhaps held until it has a name, then settled, which is when it counts;
+a settled row other than SUCCESS is watched on, since another run may replace it. Rule numbers are
+those of docs/counting.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from exporter.results import STARTED, SUCCESS, Finished, Row, Vanished
+
+LONGEST_RECHECK = 60.0  # seconds; rule R3
+# `date_done` is wall time in a zone we may be told wrongly; no zone is further off than this.
+ZONE_SLACK = 26 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a backend's configuration says about counting. Times in seconds."""
+
+    start: str = "end"
+    poll_interval: float = 15.0
+    late_commit_grace: float = 300.0
+    revision_window: float = 3600.0
+    # Whether rows carry names (`result_extended`); None: as seen in the table.
+    named: bool | None = None
+
+    def recheck(self, age: float) -> float:
+        """Say how long to wait before asking again for what is `age` seconds old.
+
+        At least half a poll interval: polls keep no exact beat, and what is due a little early is
+        surely asked for at the next.
+        """
+        return max(self.poll_interval / 2, min(age / 10, LONGEST_RECHECK))
+
+
+class Watch(NamedTuple):
+    """A row that is asked for again by id."""
+
+    state: str
+    task: str
+    worker: str
+    queue: str
+    first_seen: float
+    due: float
+    until: float | None = None  # finished rows: end of the watch
+    started: float | None = None  # first seen STARTED, while we were looking
+    counted: tuple[str, str] | None = None  # (task, state) it was last counted as, if it was (R4)
+    settled: bool = False  # `state` is the one that was counted
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the row had not finished when it was last seen."""
+        return self.until is None
+
+    @property
+    def held(self) -> bool:
+        """Whether the row has finished and waits for its name (R13)."""
+        return self.until is not None and not self.settled
+
+
+class Seen(NamedTuple):
+    """What to do about a row: go on watching it (None: no longer), and what it counts as."""
+
+    watch: Watch | None
+    outcome: Finished | Vanished | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """Looks at rows at one moment."""
+
+    rules: Rules
+    now: float  # Unix time, seconds
+    named: bool  # whether rows of this table carry names at all
+
+    def first_sight(self, row: Row, *, live: bool) -> Seen:
+        """See a row that is not watched. `live`: we would have seen it start."""
+        if not row.finished:
+            started = self.now if live and row.state == STARTED else None
+            return Seen(self._watch(row, started=started))
+        if self._may_get_a_name(row):
+            return Seen(self._held(row, None))
+        return self._settle(row, None)
+
+    def again(self, row: Row | None, watch: Watch) -> Seen:
+        """See a watched row again; None: it was deleted."""
+        if row is None:
+            return self._gone(watch)
+        if not row.finished:
+            return Seen(self._unfinished(row, watch))
+        if watch.settled and watch.state == row.state:
+            return Seen(self._unchanged(watch))
+        waited = watch.held and watch.until is not None and self.now >= watch.until
+        if self._may_get_a_name(row) and not waited:
+            return Seen(self._held(row, watch))
+        return self._settle(row, watch)
+
+    def _gone(self, watch: Watch) -> Seen:
+        if watch.unfinished:
+            return Seen(None, Vanished(watch.task, watch.state))
+        if watch.held:  # it had finished, so it counts, under what is known
+            labels = (watch.state, watch.task, watch.worker, watch.queue)
+            return Seen(None, Finished(*labels, revises=watch.counted))
+        return Seen(None)
+
+    def _unfinished(self, row: Row, watch: Watch) -> Watch:
+        """Follow a row's labels and state; one that had finished begins anew (R4)."""
+        anew = not watch.unfinished
+        first_seen = self.now if anew else watch.first_seen
+        started = None
+        if row.state == STARTED:
+            running = watch.state == STARTED and not anew
+            started = watch.started if running else self.now
+        return self._watch(row, first_seen, started=started, counted=watch.counted)
+
+    def _unchanged(self, watch: Watch) -> Watch | None:
+        if watch.until is not None and self.now >= watch.until:
+            return None
+        return watch._replace(due=self.now + self.rules.recheck(self.now - watch.first_seen))
+
+    def _held(self, row: Row, watch: Watch | None) -> Watch:
+        until = self.now + self.rules.late_commit_grace
+        if watch is None:
+            return self._watch(row, until=until)
+        return self._watch(
+            row,
+            until=watch.until if watch.held else until,
+            started=watch.started,
+            counted=watch.counted,
+        )
+
+    def _settle(self, row: Row, watch: Watch | None) -> Seen:
+        outcome = Finished(
+            row.state,
+            row.task,
+            row.worker,
+            row.queue,
+            retries=row.retries,
+            done=row.done,
+            runtime=_runtime(watch.started, row.done, self.now) if watch else None,
+            revises=watch.counted if watch else None,
+        )
+        if row.state == SUCCESS or not self._recent(row, self.rules.revision_window):
+            return Seen(None, outcome)
+        until = self.now + self.rules.revision_window
+        counted = (row.task, row.state)
+        return Seen(self._watch(row, until=until, counted=counted, settled=True), outcome)
+
+    def _watch(
+        self,
+        row: Row,
+        first_seen: float | None = None,
+        *,
+        until: float | None = None,
+        started: float | None = None,
+        counted: tuple[str, str] | None = None,
+        settled: bool = False,
+    ) -> Watch:
+        first_seen = self.now if first_seen is None else first_seen
+        due = self.now + self.rules.recheck(self.now - first_seen)
+        labels = (row.state, row.task, row.worker, row.queue)
+        return Watch(*labels, first_seen, due, until, started, counted, settled)
+
+    def _may_get_a_name(self, row: Row) -> bool:
+        """Whether a finished row without a name may still be given one (R13).
+
+        Only rows that are not SUCCESS, and only where the table's rows have names at all: a worker
+        writes SUCCESS and the name together, and with `result_extended` off there is never a name.
+        """
+        return (
+            self.named
+            and not row.task
+            and row.state != SUCCESS
+            and self._recent(row, self.rules.late_commit_grace)
+        )
+
+    def _recent(self, row: Row, span: float) -> bool:
+        return row.done is None or row.done > self.now - span - ZONE_SLACK
+
+
+def _runtime(started: float | None, done: float | None, now: float) -> float | None:
+    """Seconds from first seen STARTED to `date_done`, or to now where that makes no sense."""
+    if started is None:
+        return None
+    if done is None or not started <= done <= now:
+        # Clocks differ, whole seconds on MySQL, or another zone: we saw it end between two polls.
+        done = now
+    return max(0.0, done - started)
