@@ -31,7 +31,7 @@ CONTENT_SECURITY_POLICY = (
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def render(  # noqa: PLR0913 (all of them are shown)
+def render(
     status: ServiceStatus,
     now: float,
     *,

@@ -45,7 +45,7 @@ Workers = Callable[..., AbstractContextManager[Worker]]
 
 
 @contextlib.contextmanager
-def celery_worker(  # noqa: PLR0913 - each a thing that tests vary
+def celery_worker(
     database: Database,
     broker: str,
     folder: Path,
