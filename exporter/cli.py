@@ -90,7 +90,7 @@ _COMMANDS = {
     "run": "read the result backends and serve the metrics (the default)",
     "check": "try each backend and print what it finds",
     "once": "read all there is, print the metrics and end",
-    "verify": "compare counts with the tables: not supported yet",
+    "verify": "compare the counts in the checkpoint with the tables",
 }
 
 
@@ -140,14 +140,16 @@ def _run(argv: Sequence[str], env: Mapping[str, str]) -> int:
     namespace = _parser().parse_intermixed_args(argv)
     command: str = namespace.command
     given = _given(vars(namespace), env)
-    if command == "verify":
-        raise ConfigError(["verify is not supported yet"])
     config = _config(given, env)
     _configure_logs(given, default_level="info" if command == "run" else "warning")
     if command == "check":
         from exporter.check import check
 
         return check(config)
+    if command == "verify":
+        from exporter.verify import verify
+
+        return verify(config)
     from exporter import service
 
     if command == "once":

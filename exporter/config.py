@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _LARGEST_FILE = 1024 * 1024
 _LARGEST_SECRET = 64 * 1024
 _LONGEST_SHOWN = 60
-_NOT_YET = {"checkpoint", "labels", "stale_after", "celery_app"}
+_NOT_YET = {"url", "labels", "stale_after", "celery_app"}
 _URL_KEYS = frozenset({"result_backend"})
 # Values that are a secret, or by a slip may be one: a fault names the key alone.
 _NEVER_SHOWN = {"result_backend", "result_backend_file", "password_file", "database_engine_options"}
@@ -148,6 +148,7 @@ class Config:
     """Everything the configuration says."""
 
     backends: tuple[Backend, ...]
+    checkpoint: Path | None  # None: counts live in memory
     hash: float  # changes when the configuration does
 
 
@@ -172,7 +173,11 @@ def load(path: Path, env: Mapping[str, str]) -> Config:
             faults += _model_faults(error, document)
     if faults or file is None:
         raise ConfigError(_lines(path, document, faults))
-    return Config(tuple(_backend(entry, file.defaults) for entry in file.backends), _hash(content))
+    return Config(
+        backends=tuple(_backend(entry, file.defaults) for entry in file.backends),
+        checkpoint=file.checkpoint.path if file.checkpoint else None,
+        hash=_hash(content),
+    )
 
 
 def from_url(url: str, origin: str = "--celery.result-backend", **settings: Any) -> Config:
@@ -182,7 +187,7 @@ def from_url(url: str, origin: str = "--celery.result-backend", **settings: Any)
     except ValueError as error:
         raise ConfigError([secrets.mask(f"{origin}: {error}")]) from None
     backend = Backend(**{"name": "celery", "url": parsed} | settings)
-    return Config((backend,), _hash(parsed.render_as_string(hide_password=True).encode()))
+    return Config((backend,), None, _hash(parsed.render_as_string(hide_password=True).encode()))
 
 
 # --- the file's own shape -----------------------------------------------------------------------
@@ -257,9 +262,16 @@ class _Entry(_Written, frozen=True):
     password_file: Annotated[Path | None, PlainValidator(_password_file)] = None
 
 
+class _Checkpoint(_Model, frozen=True):
+    """Where counts and positions are kept over restarts."""
+
+    path: Annotated[Path, PlainValidator(_path)]
+
+
 class _File(_Model, frozen=True):
     """The whole file."""
 
+    checkpoint: _Checkpoint | None = None
     defaults: _Written | None = None
     backends: Annotated[list[_Entry], Field(min_length=1)]
 
@@ -385,6 +397,7 @@ def _keys_at(path: KeyPath) -> list[str]:
     models: dict[KeyPath, type[_Model]] = {
         (): _File,
         ("defaults",): _Written,
+        ("checkpoint",): _Checkpoint,
         ("database_table_names",): TableNames,
         ("database_table_schemas",): TableSchemas,
     }

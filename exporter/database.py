@@ -13,7 +13,6 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, Select, create_engine, select
-from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -76,6 +75,17 @@ class Database:
             with suppress(Exception):
                 connection.close()
 
+    def identity(self) -> dict[str, str]:
+        """Say for each kind of table which one it is, for people and for the checkpoint."""
+        url = self.settings.url
+        server = ":".join(str(part) for part in (url.host, url.port) if part)
+        place = " ".join(filter(None, (url.get_backend_name(), server, url.database)))
+        names = {layout.kind: self.table_name(layout) for layout in celery.LAYOUTS}
+        return {
+            kind: f"{place} {'.'.join(filter(None, (schema, name)))}"
+            for kind, (name, schema) in names.items()
+        }
+
     # -- connecting --------------------------------------------------------------------------
 
     def _open(self) -> tuple[Connection, Horizon | None]:
@@ -133,12 +143,16 @@ class Database:
     # -- tables ------------------------------------------------------------------------------
 
     def _find_tables(self, connection: Connection) -> tuple[ResultTable, ...]:
-        inspector = sqlalchemy.inspect(connection)
+        """Look for the tables. Only that of the tasks is missed if it may not be read."""
         found = []
         for layout in celery.LAYOUTS:
-            name, schema = self.table_name(layout)
-            if inspector.has_table(name, schema=schema):
-                found.append(self._examine(connection, inspector, layout))
+            try:
+                table = self._find_table(connection, layout)
+            except (BackendError, DBAPIError) as error:
+                if layout is celery.TASK or self._reason(error) is not Reason.PERMISSION:
+                    raise
+            else:
+                found += [table] if table else []
         return tuple(found)
 
     def table_name(self, layout: Layout) -> tuple[str, str | None]:
@@ -148,20 +162,19 @@ class Database:
             getattr(self.settings.database_table_schemas, layout.kind),
         )
 
-    def _examine(self, connection: Connection, inspector: Inspector, layout: Layout) -> ResultTable:
+    def _find_table(self, connection: Connection, layout: Layout) -> ResultTable | None:
         name, schema = self.table_name(layout)
-        types = {str(c["name"]): c["type"] for c in inspector.get_columns(name, schema=schema)}
-        missing = [column for column in layout.required if column not in types]
-        if missing:
-            raise BackendError(
-                Reason.SCHEMA,
-                (
-                    f"table {name!r} has no column {missing[0]!r}: it is not a Celery result "
-                    f"table; check database_table_names.{layout.kind}"
-                ),
-            )
-        indexes = inspector.get_indexes(name, schema=schema)
-        wanted = [c for c in (*layout.required, *layout.optional) if c in types]
+        facts = self.dialect.look_at(connection, name, schema)
+        if facts is None:
+            return None
+        for column in layout.required:
+            if column not in facts.columns:
+                raise BackendError(
+                    Reason.SCHEMA,
+                    f"table {name!r} has no column {column!r}: it is not a Celery result table; "
+                    f"check database_table_names.{layout.kind}",
+                )
+        wanted = [c for c in (*layout.required, *layout.optional) if c in facts.columns]
         readable = self._readable(connection, sqlalchemy.table(name, schema=schema), wanted)
         for column in layout.required:
             if column not in readable:
@@ -170,17 +183,8 @@ class Database:
                     f"no right to read column {column!r} of table {name!r}: "
                     "GRANT SELECT on it to this account",
                 )
-        return tables.build(
-            layout,
-            name,
-            schema,
-            {
-                "columns": types,
-                "readable": readable,
-                "highest_id": self.dialect.highest_id(types[layout.id]),
-                "date_done_index": any(i["column_names"][:1] == [layout.done] for i in indexes),
-            },
-        )
+        highest_id = self.dialect.highest_id(facts.columns[layout.id])
+        return tables.build(layout, name, schema, facts, readable, highest_id)
 
     def _readable(
         self, connection: Connection, table: sqlalchemy.TableClause, columns: list[str]
@@ -221,9 +225,21 @@ class Database:
             self.close()
             raise
 
+    def _reason(self, error: BackendError | DBAPIError) -> Reason:
+        return error.reason if isinstance(error, BackendError) else self.dialect.reason(error)
+
     def _message(self, error: BaseException) -> str:
         # Masked before it is cut, or a password across the cut would show its beginning.
-        return _one_line(secrets.mask(str(error)))
+        return _one_line(secrets.mask(_words(error)))
+
+
+def _words(error: BaseException) -> str:
+    """Return what the error says; MySQL's drivers give number and text, a pair."""
+    match error.args:
+        case (int(number), str(text)):
+            return f"{text} ({number})"
+        case _:
+            return str(error)
 
 
 def _one_line(text: str) -> str:

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     QUERY = "query"
     SCHEMA = "schema"
     PERMISSION = "permission"
+    CHECKPOINT = "checkpoint"
 
 
 class BackendError(ExporterError):
@@ -36,6 +37,13 @@ class BackendError(ExporterError):
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class CheckpointError(BackendError):
+    """The checkpoint cannot be read or written: nothing is counted until it can."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.CHECKPOINT, message)
 
 
 class BackendAbsent(BackendError):  # noqa: N818  # not an error yet

@@ -20,26 +20,31 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
+from exporter import tally
 from exporter.formats import Format
 from exporter.metrics import CATALOGUE, Metric
 from exporter.tally import Histogram, Sample, Samples
 
 EOF = b"# EOF\n"
+LONGEST_EXEMPLAR = 128  # characters of names and values: OpenMetrics 1.0, "Exemplars"
 GZIP_LEVEL = 1  # a scrape over a network gains most from the first level
 
 
 class Exposition:
     """What each part of the exporter has published last."""
 
-    def __init__(self) -> None:
+    def __init__(self, fresh: Callable[[], Samples] = dict) -> None:
+        """`fresh`: what is asked for anew at each scrape."""
         self._parts: dict[str | None, Samples] = {}
         self._lock = threading.Lock()
         self._rendered: dict[Format, bytes] = {}
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
         PlatformCollector(registry=self._process)
+        self._process.register(_Fresh(fresh))
 
     def publish(self, backend: str | None, samples: Samples) -> None:
         """Serve these samples from now on; `backend` None: those of the exporter itself."""
@@ -69,6 +74,17 @@ def _render(collector: Collector, form: Format) -> bytes:
     return generate_latest(collector)
 
 
+class _Fresh(Collector):
+    """Families made at each scrape."""
+
+    def __init__(self, samples: Callable[[], Samples]) -> None:
+        self.samples = samples
+
+    def collect(self) -> Iterator[Family]:
+        """Yield what there is now."""
+        return _Families({None: self.samples()}, created=False).collect()
+
+
 class _Families(Collector):
     """The published samples as the client library's families, in the catalogue's order."""
 
@@ -96,9 +112,16 @@ class _Families(Collector):
             buckets = list(zip(bounds, accumulate(value.counts), strict=True))
             family.add_metric(labels, buckets, value.sum)
         elif isinstance(family, CounterMetricFamily):
-            family.add_metric(labels, value, sample.created if self.created else None)
+            created = sample.created if self.created else None
+            family.add_metric(labels, value, created, exemplar=_exemplar(sample.exemplar))
         elif isinstance(family, GaugeMetricFamily):
             family.add_metric(labels, value)
+
+
+def _exemplar(exemplar: tally.Exemplar | None) -> Exemplar | None:
+    if exemplar is None or len("task_id") + len(exemplar.task_id) > LONGEST_EXEMPLAR:
+        return None
+    return Exemplar({"task_id": exemplar.task_id}, 1.0, exemplar.done)
 
 
 _FAMILIES: dict[str, Callable[..., Family]] = {

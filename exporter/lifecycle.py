@@ -141,6 +141,8 @@ class Lifecycle:
             row.queue,
             retries=row.retries,
             done=row.done,
+            task_id=row.task_id,
+            exception=row.exception,
             runtime=_runtime(watch.started, row.done, self.now) if watch else None,
             revises=watch.counted if watch else None,
         )

@@ -38,6 +38,12 @@ RESULTS = Metric(
     "Finished task results, each row of the result table counted once.",
     TASK,
 )
+FAILURES = Metric(
+    "celery_task_failures_total",
+    "counter",
+    "Results in state FAILURE, by class of the exception.",
+    ("task", "queue", "exception"),
+)
 RETRIES = Metric(
     "celery_task_retries_total",
     "counter",
@@ -202,6 +208,18 @@ CONFIG_HASH = Metric(
     "celery_results_exporter_config_hash",
     "gauge",
     "Hash of the configuration in use, as a number.",
+    per_backend=False,
+)
+CHECKPOINT_COMMIT = Metric(
+    "celery_results_exporter_checkpoint_last_commit_timestamp_seconds",
+    "gauge",
+    "When counts and positions were last written to the checkpoint, Unix time.",
+    per_backend=False,
+)
+CHECKPOINT_SIZE = Metric(
+    "celery_results_exporter_checkpoint_size_bytes",
+    "gauge",
+    "Size of the checkpoint's files.",
     per_backend=False,
 )
 SERIES = Metric(

@@ -7,9 +7,11 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from exporter import metrics
+from exporter.checkpoint import Checkpoint, Staged
 from exporter.config import Backend
 from exporter.database import Database, Session
 from exporter.errors import BackendAbsent, BackendError, Reason
@@ -34,7 +36,9 @@ STUCK_AFTER = 60.0  # seconds beyond all timeouts
 class Poller:
     """Follows one backend until told to stop."""
 
-    def __init__(self, settings: Backend, exposition: Exposition) -> None:
+    def __init__(
+        self, settings: Backend, exposition: Exposition, checkpoint: Checkpoint | None = None
+    ) -> None:
         self.settings = settings
         self.database = Database(settings)
         self.tally = Tally(settings.series_limit, settings.first_zero)
@@ -50,6 +54,7 @@ class Poller:
         self.status = BackendStatus(
             settings.name, None, "not tried yet", "", settings.poll_interval, None, None
         )
+        self._checkpoint = checkpoint
         self._exposition = exposition
         self._thread = threading.Thread(target=self._run, name=f"poll-{settings.name}", daemon=True)
         self._stop = threading.Event()
@@ -81,8 +86,9 @@ class Poller:
         self._stop.set()
 
     def join(self, timeout: float) -> None:
-        """Wait for the thread to end, `timeout` seconds at most."""
-        self._thread.join(timeout)
+        """Wait for the thread, if it was started, to end, `timeout` seconds at most."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -164,6 +170,16 @@ class Poller:
     def _step(self) -> None:
         """Read one snapshot, understand it, take it over."""
         self._maybe_look_again()
+        try:
+            batches = self._read()
+        except BackendAbsent:
+            if not all(position.looked for position in self.positions.values()):
+                self._take_over({})  # what will be there is new, all of it (R8)
+            raise
+        self._last_poll = self._take_over(batches)
+
+    def _read(self) -> dict[str, Batch]:
+        """Ask everything in one snapshot."""
         with self.database.session() as session:
             self._use(session.tables)
             asked_at = time.time()
@@ -172,15 +188,34 @@ class Poller:
                 for kind, reader in self._readers.items()
             }
             self._read_health(session)
+            return batches
+
+    def _take_over(self, batches: Mapping[str, Batch]) -> float:
+        """Count what was read and keep it; return when that was, Unix time."""
         now = time.time()
+        staged = []
         for kind, position in self.positions.items():
             batch = batches.get(kind) or Batch(position.plan(now))  # no table: an empty one
             change = position.advance(batch, now)
             changes = self.tally.count(kind, change, now, live=position.live)
-            self._note(kind, position, change)
-            position.apply(change)
-            self.tally.apply(changes)
-        self._last_poll = now
+            staged.append(Staged(kind, position, change, changes))
+        if self._checkpoint is not None:  # before anything is served; if it fails, nothing was
+            self._checkpoint.save(self.settings.name, self.database.identity(), staged, self.tally)
+        for stage in staged:
+            self._note(stage.kind, stage.position, stage.change)
+            stage.position.apply(stage.change)
+            self.tally.apply(stage.changes)
+        return now
+
+    def restore(self) -> None:
+        """Go on from the checkpoint, if there is one; raise CheckpointError if it is not ours."""
+        if self._checkpoint is None:
+            return
+        known = self._checkpoint.restore(
+            self.settings.name, self.database.identity(), self.positions, self.tally
+        )
+        if known:
+            log.info("going on from the checkpoint", extra={"backend": self.settings.name})
 
     def _maybe_look_again(self) -> None:
         task_table = any(table.layout.kind == "task" for table in self._tables or ())
@@ -250,11 +285,16 @@ class Poller:
             Sample(labels, count) for labels, count in self.tally.fold(task.unfinished).items()
         ]
         samples[metrics.OLDEST_UNFINISHED] = [
-            Sample(labels, since) for labels, since in task.oldest().items()
+            Sample(labels, since) for labels, since in self._oldest(task)
         ]
         self._exposition.publish(self.settings.name, samples)
         self.status = self._make_status(task)
         self._published = time.monotonic()
+
+    def _oldest(self, task: Position) -> list[tuple[tuple[str, str], float]]:
+        """List the oldest unfinished rows, the very oldest first, within the series limit."""
+        oldest = sorted(task.oldest().items(), key=lambda entry: entry[1])
+        return oldest[: self.settings.series_limit]
 
     def _own_samples(self) -> dict[Metric, list[Sample]]:
         born = self._born

@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from exporter.lifecycle import ZONE_SLACK, Lifecycle, Rules, Seen, Watch
 from exporter.results import SUCCESS, Finished, Group, Row, Vanished
@@ -57,6 +57,7 @@ class Plan:
     deleted: Span | None = None  # ids up to the cursor that were seen to be gone
     old: float = 0.0  # ids missing among rows finished before this are holes of history
     chunk: int = CHUNK_ROWS
+    news: bool = False  # not history: name the newest task of each group, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,23 @@ class Batch:
     horizon: Horizon | None = None
 
 
+class Mark(TypedDict):
+    """Where reading stands, without gaps and watch list, as a checkpoint keeps it."""
+
+    cursor: int | None
+    origin: int | None
+    fallen: int | None
+    returned: list[int]
+    below: int | None
+    named: bool
+
+
 @dataclass(slots=True)
 class Change:
     """What one step changes; all of it or nothing is taken over."""
 
     cursor: int | None
+    origin: int | None = None  # rows up to this id were there before we looked: history
     looked: bool = True
     fallen: int | None = None
     returned: tuple[int, ...] = ()
@@ -99,11 +112,27 @@ class Change:
     expired_ids: int = 0
     resets: int = 0
 
+    @property
+    def mark(self) -> Mark:
+        """Where reading will stand."""
+        return _mark(self)
+
     def take(self, row_id: int, seen: Seen) -> None:
         """Note what is to be done about a row."""
         self.watch[row_id] = seen.watch
         if seen.outcome is not None:
             self.outcomes.append(seen.outcome)
+
+
+def _mark(of: Change | Position) -> Mark:
+    return {
+        "cursor": of.cursor,
+        "origin": of.origin,
+        "fallen": of.fallen,
+        "returned": list(of.returned),
+        "below": of.below,
+        "named": of.named,
+    }
 
 
 class Position:
@@ -116,6 +145,7 @@ class Position:
         self.rules = rules
         self.looked = False
         self.cursor: int | None = None
+        self.origin: int | None = None
         self.top: int | None = None
         # While the newest rows are gone: the highest id left then, and late commits above it.
         self.fallen: int | None = None
@@ -151,6 +181,7 @@ class Position:
             if self.fallen is None or self.cursor is None
             else Span(self.fallen + 1, self.cursor),
             old=now - self.rules.late_commit_grace - ZONE_SLACK,
+            news=self.live,
         )
 
     def _collect_due(self, now: float) -> None:
@@ -178,13 +209,14 @@ class Position:
         plan = batch.plan
         change = Change(
             cursor=self.cursor,
+            origin=self.origin,
             below=self.below,
             named=self.named or (batch.named and self.rules.named is None),
             top=batch.top,
         )
         gaps: list[Gap] = []
         if plan.look:
-            change.cursor = batch.top
+            change.cursor = change.origin = batch.top
             gaps += self._gaps(self._missing(batch), now)
         elif self._restarted(batch):
             gaps += self._begin_again(batch, now, change)
@@ -280,6 +312,7 @@ class Position:
         lo = batch.plan.deleted.lo
         cursor = max(self.returned, default=lo - 1)
         change.resets = 1
+        change.origin = None  # what has these ids now is new
         change.cursor = cursor if cursor >= MIN_ID else None
         change.fallen, change.returned = None, ()
         gone = Lifecycle(self.rules, now, change.named)
@@ -325,6 +358,7 @@ class Position:
     def apply(self, change: Change) -> None:
         """Take a change over. Never fails."""
         self.cursor = change.cursor
+        self.origin = change.origin
         self.top = change.top
         self.looked = True
         self.fallen = change.fallen
@@ -351,6 +385,26 @@ class Position:
             self.unfinished[watch.task, watch.state, watch.worker, watch.queue] += 1
             key = (watch.task, watch.state)
             heapq.heappush(self._oldest.setdefault(key, []), (watch.first_seen, row_id))
+
+    @property
+    def mark(self) -> Mark:
+        """Where reading stands."""
+        return _mark(self)
+
+    def restore(self, mark: Mark, gaps: tuple[Gap, ...], watched: dict[int, Watch]) -> None:
+        """Go on from a checkpoint. What was saved as due at 0 is due at once."""
+        change = Change(
+            cursor=mark["cursor"],
+            origin=mark["origin"],
+            fallen=mark["fallen"],
+            returned=tuple(mark["returned"]),
+            below=mark["below"],
+            named=mark["named"] if self.rules.named is None else self.rules.named,
+            caught_up=False,
+            gaps=gaps,
+            watch=dict(watched),
+        )
+        self.apply(change)
 
     def oldest(self) -> dict[tuple[str, str], float]:
         """When the oldest unfinished row of each (task, state) was first seen, Unix time."""

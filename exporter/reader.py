@@ -7,20 +7,21 @@ statement, row by row, and grouped here (R9).
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, Connection, and_, func, literal, null, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, null, or_, select
 from sqlalchemy.sql import Select
 
+from exporter import failures
 from exporter.database import Session
 from exporter.dialects import Dialect
 from exporter.position import REBORN_IDS, RECENT_IDS, Batch, Plan
-from exporter.results import READY_STATES, SUCCESS, Group, Row
+from exporter.results import FAILURE, READY_STATES, SUCCESS, Group, Row
 from exporter.spans import MIN_ID, Span, holes, inside, windows
 from exporter.tables import ResultTable
 
@@ -74,7 +75,10 @@ class Reader:
             *self._labels,
             self._retries,
             self._moment(done),
+            self._exact(layout.task_id),
+            self._start_of_result(table.column(layout.result)),
         ]
+        self._traceback = table.column(layout.traceback)
 
     # -- a plan ------------------------------------------------------------------------------
 
@@ -141,14 +145,16 @@ class Reader:
                 func.coalesce(func.sum(self._retries), 0),
                 self._moment(None if self._done is None else func.max(self._done)),
                 func.min(self._id),
+                func.max(self._id),
             )
             .where(above)
             .group_by(*[key for key in keys if not _constant(key)])
         ).all()
         text = self.dialect.text
+        newest_ids: list[int] = []
         chunk = _Chunk(upto=upto)
         groups, others, total, newest = [], 0, 0, 0.0
-        for task, worker, queue, state_value, count, retries, done, first in found:
+        for task, worker, queue, state_value, count, retries, done, first, last in found:
             if not count:
                 continue
             total += count
@@ -158,10 +164,11 @@ class Reader:
             if self._state is not None and text(state_value) != SUCCESS:
                 others += count
                 continue
+            newest_ids.append(last)
             groups.append(
                 Group(text(task), text(worker), text(queue), count, _count(retries), moment)
             )
-        chunk.groups = groups
+        chunk.groups = self._with_task_ids(connection, groups, newest_ids) if plan.news else groups
         if others and self._state is not None:
             unlike = self.dialect.exact(self._state) != self._value(SUCCESS)
             chunk.rows = self._rows(connection, and_(above, or_(self._state.is_(None), unlike)))
@@ -171,6 +178,20 @@ class Reader:
                 ids = connection.execute(select(self._id).where(above).order_by(self._id))
                 chunk.holes = list(holes([start - 1, *ids.scalars()]))
         return chunk
+
+    def _with_task_ids(
+        self, connection: Connection, groups: list[Group], newest_ids: list[int]
+    ) -> list[Group]:
+        """Name the newest task of each group, for exemplars."""
+        task_id = self._exact(self.table.layout.task_id)
+        names: dict[int, str] = {}
+        for ids in _portions(newest_ids):
+            found = connection.execute(select(self._id, task_id).where(self._id.in_(ids)))
+            names |= {row_id: self.dialect.text(name) for row_id, name in found}
+        return [
+            group._replace(task_id=names.get(newest, ""))
+            for group, newest in zip(groups, newest_ids, strict=True)
+        ]
 
     def _chunk_end(self, connection: Connection, plan: Plan, top: int) -> int:
         """Return the highest id of the next chunk; ids may be sparse, so count rows."""
@@ -191,6 +212,7 @@ class Reader:
         rows = [self._row(found) for found in connection.execute(query)]
         if not rows:
             return _Chunk()
+        rows = self._with_exceptions(connection, rows)
         start = rows[0].id if plan.after is None else plan.after + 1
         newest = max((row.done for row in rows if row.done is not None), default=0.0)
         fresh = newest == 0.0 or newest >= plan.old
@@ -230,8 +252,7 @@ class Reader:
         return connection.execute(query.order_by(self._id).limit(REBORN_IDS)).scalars()
 
     def _by_id(self, connection: Connection, ids: Sequence[int]) -> Iterator[Row]:
-        for start in range(0, len(ids), IDS_A_STATEMENT):
-            some = ids[start : start + IDS_A_STATEMENT]
+        for some in _portions(ids):
             yield from self._rows(connection, self._id.in_(some))
 
     def _unfinished_below(
@@ -261,10 +282,30 @@ class Reader:
 
     def _rows(self, connection: Connection, where: ColumnElement[bool]) -> list[Row]:
         query: Select[Any] = select(*self._row_columns).where(where).order_by(self._id)
-        return [self._row(found) for found in connection.execute(query)]
+        rows = [self._row(found) for found in connection.execute(query)]
+        return self._with_exceptions(connection, rows)
+
+    def _with_exceptions(self, connection: Connection, rows: list[Row]) -> list[Row]:
+        """Name the exceptions that `result` did not tell from the end of the traceback."""
+        silent = [row.id for row in rows if row.state == FAILURE and not row.exception]
+        if not silent or self._traceback is None:
+            return rows
+        end = self.dialect.end_of_text(self._traceback, failures.TRACEBACK_CHARACTERS)
+        names: dict[int, str] = {}
+        for ids in _portions(silent):
+            found = connection.execute(select(self._id, end).where(self._id.in_(ids)))
+            names |= {row_id: failures.from_traceback(text or "") for row_id, text in found}
+        return [row._replace(exception=names.get(row.id, row.exception)) for row in rows]
+
+    def _start_of_result(self, result: ColumnElement[Any] | None) -> ColumnElement[Any]:
+        """Cut the first bytes in the database: a result may be megabytes."""
+        if result is None or self._state is None:
+            return null()
+        failed = self.dialect.exact(self._state) == self._value(FAILURE)
+        return case((failed, self.dialect.start_of_bytes(result, failures.RESULT_BYTES)))
 
     def _row(self, found: Any) -> Row:
-        row_id, state, task, worker, queue, retries, done = found
+        row_id, state, task, worker, queue, retries, done, task_id, result = found
         text = self.dialect.text
         return Row(
             row_id,
@@ -274,7 +315,30 @@ class Reader:
             text(queue),
             _count(retries),
             self._epoch(done),
+            text(task_id),
+            failures.from_result(bytes(result)) if result else "",
         )
+
+    def present(
+        self, session: Session, above: int | None, upto: int
+    ) -> Counter[tuple[str, str, str, str]]:
+        """Count finished rows by (task, state, worker, queue); reads them all, for `verify`."""
+        state = literal(SUCCESS) if self._state is None else self.dialect.exact(self._state)
+        task, worker, queue = self._labels
+        query = select(task, state, worker, queue, func.count()).where(self._id <= upto)
+        if above is not None:
+            query = query.where(self._id > above)
+        keys = [key for key in (task, state, worker, queue) if not _constant(key)]
+        text = self.dialect.text
+        found = [
+            ((text(a), text(b), text(c), text(d)), count)
+            for a, b, c, d, count in session.connection.execute(query.group_by(*keys))
+        ]
+        return Counter({labels: count for labels, count in found if labels[1] in READY_STATES})
+
+    def rows(self, session: Session, ids: Sequence[int]) -> list[Row]:
+        """Read rows by id."""
+        return list(self._by_id(session.connection, ids))
 
     # -- the table's health ------------------------------------------------------------------
 
@@ -329,6 +393,11 @@ class Reader:
 def _count(value: Any) -> int:
     """Return a number of retries; a counter cannot take whatever else SQLite may have stored."""
     return max(0, int(value)) if isinstance(value, (int, float, Decimal)) else 0
+
+
+def _portions(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(ids), IDS_A_STATEMENT):
+        yield ids[start : start + IDS_A_STATEMENT]
 
 
 def used_ratio(top: int, highest: int) -> float:

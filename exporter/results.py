@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from celery.states import READY_STATES, STARTED, SUCCESS
+from celery.states import FAILURE, READY_STATES, STARTED, SUCCESS
 
-__all__ = ["READY_STATES", "STARTED", "SUCCESS", "Finished", "Group", "Row", "Vanished"]
+__all__ = ["FAILURE", "READY_STATES", "STARTED", "SUCCESS", "Finished", "Group", "Row", "Vanished"]
 
 
 class Row(NamedTuple):
@@ -20,6 +20,8 @@ class Row(NamedTuple):
     queue: str
     retries: int
     done: float | None  # `date_done` as Unix time, seconds
+    task_id: str = ""
+    exception: str = ""  # class name, of failures
 
     @property
     def finished(self) -> bool:
@@ -36,6 +38,7 @@ class Group(NamedTuple):
     rows: int  # how many
     retries: int  # sum
     done: float | None  # newest `date_done`, Unix time, seconds
+    task_id: str = ""  # of the newest row, where it was asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Finished:
     count: int = 1
     retries: int = 0
     done: float | None = None
+    task_id: str = ""
+    exception: str = ""
     runtime: float | None = None  # seconds from first seen STARTED to `date_done`
     revises: tuple[str, str] | None = None  # (task, state) that was counted for this row before
 

@@ -12,13 +12,14 @@ import time
 import sqlalchemy
 
 from exporter import __version__, metrics
+from exporter.checkpoint import open_file
 from exporter.config import Config
 from exporter.exposition import Exposition
 from exporter.formats import Format
 from exporter.options import Options
 from exporter.poller import Poller
 from exporter.status import ServiceStatus
-from exporter.tally import Sample
+from exporter.tally import Sample, Samples
 from exporter.web.server import WebServer, parse_address
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,13 @@ class Service:
 
     def __init__(self, config: Config) -> None:
         self.started = time.time()
-        self._exposition = Exposition()
-        self.pollers = [Poller(backend, self._exposition) for backend in config.backends]
+        self._checkpoint = open_file(config.checkpoint) if config.checkpoint else None
+        self._exposition = Exposition(self._checkpoint_samples)
+        self.pollers = [
+            Poller(backend, self._exposition, self._checkpoint) for backend in config.backends
+        ]
+        for poller in self.pollers:
+            poller.restore()
         version = (__version__, platform.python_version(), sqlalchemy.__version__)
         self._exposition.publish(
             None,
@@ -56,6 +62,15 @@ class Service:
         deadline = time.monotonic() + STOP_WITHIN
         for poller in self.pollers:
             poller.join(max(0.0, deadline - time.monotonic()))
+        if self._checkpoint is not None:
+            self._checkpoint.close()
+
+    def _checkpoint_samples(self) -> Samples:
+        if self._checkpoint is None:
+            return {}
+        commit, size = self._checkpoint.last_commit, self._checkpoint.size()
+        samples = {metrics.CHECKPOINT_COMMIT: commit, metrics.CHECKPOINT_SIZE: size}
+        return {metric: [Sample((), v)] for metric, v in samples.items() if v is not None}
 
     # -- what the web pages ask --------------------------------------------------------------
 
@@ -90,7 +105,8 @@ def run(config: Config, options: Options) -> int:
     server.start()
     for address in server.addresses:
         log.info("listening", extra={"address": str(address)})
-    log.warning("no checkpoint: counts live in memory, and begin at 0 after a restart")
+    if config.checkpoint is None:
+        log.warning("no checkpoint: counts live in memory, and begin at 0 after a restart")
     service.start()
     stop.wait()
     log.info("stopping")
@@ -104,5 +120,6 @@ def once(config: Config) -> int:
     """Poll every backend to the end of what there is; print the exposition."""
     service = Service(config)
     worked = [poller.try_poll() for poller in service.pollers]
+    service.stop()
     sys.stdout.write(service.exposition(Format.TEXT, gzip=False).decode())
     return 0 if all(worked) else 1

@@ -11,9 +11,10 @@ from typing import NamedTuple
 from exporter import metrics
 from exporter.metrics import Metric
 from exporter.position import Change
-from exporter.results import READY_STATES, SUCCESS, Finished, Vanished
+from exporter.results import FAILURE, READY_STATES, SUCCESS, Finished, Vanished
 
 OTHER = "__other__"
+MAX_EXCEPTIONS = 100
 FUTURE_SLACK = 86_400.0  # seconds; a `date_done` further ahead of our clock is not believed
 
 LabelValues = tuple[str, ...]
@@ -48,12 +49,20 @@ class Total(NamedTuple):
     shown_from: float
 
 
+class Exemplar(NamedTuple):
+    """The newest result behind a counter."""
+
+    task_id: str
+    done: float | None  # Unix time, seconds
+
+
 class Sample(NamedTuple):
     """One sample as it is served."""
 
     labels: LabelValues
     value: float | Histogram
     created: float | None = None
+    exemplar: Exemplar | None = None
 
 
 Samples = Mapping[Metric, Iterable[Sample]]
@@ -66,6 +75,8 @@ class Changes:
     totals: dict[Key, Total] = field(default_factory=dict)
     newest: dict[Key, float] = field(default_factory=dict)
     histograms: dict[Key, Histogram] = field(default_factory=dict)
+    exemplars: dict[Key, Exemplar] = field(default_factory=dict)
+    exceptions: set[str] = field(default_factory=set)
 
 
 class Tally:
@@ -81,6 +92,8 @@ class Tally:
         self.totals: dict[Key, Total] = {}
         self.newest: dict[Key, float] = {}
         self.histograms: dict[Key, Histogram] = {}
+        self.exemplars: dict[Key, Exemplar] = {}
+        self.exceptions: set[str] = set()  # those that have a label of their own
 
     def count(self, table: str, change: Change, now: float, *, live: bool) -> Changes:
         """Say what a change of the position in `table`, made at `now`, adds. Touches nothing.
@@ -105,6 +118,8 @@ class Tally:
         self.totals.update(changes.totals)
         self.newest.update(changes.newest)
         self.histograms.update(changes.histograms)
+        self.exemplars.update(changes.exemplars)
+        self.exceptions |= changes.exceptions
 
     def series(self) -> int:
         """How many series the task labels make."""
@@ -115,7 +130,8 @@ class Tally:
         result: dict[Metric, list[Sample]] = {}
         for (metric, labels), total in self.totals.items():
             shown = total.value if total.shown_from <= now else 0.0
-            result.setdefault(metric, []).append(Sample(labels, shown, total.created))
+            exemplar = self.exemplars.get((metric, labels)) if shown else None
+            result.setdefault(metric, []).append(Sample(labels, shown, total.created, exemplar))
         for (metric, labels), value in self.newest.items():
             result.setdefault(metric, []).append(Sample(labels, value))
         for (metric, labels), histogram in self.histograms.items():
@@ -173,6 +189,11 @@ class _Draft:
         if (task, worker, queue) != own:
             self.add(metrics.SERIES_FOLDED, (), outcome.count, shown_from=self.now)
         self.add(metrics.RESULTS, (task, outcome.state, worker, queue), outcome.count)
+        self.exemplar(metrics.RESULTS, (task, outcome.state, worker, queue), outcome)
+        if outcome.state == FAILURE:
+            failure = (task, queue, self._exception(outcome.exception))
+            self.add(metrics.FAILURES, failure, outcome.count)
+            self.exemplar(metrics.FAILURES, failure, outcome)
         self.add(metrics.RETRIES, (task, worker, queue), outcome.retries)
         self.newest(metrics.LAST_FINISHED, (task, outcome.state), outcome.done)
         if outcome.revises is not None:
@@ -203,6 +224,19 @@ class _Draft:
         before = self.changes.newest.get(key) or self.tally.newest.get(key)
         if before is None or done > before:
             self.changes.newest[key] = done
+
+    def exemplar(self, metric: Metric, labels: LabelValues, outcome: Finished) -> None:
+        if outcome.task_id:
+            self.changes.exemplars[metric, labels] = Exemplar(outcome.task_id, outcome.done)
+
+    def _exception(self, name: str) -> str:
+        """Return the class as a label: there is room for MAX_EXCEPTIONS of them."""
+        known = self.tally.exceptions | self.changes.exceptions
+        if name not in known:
+            if len(known) >= MAX_EXCEPTIONS:
+                return OTHER
+            self.changes.exceptions.add(name)
+        return name
 
     def _total(self, key: Key) -> Total | None:
         return self.changes.totals.get(key) or self.tally.totals.get(key)

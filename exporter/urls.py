@@ -124,7 +124,7 @@ def _check_file(url: URL) -> None:
 
 def _check_server(url: URL) -> None:
     host, database = url.host or "", url.database or ""
-    if _NO_HOST.search(host) or ("@" in database and url.username is None):
+    if _NO_HOST.search(host) or ("@" in database and ("/" in database or url.username is None)):
         # The password's end may have become part of what follows it: show none of it.
         raise ValueError(f"the host cannot be told from the password; {_ENCODE}")
     if url.port is not None and not 0 < url.port <= _LARGEST_PORT:

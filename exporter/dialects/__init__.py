@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import URL, ColumnElement, Connection, Table
+from sqlalchemy import URL, ColumnElement, Connection, LargeBinary, String, Table, func, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import BigInteger, SmallInteger, TypeEngine
 
 from exporter.errors import Reason
 from exporter.position import Horizon
+from exporter.tables import Facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ class Limits:
 class Dialect:
     """The defaults: a database that does what the SQL standard says."""
 
-    snapshot = True  # all statements between `begin` and `end` see the same data
+    # Whether all statements between `begin` and `end` see the same data; else R9's second way.
+    snapshot = False
     begin: tuple[str, ...] = ()
     end = "COMMIT"
 
@@ -68,6 +70,18 @@ class Dialect:
         info = connection.dialect.server_version_info or ()
         return f"{connection.dialect.name} {'.'.join(map(str, info))}".strip()
 
+    def look_at(self, connection: Connection, name: str, schema: str | None) -> Facts | None:
+        """Look at a table; None where there is none."""
+        inspector = inspect(connection)
+        if not inspector.has_table(name, schema=schema):
+            return None
+        columns = inspector.get_columns(name, schema=schema)
+        indexes = inspector.get_indexes(name, schema=schema)
+        return Facts(
+            {str(column["name"]): column["type"] for column in columns},
+            frozenset(str(index["column_names"][0]) for index in indexes if index["column_names"]),
+        )
+
     def exact(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return an expression that compares and groups `column` byte by byte."""
         return column
@@ -79,6 +93,14 @@ class Dialect:
     def text(self, value: Any) -> str:
         """Turn what `exact` gave into text; NULL is "" (R11)."""
         return _clean(value.decode("utf-8", "replace") if isinstance(value, bytes) else value)
+
+    def start_of_bytes(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
+        """Return an expression for the first bytes of a binary column."""
+        return func.substr(column, 1, length, type_=LargeBinary)
+
+    def end_of_text(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
+        """Return an expression for the last characters of a text column."""
+        return func.right(column, length, type_=String)
 
     def moment(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return an expression for a DateTime column that no stored value can make fail."""

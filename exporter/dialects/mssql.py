@@ -12,7 +12,9 @@ from sqlalchemy import (
     Connection,
     Table,
     Unicode,
+    case,
     cast,
+    func,
     text,
 )
 from sqlalchemy.exc import DBAPIError
@@ -75,6 +77,15 @@ class SQLServer(Dialect):
     def exact_value(self, value: str) -> str | bytes:
         """Return the text as `exact` gives it."""
         return value.encode("utf-16-le")
+
+    def start_of_bytes(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
+        """Cut IMAGE, which Celery's tables have here, as well as VARBINARY."""
+        return func.substring(column, 1, length, type_=VARBINARY(length))
+
+    def end_of_text(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
+        """Cut TEXT, which RIGHT does not take."""
+        start = func.datalength(column) - length
+        return func.substring(column, case((start > 0, start), else_=0) + 1, length, type_=Unicode)
 
     def text(self, value: Any) -> str:
         """Decode what `exact` gave."""

@@ -7,12 +7,16 @@ from typing import Any
 
 from sqlalchemy import (
     URL,
+    BigInteger,
     ColumnElement,
     Connection,
+    Integer,
     LargeBinary,
+    SmallInteger,
     Table,
     cast,
     func,
+    inspect,
     literal_column,
     text,
 )
@@ -20,6 +24,7 @@ from sqlalchemy.exc import DBAPIError
 
 from exporter.dialects import Dialect
 from exporter.errors import Reason
+from exporter.tables import Facts
 
 _REASONS = {
     1142: Reason.PERMISSION,  # command denied to user for table
@@ -37,9 +42,13 @@ _FIRST_CLIENT_ERROR, _LAST_CLIENT_ERROR = 2000, 2999
 _LOST_CONNECTION = 2013
 
 
+_ID_TYPES = {"bigint": BigInteger, "smallint": SmallInteger}
+
+
 class MySQL(Dialect):
     """One dialect for both servers; they differ in how statements are bounded."""
 
+    snapshot = True
     begin = ("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",)
 
     def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
@@ -66,6 +75,28 @@ class MySQL(Dialect):
         version = str(connection.exec_driver_sql("SELECT VERSION()").scalar_one())
         product = "MariaDB" if "mariadb" in version.lower() else "MySQL"
         return f"{product} {version.partition('-')[0]}"
+
+    def look_at(self, connection: Connection, name: str, schema: str | None) -> Facts | None:
+        """Look at a table in the catalogue: SHOW CREATE TABLE wants more than column rights."""
+        there = {"schema": schema, "name": name}
+        where = "WHERE table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name"
+        columns = connection.execute(
+            text(f"SELECT column_name, data_type FROM information_schema.columns {where}"),  # noqa: S608
+            there,
+        ).all()
+        if not columns:
+            # Hidden, or not there? The server tells the one who asks for it by name.
+            inspect(connection).has_table(name, schema=schema)
+            return None
+        indexed = connection.execute(
+            text(
+                f"SELECT column_name FROM information_schema.statistics {where}"  # noqa: S608
+                " AND seq_in_index = 1"
+            ),
+            there,
+        ).scalars()
+        types = {str(column): _ID_TYPES.get(str(kind), Integer)() for column, kind in columns}
+        return Facts(types, frozenset(map(str, indexed)))
 
     def exact(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Compare bytes: collations merge case, accents and trailing blanks by default."""

@@ -33,6 +33,7 @@ _CONNECT_CLASSES = ("08", "28", "3D", "53", "57")
 class PostgreSQL(Dialect):
     """Settings are local to the transaction, so that a pooler hands none on to Celery."""
 
+    snapshot = True
     begin = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
 
     def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:

@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import URL, ColumnElement, Connection, String, Table, cast, func, text, type_coerce
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    String,
+    Table,
+    cast,
+    func,
+    text,
+    type_coerce,
+)
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
@@ -25,6 +36,7 @@ DEADLINE_STEPS = 20_000  # virtual machine instructions between looks at the clo
 class SQLite(Dialect):
     """A read transaction holds a shared lock, which delays Celery's commits: keep it short."""
 
+    snapshot = True
     begin = ("BEGIN",)
 
     def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
@@ -63,6 +75,14 @@ class SQLite(Dialect):
     def exact(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Compare bytes, even in a NOCASE column, of a bounded length."""
         return func.substr(cast(column, String), 1, LONGEST_LABEL).collate("BINARY")
+
+    def start_of_bytes(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
+        """Cut bytes, whatever type the value was stored with."""
+        return func.substr(cast(column, LargeBinary), 1, length, type_=LargeBinary)
+
+    def end_of_text(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
+        """Count from the end: there is no RIGHT."""
+        return func.substr(cast(column, String), -length, type_=String)
 
     def moment(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Read the stored text itself; whatever else is stored there is read as text."""

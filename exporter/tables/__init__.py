@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, String, Table
+from sqlalchemy import BigInteger, Column, DateTime, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy.types import TypeEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,9 @@ class Layout:
     worker: str | None = None
     queue: str | None = None
     retries: str | None = None
+    task_id: str | None = None
+    result: str | None = None
+    traceback: str | None = None
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -30,8 +35,19 @@ class Layout:
     @property
     def optional(self) -> tuple[str, ...]:
         """Columns that are read where they are there."""
-        names = (self.task, self.worker, self.queue, self.retries, self.done)
+        names = (
+            *(self.task, self.worker, self.queue, self.retries, self.done),
+            *(self.task_id, self.result, self.traceback),
+        )
         return tuple(name for name in names if name is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What inspection finds of a table."""
+
+    columns: Mapping[str, TypeEngine[Any]]
+    indexed: frozenset[str]  # columns that an index begins with
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +75,21 @@ class ResultTable:
         return self.column(self.layout.task) is not None
 
 
-def build(layout: Layout, name: str, schema: str | None, facts: Mapping[str, Any]) -> ResultTable:
-    """Make the table from what inspection found: see `exporter.database`."""
-    types: dict[str | None, Any] = {
+def build(
+    layout: Layout,
+    name: str,
+    schema: str | None,
+    facts: Facts,
+    readable: AbstractSet[str],
+    highest_id: int,
+) -> ResultTable:
+    """Make the table from what was found, with those columns only that may be read."""
+    types: dict[str | None, TypeEngine[Any]] = {
         layout.id: BigInteger(),
         layout.done: DateTime(),
         layout.retries: Integer(),
+        layout.result: LargeBinary(),
     }
-    readable = facts["readable"]
     columns = [
         Column(column, types.get(column, String()))
         for column in (*layout.required, *layout.optional)
@@ -75,7 +98,7 @@ def build(layout: Layout, name: str, schema: str | None, facts: Mapping[str, Any
     return ResultTable(
         layout=layout,
         table=Table(name, MetaData(), *columns, schema=schema),
-        all_columns=frozenset(facts["columns"]),
-        highest_id=facts["highest_id"],
-        date_done_index=facts["date_done_index"],
+        all_columns=frozenset(facts.columns),
+        highest_id=highest_id,
+        date_done_index=layout.done in facts.indexed,
     )

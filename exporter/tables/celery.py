@@ -18,6 +18,9 @@ TASK = Layout(
     worker="worker",
     queue="queue",
     retries="retries",
+    task_id="task_id",
+    result="result",
+    traceback="traceback",
 )
 GROUP = Layout(kind="group", id="id", done="date_done")
 

@@ -89,7 +89,7 @@ def test_help_names_every_flag_and_variable() -> None:
         (["--log.format=xml"], "--log.format: 'xml' is not one of logfmt, json"),
         (["--web.config.file=x"], "--web.config.file is not supported yet"),
         (["--web.enable-lifecycle"], "--web.enable-lifecycle is not supported yet"),
-        (["verify", "--config.file=x"], "verify is not supported yet"),
+        (["verify", "--celery.result-backend=sqlite:///x"], "verify needs a checkpoint"),
         (
             ["mysql://u:hunter2@h/d"],
             "argument command: invalid choice: 'mysql://u:***@h/d'",

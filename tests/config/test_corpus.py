@@ -31,6 +31,10 @@ def test_there_are_cases() -> None:
     assert len(BAD) >= 20
 
 
+def vars_of(settings: config.Config) -> dict[str, object]:
+    return {"backends": settings.backends, "checkpoint": settings.checkpoint}
+
+
 @pytest.mark.parametrize("path", GOOD, ids=identifier)
 def test_good_file_means_what_it_says(path: Path) -> None:
     settings = config.load(path, env_of(path))
@@ -38,7 +42,7 @@ def test_good_file_means_what_it_says(path: Path) -> None:
     assert expectations
     for expression, value in (line.split(" = ", 1) for line in expectations):
         # The expressions come from our own files beside this one.
-        actual = eval(expression, {"backends": settings.backends})  # noqa: S307
+        actual = eval(expression, vars_of(settings))  # noqa: S307
         assert value == repr(actual), expression
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
+    from exporter.checkpoint import Checkpoint
     from tests.servers.database import Database
 
 TASKS = TaskExtended.__table__
@@ -31,10 +32,11 @@ GROUPS = TaskSet.__table__
 class Follower:
     """One backend, polled when the test says so; its numbers as a scrape gives them."""
 
-    def __init__(self, url: str, **settings: Any) -> None:
+    def __init__(self, url: str, checkpoint: Checkpoint | None = None, **settings: Any) -> None:
         settings = {"start": "beginning", "poll_interval": 0.1, "first_zero": 0.0} | settings
         self.exposition = Exposition()
-        self.poller = Poller(from_url(url, **settings).backends[0], self.exposition)
+        self.poller = Poller(from_url(url, **settings).backends[0], self.exposition, checkpoint)
+        self.poller.restore()
 
     def poll(self) -> Follower:
         """Poll when everything is due again, and insist that it worked."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hypothesis import settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from exporter.lifecycle import Rules
-from exporter.position import Batch, Horizon, Plan, Position
+from exporter.position import Batch, Change, Horizon, Plan, Position
 from exporter.results import READY_STATES, SUCCESS, Finished, Group, Row, Vanished
 from exporter.spans import MIN_ID, Span, holes
 
@@ -105,13 +106,14 @@ class Following:
         self.counted = Counted()
         self.now = 1000.0
         self.late = self.expired = self.resets = 0
+        self.take_over: Callable[[Change], None] | None = None  # instead of applying at once
 
     def poll(self, after: float = 1.0, horizon: Horizon | None = None) -> Following:
         self.now += after
         while True:
             batch = self.table.read(self.position.plan(self.now), horizon)
             change = self.position.advance(batch, self.now)
-            self.position.apply(change)
+            (self.take_over or self.position.apply)(change)
             self.counted.take(change.outcomes)
             self.late += change.late_rows
             self.expired += change.expired_ids

@@ -20,7 +20,7 @@ from exporter.errors import Reason
 from exporter.position import Plan
 from exporter.reader import Reader
 from exporter.spans import MIN_ID, Span
-from exporter.tables import celery
+from exporter.tables import Facts, celery
 
 if TYPE_CHECKING:
     from sqlalchemy import Executable
@@ -69,13 +69,9 @@ def statements(request: pytest.FixtureRequest) -> list[str]:
     dialect.snapshot = request.param
     recorder = Recorder()
     columns = dict.fromkeys((*celery.TASK.required, *celery.TASK.optional), BigInteger())
-    facts = {
-        "columns": columns,
-        "readable": set(columns),
-        "highest_id": dialect.highest_id(BigInteger()),
-        "date_done_index": True,
-    }
-    table = tables.build(celery.TASK, "celery_taskmeta", "dbo", facts)
+    highest = dialect.highest_id(BigInteger())
+    facts = Facts(columns, frozenset())
+    table = tables.build(celery.TASK, "celery_taskmeta", "dbo", facts, set(columns), highest)
     reader = Reader(table, dialect, ZoneInfo("UTC"))
     session = Session(recorder, (table,), None)  # type: ignore[arg-type]
     reader.read(session, Plan(look=True))
@@ -109,12 +105,8 @@ def test_groups_are_of_exact_bytes(statements: list[str]) -> None:
 
 def test_ids_are_compared_as_bigints(statements: list[str]) -> None:
     recorder = Recorder()
-    table = tables.build(
-        celery.GROUP,
-        "celery_tasksetmeta",
-        None,
-        {"columns": {"id": 1}, "readable": {"id"}, "highest_id": 1, "date_done_index": False},
-    )
+    facts = Facts({"id": BigInteger()}, frozenset())
+    table = tables.build(celery.GROUP, "celery_tasksetmeta", None, facts, {"id"}, 1)
     recorder.execute(table.table.select().where(table.id > MIN_ID))
     assert recorder.parameters == {"id_1": MIN_ID}
     assert statements

@@ -1,0 +1,405 @@
+"""Positions and totals, kept over crashes and restarts: both change in one transaction (R7).
+
+Written through SQLAlchemy, so that a file of our own (SQLite) and a database of the operator's are
+one and the same code. Only what changed is written. When something is due is not kept: after a
+restart everything is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote
+
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    Column,
+    Connection,
+    Double,
+    Engine,
+    MetaData,
+    String,
+    Table,
+    Text,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from exporter import secrets
+from exporter.errors import CheckpointError
+from exporter.lifecycle import Watch
+from exporter.metrics import CATALOGUE, FAILURES
+from exporter.position import Change, Gap, Position
+from exporter.spans import Span
+from exporter.tally import Changes, Histogram, Key, Tally, Total
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT = 5.0  # seconds
+
+_metadata = MetaData()
+
+
+def _table(name: str, *columns: Column[Any]) -> Table:
+    return Table(f"celery_results_exporter_{name}", _metadata, *columns)
+
+
+def _owner() -> tuple[Column[Any], Column[Any]]:
+    """Make the columns that say whose row this is: a backend's, of its task or group table."""
+    return (
+        Column("backend", String(190), primary_key=True),
+        Column("kind", String(16), primary_key=True),
+    )
+
+
+_meta = _table(
+    "meta", Column("key", String(64), primary_key=True), Column("value", Text, nullable=False)
+)
+_positions = _table(
+    "position",
+    *_owner(),
+    Column("identity", Text, nullable=False),  # which table of which database this is
+    Column("mark", Text, nullable=False),  # JSON, see `exporter.position.Mark`
+)
+_gaps = _table(
+    "gap",
+    *_owner(),
+    Column("lo", BigInteger, primary_key=True, autoincrement=False),
+    Column("hi", BigInteger, nullable=False),
+    Column("since", Double, nullable=False),
+    Column("horizon", BigInteger),
+)
+_watched = _table(
+    "watched",
+    *_owner(),
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("watch", Text, nullable=False),  # JSON, a `Watch` without `due`
+)
+_totals = _table(
+    "total",
+    Column("backend", String(190), primary_key=True),
+    Column("key", String(64), primary_key=True),  # hash of metric and labels: no collation merges
+    Column("metric", String(190), nullable=False),
+    Column("labels", Text, nullable=False),  # JSON
+    Column("value", Text, nullable=False),  # JSON
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What one step changes of one table: not yet applied, and written before it is."""
+
+    kind: str
+    position: Position
+    change: Change
+    changes: Changes
+
+
+class Checkpoint:
+    """One store for all backends. Safe for several threads; one process at a time."""
+
+    def __init__(self, engine: Engine, path: Path | None = None) -> None:
+        self.path = path
+        self.last_commit: float | None = None  # Unix time, seconds
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._file_lock: IO[bytes] | None = None
+
+    def open(self) -> None:
+        """Create or migrate the store; raise CheckpointError where it cannot be used."""
+        try:
+            with self._translated():
+                if self.path is not None:
+                    self._file_lock = _lock(self.path)
+                with self._engine.begin() as connection:
+                    _metadata.create_all(connection)
+                    _check_version(connection)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Release it."""
+        self._engine.dispose()
+        if self._file_lock is not None:
+            self._file_lock.close()
+
+    def size(self) -> int | None:
+        """Return the bytes it takes on disk; None where it is not a file of ours."""
+        if self.path is None:
+            return None
+        parts = [self.path, self.path.with_name(f"{self.path.name}-wal")]
+        return sum(part.stat().st_size for part in parts if part.exists())
+
+    def restore(
+        self,
+        backend: str,
+        identity: Mapping[str, str],
+        positions: Mapping[str, Position],
+        tally: Tally,
+    ) -> bool:
+        """Fill positions and tally with what was saved, if anything was; say whether it was.
+
+        `identity` says, for each kind of table, which one it is: another one is refused.
+        """
+        with self._translated(), self._engine.connect() as connection:
+            marks = connection.execute(
+                select(_positions).where(_positions.c.backend == backend)
+            ).all()
+            for row in marks:
+                if row.identity != identity[row.kind]:
+                    raise CheckpointError(
+                        f"backend {backend!r}: the checkpoint holds counts of {row.identity}, and "
+                        f"this is {identity[row.kind]}: give the backend another name, or delete "
+                        "the checkpoint to count from the start again"
+                    )
+                gaps = _read_gaps(connection, backend, row.kind)
+                watched = _read_watched(connection, backend, row.kind)
+                positions[row.kind].restore(json.loads(row.mark), gaps, watched)
+            _read_totals(connection, backend, tally)
+        return bool(marks)
+
+    def save(
+        self, backend: str, identity: Mapping[str, str], staged: Iterable[Staged], tally: Tally
+    ) -> None:
+        """Write what is staged, in one transaction; nothing at all where nothing changed."""
+        writes = [write for stage in staged for write in _writes(backend, identity, stage, tally)]
+        if not writes:
+            return
+        with self._translated(), self._lock, self._engine.begin() as connection:
+            for statement, rows in writes:
+                connection.execute(statement, rows)
+        self.last_commit = time.time()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (SQLAlchemyError, OSError, ValueError, KeyError, TypeError) as error:
+            what = str(getattr(error, "orig", None) or error)
+            where = f"checkpoint {self.path}" if self.path else "checkpoint database"
+            raise CheckpointError(f"{where}: {' '.join(secrets.mask(what).split())}") from error
+
+
+def open_file(path: Path) -> Checkpoint:
+    """Open a checkpoint in a file, creating it where there is none.
+
+    Every commit is synced to disk: with less, a power cut could take back commits whose counts
+    were served already (SQLite: "PRAGMA synchronous").
+    """
+    engine = create_engine(URL.create("sqlite", database=str(path)), hide_parameters=True)
+
+    @event.listens_for(engine, "connect")
+    def _configure(raw: Any, _record: Any) -> None:
+        raw.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT * 1000)}")
+        raw.execute("PRAGMA journal_mode = WAL")
+        raw.execute("PRAGMA synchronous = FULL")
+
+    checkpoint = Checkpoint(engine, path)
+    checkpoint.open()
+    return checkpoint
+
+
+def read_file(path: Path) -> Checkpoint:
+    """Open a checkpoint for reading, beside the process that writes it."""
+    if not path.exists():
+        raise CheckpointError(f"checkpoint {path}: does not exist")
+    query = {"mode": "ro", "uri": "true"}
+    url = URL.create("sqlite", database=f"file:{quote(str(path.absolute()))}", query=query)
+    return Checkpoint(create_engine(url, hide_parameters=True), path)
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """Keep other processes out. The lock goes with the process, however it ends."""
+    file = path.with_name(f"{path.name}.lock").open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise CheckpointError(
+            f"checkpoint {path}: another process uses it; stop that one, or give this one its own"
+        ) from None
+    return file
+
+
+def _check_version(connection: Connection) -> None:
+    found = connection.execute(select(_meta.c.value).where(_meta.c.key == "schema")).scalar()
+    if found is None:
+        connection.execute(insert(_meta).values(key="schema", value=str(SCHEMA_VERSION)))
+    elif int(found) > SCHEMA_VERSION:
+        raise CheckpointError(
+            f"the checkpoint was written by a newer version (schema {found}, this one knows "
+            f"{SCHEMA_VERSION}): run that version, or begin a new checkpoint"
+        )
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+def _read_gaps(connection: Connection, backend: str, kind: str) -> tuple[Gap, ...]:
+    query = select(_gaps).where(_gaps.c.backend == backend, _gaps.c.kind == kind)
+    rows = connection.execute(query.order_by(_gaps.c.lo))
+    return tuple(Gap(Span(row.lo, row.hi), row.since, 0.0, row.horizon) for row in rows)
+
+
+def _read_watched(connection: Connection, backend: str, kind: str) -> dict[int, Watch]:
+    query = select(_watched.c.id, _watched.c.watch)
+    rows = connection.execute(query.where(_watched.c.backend == backend, _watched.c.kind == kind))
+    return {row_id: _watch(json.loads(text)) for row_id, text in rows}
+
+
+def _watch(values: list[Any]) -> Watch:
+    state, task, worker, queue, first_seen, until, started, counted, settled = values
+    counted = None if counted is None else (counted[0], counted[1])
+    return Watch(state, task, worker, queue, first_seen, 0.0, until, started, counted, settled)
+
+
+def _read_totals(connection: Connection, backend: str, tally: Tally) -> None:
+    query = select(_totals.c.metric, _totals.c.labels, _totals.c.value)
+    for metric, labels, text in connection.execute(query.where(_totals.c.backend == backend)):
+        key = (CATALOGUE[metric], tuple(json.loads(labels)))
+        value = json.loads(text)
+        if isinstance(value, dict):
+            tally.histograms[key] = Histogram(
+                tuple(value["bounds"]), tuple(value["counts"]), value["sum"]
+            )
+        elif isinstance(value, list):
+            tally.totals[key] = Total(*value)
+            if key[0] is FAILURES:
+                tally.exceptions.add(key[1][-1])
+        else:
+            tally.newest[key] = value
+
+
+# -- writing -------------------------------------------------------------------------------------
+
+Write = tuple[Any, list[dict[str, Any]]]
+
+
+def _writes(
+    backend: str, identity: Mapping[str, str], stage: Staged, tally: Tally
+) -> Iterator[Write]:
+    """Yield the statements that bring the store from the position and tally to the change."""
+    owner = {"backend": backend, "kind": stage.kind}
+    before, change = stage.position, stage.change
+    if before.mark != change.mark or not before.looked:
+        values = {"mark": json.dumps(change.mark), "identity": identity[stage.kind]}
+        yield from _put(_positions, owner, ("backend", "kind"), values, known=before.looked)
+    yield from _gap_writes(owner, before.gaps, change.gaps)
+    yield from _watch_writes(owner, before.watched, change.watch)
+    yield from _total_writes(backend, stage.changes, tally)
+
+
+def _put(
+    table: Table,
+    owner: dict[str, Any],
+    keys: tuple[str, ...],
+    values: dict[str, Any],
+    *,
+    known: bool,
+) -> Iterator[Write]:
+    if known:
+        where = [table.c[key] == bindparam(f"_{key}") for key in keys]
+        yield update(table).where(*where), [{f"_{k}": owner[k] for k in keys} | values]
+    else:
+        yield insert(table), [owner | values]
+
+
+def _gap_writes(
+    owner: dict[str, Any], before: tuple[Gap, ...], after: tuple[Gap, ...]
+) -> Iterator[Write]:
+    old = {(gap.span, gap.since, gap.horizon) for gap in before}
+    new = {(gap.span, gap.since, gap.horizon) for gap in after}
+    yield from _replace(
+        _gaps,
+        [owner | {"lo": span.lo} for span, _, _ in old - new],
+        [
+            owner | {"lo": span.lo, "hi": span.hi, "since": since, "horizon": horizon}
+            for span, since, horizon in new - old
+        ],
+        "lo",
+    )
+
+
+def _watch_writes(
+    owner: dict[str, Any], before: Mapping[int, Watch], after: Mapping[int, Watch | None]
+) -> Iterator[Write]:
+    gone, put = [], []
+    for row_id, watch in after.items():
+        old = before.get(row_id)
+        kept = None if watch is None else _without_due(watch)
+        if old is not None and _without_due(old) != kept:
+            gone.append(owner | {"id": row_id})
+        if kept is not None and (old is None or _without_due(old) != kept):
+            put.append(owner | {"id": row_id, "watch": json.dumps(kept)})
+    yield from _replace(_watched, gone, put, "id")
+
+
+def _without_due(watch: Watch) -> list[Any]:
+    values = list(watch)
+    del values[Watch._fields.index("due")]
+    return values
+
+
+def _replace(
+    table: Table, gone: list[dict[str, Any]], put: list[dict[str, Any]], key: str
+) -> Iterator[Write]:
+    if gone:
+        keys = ("backend", "kind", key)
+        where = [table.c[name] == bindparam(f"_{name}") for name in keys]
+        yield delete(table).where(*where), [{f"_{k}": row[k] for k in keys} for row in gone]
+    if put:
+        yield insert(table), put
+
+
+def _total_writes(backend: str, changes: Changes, tally: Tally) -> Iterator[Write]:
+    known, new = [], []
+    for key, value, old in _values(changes, tally):
+        row = {"_backend": backend, "_key": _hash(key), "value": json.dumps(value)}
+        if old:
+            known.append(row)
+        else:
+            metric, labels = key
+            new.append(
+                {
+                    "backend": row["_backend"],
+                    "key": row["_key"],
+                    "value": row["value"],
+                    "metric": metric.name,
+                    "labels": json.dumps(labels),
+                }
+            )
+    if known:
+        where = (_totals.c.backend == bindparam("_backend"), _totals.c.key == bindparam("_key"))
+        yield update(_totals).where(*where), known
+    if new:
+        yield insert(_totals), new
+
+
+def _values(changes: Changes, tally: Tally) -> Iterator[tuple[Key, Any, bool]]:
+    """Yield each changed key, its value as JSON takes it, and whether it was there before."""
+    for key, total in changes.totals.items():
+        yield key, list(total), key in tally.totals
+    for key, newest in changes.newest.items():
+        yield key, newest, key in tally.newest
+    for key, histogram in changes.histograms.items():
+        yield key, histogram._asdict(), key in tally.histograms
+
+
+def _hash(key: Key) -> str:
+    metric, labels = key
+    return sha256(json.dumps([metric.name, *labels]).encode()).hexdigest()

@@ -1,0 +1,104 @@
+"""The class of a failure's exception, from the first bytes of what Celery stored. Pure.
+
+Nothing is ever unpickled: `pickletools.genops` names the opcodes and runs none of them. How Celery
+stores failures, by version and serializer: docs/celery-tables.md, "Failures".
+"""
+
+from __future__ import annotations
+
+import json
+import pickletools
+import re
+from collections.abc import Iterator
+
+RESULT_BYTES = 512  # enough for the opcodes before the class, and for JSON's exc_type
+TRACEBACK_CHARACTERS = 2_000  # of its end
+LONGEST_NAME = 100
+
+# Celery wraps exceptions that cannot be pickled; the real class is named in the arguments.
+WRAPPER = "UnpickleableExceptionWrapper"
+
+_JSON_STRING = r'"((?:[^"\\]|\\.)*)"'
+_EXC_TYPE = re.compile(rf'\s*{{\s*"exc_type"\s*:\s*{_JSON_STRING}')
+_WRAPPED = re.compile(rf'"exc_message"\s*:\s*\[\s*{_JSON_STRING}\s*,\s*{_JSON_STRING}')
+_HEAD = "Traceback (most recent call last):"
+_GROUP_HEAD = "Exception Group Traceback (most recent call last):"
+_NAME = re.compile(r"[\w.]+", re.UNICODE)
+
+
+def from_result(start: bytes) -> str:
+    """Name the class from the first bytes of the `result` column; "" where they do not tell."""
+    try:
+        name = _from_pickle(start) if start[:1] == b"\x80" else _from_json(start)
+    except Exception:  # noqa: BLE001  # whatever hostile bytes do to a parser, they name no class
+        return ""
+    return _bare(name)
+
+
+def from_traceback(end: str) -> str:
+    """Name the class from the end of the `traceback` column; "" where it does not tell.
+
+    The last line lies where the message has several lines, notes, or is a group's: the class stands
+    in the first line without indentation after the last heading.
+    """
+    lines = [line.removeprefix("  | ").removeprefix("  + ") for line in end.splitlines()]
+    heads = [number for number, line in enumerate(lines) if line in (_HEAD, _GROUP_HEAD)]
+    for line in lines[heads[-1] + 1 :] if heads else []:
+        if line and not line[0].isspace():
+            found = _NAME.match(line)
+            return _bare(found[0] if found else "")
+    return ""
+
+
+def _from_json(start: bytes) -> str:
+    text = start.decode("utf-8", "replace")
+    found = _EXC_TYPE.match(text)
+    name = json.loads(f'"{found[1]}"') if found else ""
+    wrapped = _WRAPPED.search(text) if name == WRAPPER else None
+    return str(json.loads(f'"{wrapped[2]}"') if wrapped else name)
+
+
+def _from_pickle(start: bytes) -> str:
+    """Follow the strings of a pickle up to the class.
+
+    Either a dict, `{"exc_type": class, "exc_message": (module, class, ...)}`, or an exception
+    object, of which the first global is the class, followed by its arguments.
+    """
+    strings: list[str] = []
+    for name, argument in _opcodes(start):
+        if name == "GLOBAL":  # "module class"
+            strings += str(argument).split(" ", 1)
+            name = "STACK_GLOBAL"  # noqa: PLW2901  # the same, in older protocols
+        elif isinstance(argument, str):
+            strings.append(argument)
+        found = _class_in(strings, named=name == "STACK_GLOBAL")
+        if found:
+            return found
+    return ""
+
+
+def _class_in(strings: list[str], *, named: bool) -> str:
+    if strings[:1] == ["exc_type"]:
+        if len(strings) < 2:  # noqa: PLR2004
+            return ""
+        if strings[1] != WRAPPER:
+            return strings[1]
+        return strings[4] if len(strings) > 4 else ""  # noqa: PLR2004  # exc_message, module, class
+    if len(strings) >= 2 and strings[1] == WRAPPER:  # noqa: PLR2004
+        return strings[3] if len(strings) > 3 else ""  # noqa: PLR2004  # module, class
+    return strings[1] if named and len(strings) >= 2 else ""  # noqa: PLR2004
+
+
+def _opcodes(start: bytes) -> Iterator[tuple[str, object]]:
+    """Yield opcodes until the bytes end, which they do in the middle of one."""
+    try:
+        for opcode, argument, _ in pickletools.genops(start):
+            yield opcode.name, argument
+    except ValueError:
+        return
+
+
+def _bare(name: str) -> str:
+    """Return the class without its module, printable and bounded."""
+    last = name.rsplit(".", 1)[-1]
+    return "".join(c for c in last if c.isprintable())[:LONGEST_NAME]

@@ -1,0 +1,117 @@
+"""The `verify` command: whether the finished rows of the tables are in the checkpoint's counts.
+
+Rows may have been counted and deleted since, so counted may exceed present; never the reverse.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from exporter import metrics
+from exporter.checkpoint import Checkpoint, read_file
+from exporter.config import Backend, Config
+from exporter.database import Database
+from exporter.errors import BackendError, ConfigError
+from exporter.lifecycle import Rules
+from exporter.position import Position
+from exporter.reader import Reader
+from exporter.spans import MIN_ID
+from exporter.tables import celery
+from exporter.tally import OTHER, Tally
+
+Labels = tuple[str, str, str, str]  # task, state, worker, queue
+HEADINGS = ("TASK", "STATE", "WORKER", "QUEUE", "PRESENT", "COUNTED", "MISSING")
+
+
+def verify(config: Config) -> int:
+    """Compare every backend; return 1 where a present row was not counted, or cannot be read."""
+    if config.checkpoint is None:
+        raise ConfigError(["verify needs a checkpoint: without one, counts live in memory"])
+    checkpoint = read_file(config.checkpoint)
+    failed = False
+    for settings in config.backends:
+        try:
+            lines, missing = _compare(settings, checkpoint, config.checkpoint)
+        except BackendError as error:
+            lines, missing = [f"backend {settings.name}: error: {error.reason}: {error}"], True
+        sys.stdout.write("\n".join(lines) + "\n")
+        failed = failed or missing
+    checkpoint.close()
+    return int(failed)
+
+
+def _compare(settings: Backend, checkpoint: Checkpoint, path: Path) -> tuple[list[str], bool]:
+    database = Database(settings)
+    position = Position(Rules())
+    positions = {"task": position, "group": Position(Rules())}
+    tally = Tally(settings.series_limit, 0.0)
+    if not checkpoint.restore(settings.name, database.identity(), positions, tally):
+        return [f"backend {settings.name}: not in the checkpoint {path} yet"], False
+    present = _present(database, position)
+    counted = Counter(
+        {
+            (labels[0], labels[1], labels[2], labels[3]): int(total.value)
+            for (metric, labels), total in tally.totals.items()
+            if metric is metrics.RESULTS and total.value
+        }
+    )
+    return _report(settings.name, _folded(present, counted), counted)
+
+
+def _present(database: Database, position: Position) -> Counter[Labels]:
+    """Count rows that must have been counted when the checkpoint was last written.
+
+    Watched rows may have finished since; and late ones may have come.
+    """
+    try:
+        with database.session() as session:
+            table = next((t for t in session.tables if t.layout is celery.TASK), None)
+            if table is None or position.cursor is None:
+                return Counter()
+            reader = Reader(table, database.dialect, database.settings.timezone)
+            present = reader.present(session, position.origin, position.cursor)
+            for row in reader.rows(session, list(position.watched)):
+                watch = position.watched[row.id]
+                news = not watch.settled or watch.state != row.state
+                if row.finished and news and row.id > (position.origin or row.id - 1):
+                    present[row.task, row.state, row.worker, row.queue] -= 1
+            for gap in position.gaps:
+                below = gap.span.lo - 1 if gap.span.lo > MIN_ID else None
+                history = position.origin is not None and position.origin > gap.span.lo - 1
+                present -= reader.present(
+                    session, position.origin if history else below, gap.span.hi
+                )
+            return present
+    finally:
+        database.close()
+
+
+def _folded(present: Counter[Labels], counted: Counter[Labels]) -> Counter[Labels]:
+    """Look for label sets that were folded under __other__ there."""
+    folded: Counter[Labels] = Counter()
+    for labels, count in present.items():
+        own = labels in counted or (OTHER, labels[1], OTHER, OTHER) not in counted
+        folded[labels if own else (OTHER, labels[1], OTHER, OTHER)] += count
+    return folded
+
+
+def _report(
+    name: str, present: Counter[Labels], counted: Counter[Labels]
+) -> tuple[list[str], bool]:
+    rows = [
+        (*labels, str(present[labels]), str(counted[labels]), str((present - counted)[labels]))
+        for labels in sorted(present | counted)
+    ]
+    missing = sum((present - counted).values())
+    total = f"{present.total()} present, {counted.total()} counted, {missing} missing"
+    return [f"backend {name}: {total}", *_columns([HEADINGS, *rows])], missing > 0
+
+
+def _columns(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        yield "  " + "  ".join(cells).rstrip()

@@ -1,0 +1,213 @@
+"""What survives: crashes, restarts, a full disk; and what is refused."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+from sqlalchemy import StaticPool, create_engine, delete, event, text
+
+from exporter.checkpoint import Checkpoint, Staged, open_file
+from exporter.errors import CheckpointError
+from exporter.position import Position
+from exporter.tally import Tally
+from tests.counting.follow import TASKS, Follower, create_tables, insert, update
+from tests.counting.test_position import ManyWriters
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+    from tests.servers.database import Database
+
+ONE = {"task": "the table"}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoint.sqlite"
+
+
+@pytest.fixture
+def engine(database: Database) -> Engine:
+    return create_tables(database)
+
+
+class Crashing(ManyWriters):
+    """Many writers, and an exporter that is killed and started again at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Checkpoint(create_engine("sqlite://", poolclass=StaticPool))
+        self.store.open()
+        self.tally = Tally(10_000, 0.0)
+        following, store = self.following, self.store
+
+        def take_over(change: object) -> None:
+            changes = self.tally.count("task", change, following.now, live=True)  # type: ignore[arg-type]
+            staged = Staged("task", following.position, change, changes)  # type: ignore[arg-type]
+            store.save("a", ONE, [staged], self.tally)
+            following.position.apply(change)  # type: ignore[arg-type]
+            self.tally.apply(changes)
+
+        following.take_over = take_over
+
+    @rule(saved=st.booleans())
+    def crash(self, *, saved: bool) -> None:
+        """Die in a step, after what it read was saved or before."""
+        following = self.following
+        batch = self.table.read(following.position.plan(following.now))
+        change = following.position.advance(batch, following.now)
+        changes = self.tally.count("task", change, following.now, live=True)
+        if saved:
+            staged = Staged("task", following.position, change, changes)
+            self.store.save("a", ONE, [staged], self.tally)
+            following.counted.take(change.outcomes)
+            self._see()
+        following.position = Position(following.position.rules)
+        self.tally = Tally(10_000, 0.0)
+        self.store.restore("a", ONE, {"task": following.position}, self.tally)
+
+    def check_totals(self) -> None:
+        totals = {
+            (labels[0], labels[1]): value.value
+            for (metric, labels), value in self.tally.totals.items()
+            if metric.name == "celery_task_results_total" and value.value
+        }
+        assert totals == dict(self.following.counted.results)
+
+    def teardown(self) -> None:
+        self.check_totals()
+        self.store.close()
+
+
+Crashing.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+TestCrashing = Crashing.TestCase
+
+
+def test_counts_go_on_after_a_restart(database: Database, engine: Engine, path: Path) -> None:
+    """What happened meanwhile is counted, whatever it was."""
+    checkpoint = open_file(path)
+    follower = Follower(database.reader_url, checkpoint)
+    with engine.begin() as connection:
+        for number in range(1, 6):
+            insert(connection, id=2 * number)
+        started = insert(connection, "STARTED", id=12)
+        failed = insert(connection, "FAILURE", id=14)
+        stuck = insert(connection, "RETRY", id=16)
+    before = follower.poll().value("celery_task_oldest_unfinished_timestamp_seconds", state="RETRY")
+    assert follower.states() == {"SUCCESS": 5, "FAILURE": 1}
+    follower.close()
+    checkpoint.close()
+
+    with engine.begin() as connection:
+        update(connection, started, "SUCCESS")
+        update(connection, failed, "SUCCESS")
+        insert(connection, "REVOKED", id=20)
+        insert(connection, id=7)  # committed late
+    checkpoint = open_file(path)
+    follower = Follower(database.reader_url, checkpoint).poll()
+    assert follower.states() == {"SUCCESS": 8, "FAILURE": 1, "REVOKED": 1}
+    revised = follower.value("celery_task_results_revised_total", from_state="FAILURE")
+    assert revised == 1
+    age = follower.value("celery_task_oldest_unfinished_timestamp_seconds", state="RETRY")
+    assert age == before
+    with engine.begin() as connection:
+        connection.execute(delete(TASKS).where(TASKS.c.id == stuck))
+    assert follower.poll().value("celery_task_unfinished_vanished_total", state="RETRY") == 1
+    follower.close()
+    checkpoint.close()
+
+
+@pytest.fixture
+def sqlite(database: Database) -> Database:
+    create_tables(database)
+    return database
+
+
+ONLY_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
+
+@ONLY_SQLITE
+def test_nothing_is_written_when_nothing_changed(sqlite: Database, path: Path) -> None:
+    checkpoint = open_file(path)
+    with sqlite.engine().begin() as connection:
+        insert(connection, "STARTED")
+        insert(connection, "FAILURE")
+    follower = Follower(sqlite.reader_url, checkpoint).poll()
+    last = checkpoint.last_commit
+    follower.poll().poll()
+    assert last is not None
+    assert checkpoint.last_commit == last
+    follower.close()
+    checkpoint.close()
+
+
+@ONLY_SQLITE
+def test_full_disk_serves_nothing_and_loses_nothing(sqlite: Database, path: Path) -> None:
+    checkpoint = open_file(path)
+    follower = Follower(sqlite.reader_url, checkpoint).poll()
+    with checkpoint._engine.connect() as connection:
+        pages = connection.execute(text("PRAGMA page_count")).scalar_one()
+    limit = f"PRAGMA max_page_count = {pages}"
+
+    def full(raw: sqlite3.Connection, *_: object) -> None:
+        raw.execute(limit)
+
+    event.listen(checkpoint._engine, "checkout", full)
+    with sqlite.engine().begin() as connection:
+        for number in range(200):
+            insert(connection, "FAILURE", name=f"task{number}" + 100 * "x")
+    assert not follower.poller.try_poll()
+    assert "disk is full" in follower.poller.status.message
+    assert follower.states() == {}
+    assert follower.value("celery_backend_up") == 0
+    assert follower.value("celery_backend_poll_errors_total", reason="checkpoint") == 1
+    limit = "PRAGMA max_page_count = 1000000"
+    assert follower.poll().states() == {"FAILURE": 200}
+    follower.close()
+    checkpoint.close()
+
+
+@ONLY_SQLITE
+def test_another_table_is_refused(sqlite: Database, path: Path, tmp_path: Path) -> None:
+    checkpoint = open_file(path)
+    Follower(sqlite.reader_url, checkpoint).poll().close()
+    with pytest.raises(CheckpointError, match=r"holds counts of .*another name, or delete"):
+        Follower(f"sqlite:///{tmp_path}/other.sqlite", checkpoint)
+    checkpoint.close()
+
+
+def test_second_process_is_refused(path: Path) -> None:
+    checkpoint = open_file(path)
+    with pytest.raises(CheckpointError, match="another process uses it"):
+        open_file(path)
+    checkpoint.close()
+    open_file(path).close()
+
+
+@pytest.mark.parametrize("content", [b"this is no database", b"SQLite format 3\0" + b"\xff" * 4096])
+def test_unreadable_checkpoint_is_refused_and_kept(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=str(path)):
+        open_file(path)
+    assert path.read_bytes() == content
+
+
+def test_checkpoint_of_a_newer_version_is_refused(path: Path) -> None:
+    checkpoint = open_file(path)
+    with checkpoint._engine.begin() as connection:
+        connection.execute(text("UPDATE celery_results_exporter_meta SET value = '999'"))
+    checkpoint.close()
+    with pytest.raises(CheckpointError, match="newer version"):
+        open_file(path)
+
+
+def test_missing_folder_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="No such file or directory"):
+        open_file(tmp_path / "no" / "such" / "folder.sqlite")

@@ -1,0 +1,201 @@
+"""The class of an exception, without unpickling anything."""
+
+from __future__ import annotations
+
+import ast
+import json
+import pickle
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery.utils.serialization import UnpickleableExceptionWrapper
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+import exporter
+from exporter.failures import RESULT_BYTES, from_result, from_traceback
+from exporter.formats import Format
+from tests.counting.follow import TASKS, Follower, create_tables, insert
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from tests.servers.database import Database
+
+
+class Unlucky(Exception):  # noqa: N818
+    """With a signature of its own."""
+
+    def __init__(self, one: int, two: str) -> None:
+        super().__init__(f"{one} {two}")
+
+
+def stored_dict(name: str, module: str = "builtins", *message: object) -> dict[str, Any]:
+    """What Celery <= 5.6 pickles with the JSON serializer, and 5.7 writes as JSON."""
+    return {"exc_type": name, "exc_message": message, "exc_module": module}
+
+
+WRAPPED = UnpickleableExceptionWrapper("shop.errors", "OutOfStock", ["no apples"])
+PROTOCOLS = range(2, pickle.HIGHEST_PROTOCOL + 1)
+
+
+def test_json() -> None:
+    stored = json.dumps(stored_dict("ValueError", "builtins", "boom" * 1000)).encode()
+    assert from_result(stored[:RESULT_BYTES]) == "ValueError"
+
+
+def test_wrapped_in_json() -> None:
+    stored = stored_dict(
+        "UnpickleableExceptionWrapper", "x", "shop.errors", "OutOfStock", ["no apples"]
+    )
+    assert from_result(json.dumps(stored).encode()) == "OutOfStock"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    ("stored", "name"),
+    [
+        (stored_dict("ValueError", "builtins", "boom" * 1000), "ValueError"),
+        (
+            stored_dict("UnpickleableExceptionWrapper", "c", "shop.errors", "OutOfStock", []),
+            "OutOfStock",
+        ),
+        (KeyError("key"), "KeyError"),
+        (Unlucky(1, "x"), "Unlucky"),
+        (json.JSONDecodeError("no", "doc" * 1000, 1), "JSONDecodeError"),
+        (WRAPPED, "OutOfStock"),
+    ],
+)
+def test_pickles_of_every_protocol(stored: object, name: str, protocol: int) -> None:
+    assert from_result(pickle.dumps(stored, protocol)[:RESULT_BYTES]) == name
+
+
+@given(st.binary(max_size=RESULT_BYTES))
+def test_any_bytes_name_at_most_one_bounded_word(data: bytes) -> None:
+    for start in (data, b"\x80\x04" + data, b'{"exc_type": "' + data):
+        name = from_result(start)
+        assert len(name) <= 100
+        assert name.isprintable()
+
+
+def _raised(source: str) -> str:
+    """Run Python and return the traceback of what it raises."""
+    try:
+        exec(compile(source, "<task>", "exec"), {"__name__": "shop.tasks"})  # noqa: S102
+    except BaseException:  # noqa: BLE001
+        return traceback.format_exc()
+    raise AssertionError("nothing was raised")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("raise ValueError('boom')", "ValueError"),
+        ("raise ValueError", "ValueError"),
+        ("class Deep(Exception): pass\nraise Deep('x')", "Deep"),
+        ("try: 1/0\nexcept Exception as e: raise KeyError('x') from e", "KeyError"),
+        (
+            "raise RuntimeError('one\\ntwo\\n  File \"f\", line 1\\nValueError: not me')",
+            "RuntimeError",
+        ),
+        ("e = ValueError('x'); e.add_note('KeyError: not me'); raise e", "ValueError"),
+        ("raise ExceptionGroup('many', [ValueError('a'), TypeError('b')])", "ExceptionGroup"),
+        ("compile('1 +', 'f', 'exec')", "SyntaxError"),
+    ],
+)
+def test_tracebacks(source: str, name: str) -> None:
+    assert from_traceback(_raised(source)) == name
+
+
+@given(st.text(max_size=300))
+def test_any_text_names_at_most_one_bounded_word(text: str) -> None:
+    for end in (text, "Traceback (most recent call last):\n" + text):
+        assert len(from_traceback(end)) <= 100
+
+
+class Bomb:
+    """A pickle that creates a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.path), "w")
+
+
+@pytest.fixture
+def engine(database: Database) -> Engine:
+    return create_tables(database)
+
+
+def test_failures_count_by_class(database: Database, engine: Engine, tmp_path: Path) -> None:
+    """From JSON, from pickles, from the traceback; and the bomb does not go off."""
+    bomb = tmp_path / "bomb"
+    rows = [
+        (json.dumps(stored_dict("ValueError")).encode(), None),
+        (pickle.dumps(stored_dict("KeyError")), None),
+        (pickle.dumps(OSError("x")), None),
+        (None, _raised("raise TimeoutError('x')")),
+        (b"\x80\x04garbage", "x" * 5000 + "\n" + _raised("raise LookupError")),
+        (pickle.dumps(Bomb(bomb)), None),
+        (None, None),
+    ]
+    with engine.begin() as connection:
+        for result, trace in rows:
+            raw = TASKS.insert().values(
+                task_id=str(len(str(trace)) + hash(result)), status="FAILURE", name="app.add",
+                queue="q", traceback=trace, result=result,
+            )  # fmt: skip
+            connection.execute(raw)
+        insert(connection, "SUCCESS")
+    follower = Follower(database.reader_url).poll()
+    counted = {
+        labels["exception"]: value
+        for labels, value in follower.samples("celery_task_failures_total")
+    }
+    expected = ["ValueError", "KeyError", "OSError", "TimeoutError", "LookupError", "open", ""]
+    assert counted == dict.fromkeys(expected, 1)
+    assert not bomb.exists()
+    pickle.loads(pickle.dumps(Bomb(bomb))).close()  # noqa: S301  # it would have
+    assert bomb.exists()
+    follower.close()
+
+
+def test_newest_task_is_the_exemplar(database: Database, engine: Engine) -> None:
+    follower = Follower(database.reader_url).poll()
+    with engine.begin() as connection:
+        for name in ("first", "newest"):
+            insert(connection, task_id=f"good-{name}")
+            insert(connection, "FAILURE", task_id=f"bad-{name}")
+        insert(connection, task_id="x" * 130, name="app.long")
+    follower.poll()
+    body = follower.exposition.body(Format.OPENMETRICS).decode()
+    exemplars = {
+        (sample.name, sample.labels["task"], sample.labels.get("state")): sample.exemplar
+        for family in text_string_to_metric_families(body)
+        for sample in family.samples
+        if sample.name in ("celery_task_results_total", "celery_task_failures_total")
+    }
+    results = "celery_task_results_total"
+    good, bad = exemplars[results, "app.add", "SUCCESS"], exemplars[results, "app.add", "FAILURE"]
+    assert (good.labels, bad.labels) == ({"task_id": "good-newest"}, {"task_id": "bad-newest"})
+    failed = exemplars["celery_task_failures_total", "app.add", None]
+    assert failed.labels == {"task_id": "bad-newest"}
+    assert exemplars[results, "app.long", "SUCCESS"] is None  # longer than OpenMetrics allows
+    follower.close()
+
+
+def test_nothing_in_the_package_can_unpickle() -> None:
+    """No call of pickle's load, loads or Unpickler, under whatever name; nor of its friends."""
+    for path in Path(exporter.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            forbidden = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
+            assert not forbidden.intersection(name.split(".")[0] for name in names), path

@@ -1,0 +1,85 @@
+"""`verify`: what the tables hold against what was counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import delete
+
+from exporter.checkpoint import open_file
+from exporter.config import Config
+from exporter.verify import verify
+from tests.counting.follow import TASKS, Follower, create_tables, insert, update
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+    from tests.servers.database import Database
+
+
+@pytest.fixture
+def engine(database: Database) -> Engine:
+    return create_tables(database)
+
+
+def verified(follower: Follower, path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    code = verify(Config((follower.poller.settings,), path, 0.0))
+    return code, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("start", ["beginning", "end"])
+def test_counts_that_hold(
+    database: Database,
+    engine: Engine,
+    tmp_path: Path,
+    start: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Beside a running exporter; what changed since its last poll is no difference."""
+    path = tmp_path / "checkpoint.sqlite"
+    with engine.begin() as connection:
+        insert(connection, id=1)
+        old = insert(connection, "STARTED", id=2)
+    checkpoint = open_file(path)
+    follower = Follower(database.reader_url, checkpoint, start=start).poll()
+    with engine.begin() as connection:
+        update(connection, old, "SUCCESS")
+        gone = insert(connection, "FAILURE", id=4)
+        running = insert(connection, "STARTED", id=6)
+        for row in range(7, 10):
+            insert(connection, id=row, name="app.other")
+    follower.poll()
+    with engine.begin() as connection:
+        connection.execute(delete(TASKS).where(TASKS.c.id == gone))
+        update(connection, running, "SUCCESS")  # ended, came late, new: not yet polled
+        insert(connection, id=5)
+        insert(connection, id=20)
+    code, out = verified(follower, path, capsys)
+    counted, present = (6, 5) if start == "beginning" else (5, 4 - 1)
+    assert f"{present} present, {counted} counted, 0 missing" in out
+    assert code == 0
+    assert "app.other  SUCCESS  w1@host  celery  3        3        0" in out
+    follower.close()
+    checkpoint.close()
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_row_that_was_not_counted(
+    database: Database, engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Celery <= 5.6 may overwrite SUCCESS, which nobody watches."""
+    path = tmp_path / "checkpoint.sqlite"
+    with engine.begin() as connection:
+        row = insert(connection)
+    checkpoint = open_file(path)
+    follower = Follower(database.reader_url, checkpoint).poll()
+    with engine.begin() as connection:
+        update(connection, row, "REVOKED")
+    code, out = verified(follower, path, capsys)
+    assert "1 present, 1 counted, 1 missing" in out
+    assert code == 1
+    follower.close()
+    checkpoint.close()
