@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypedDict
 
@@ -22,6 +22,7 @@ CHUNK_ROWS = 5_000
 RECENT_IDS = 1_000  # how far below the newest row a transaction open at our start is looked for
 REBORN_IDS = 1_000
 MAX_GAPS = 10_000
+MAX_ANCHORS = 15  # beside the lowest
 MAX_EMPTY_SETS = 50_000  # label sets without an unfinished row that are still remembered, at 0
 GAPS_A_STEP = 2_000
 WATCHED_A_STEP = 2_000
@@ -36,6 +37,13 @@ class Gap(NamedTuple):
     since: float  # first seen missing
     due: float  # ask again then
     horizon: int | None = None  # final once every transaction before this one has ended
+
+
+class Anchor(NamedTuple):
+    """A row that was read, by what identifies it for good: its task id."""
+
+    id: int
+    key: str
 
 
 class Horizon(NamedTuple):
@@ -55,6 +63,7 @@ class Plan:
     watched: tuple[int, ...] = ()
     below: int | None = None  # look for unfinished rows below this id
     deleted: Span | None = None  # ids up to the cursor that were seen to be gone
+    anchors: tuple[Anchor, ...] = ()  # ascending; if the last holds, so do the others
     old: float = 0.0  # ids missing among rows finished before this are holes of history
     chunk: int = CHUNK_ROWS
     news: bool = False  # not history: name the newest task of each group, too
@@ -66,6 +75,11 @@ class Batch:
 
     plan: Plan
     top: int | None = None  # highest id
+    bottom: Anchor | None = None  # the row of the lowest id
+    last: Anchor | None = None  # the row of the highest id that was read
+    held: bool = True  # the last of `plan.anchors` is there, unchanged
+    keys: Mapping[int, str] = field(default_factory=dict)  # else: those of the anchors still there
+    lower: tuple[int, ...] = ()  # and ids below all of them (the lowest REBORN_IDS)
     upto: int | None = None  # rows above `plan.after` were read up to this id; None: none there
     first: int | None = None  # lowest id of these
     groups: tuple[Group, ...] = ()  # SUCCESS among them
@@ -88,6 +102,7 @@ class Mark(TypedDict):
     origin: int | None
     fallen: int | None
     returned: list[int]
+    anchors: list[list[int | str]]
     below: int | None
     named: bool
 
@@ -101,6 +116,7 @@ class Change:
     looked: bool = True
     fallen: int | None = None
     returned: tuple[int, ...] = ()
+    anchors: tuple[Anchor, ...] = ()
     below: int | None = None
     named: bool = False
     caught_up: bool = True
@@ -130,6 +146,7 @@ def _mark(of: Change | Position) -> Mark:
         "origin": of.origin,
         "fallen": of.fallen,
         "returned": list(of.returned),
+        "anchors": [[anchor.id, anchor.key] for anchor in of.anchors],
         "below": of.below,
         "named": of.named,
     }
@@ -150,6 +167,7 @@ class Position:
         # While the newest rows are gone: the highest id left then, and late commits above it.
         self.fallen: int | None = None
         self.returned: tuple[int, ...] = ()
+        self.anchors: tuple[Anchor, ...] = ()
         self.below: int | None = None
         self.named = bool(rules.named)
         self.live = False  # caught up once: what is new from now on is news, not history
@@ -180,6 +198,7 @@ class Position:
             deleted=None
             if self.fallen is None or self.cursor is None
             else Span(self.fallen + 1, self.cursor),
+            anchors=self.anchors,
             old=now - self.rules.late_commit_grace - ZONE_SLACK,
             news=self.live,
         )
@@ -215,11 +234,14 @@ class Position:
             top=batch.top,
         )
         gaps: list[Gap] = []
+        reused = self._reused_from(batch)
         if plan.look:
             change.cursor = change.origin = batch.top
             gaps += self._gaps(self._missing(batch), now)
-        elif self._restarted(batch):
-            gaps += self._begin_again(batch, now, change)
+        elif reused is not None:
+            gaps += self._begin_again(reused, (), batch, now, change)
+        elif plan.deleted and self._restarted(batch):
+            gaps += self._begin_again(plan.deleted.lo, self.returned, batch, now, change)
         else:
             self._recheck(batch, now, change)
             gaps += self._ask_gaps(batch, now, change)
@@ -235,6 +257,8 @@ class Position:
             change.expired_ids += size(gap.span for gap in gaps[:-MAX_GAPS])
             gaps = gaps[-MAX_GAPS:]
         change.gaps = tuple(gaps)
+        if not change.resets:
+            change.anchors = self._anchors(batch)
         for row in batch.below_rows:
             if row.id not in self.watched:
                 self._first_sight(row, now, change, live=False)
@@ -306,22 +330,49 @@ class Position:
             for row_id in batch.reborn
         )
 
-    def _begin_again(self, batch: Batch, now: float, change: Change) -> list[Gap]:
-        """Read on from below the deleted ids, or the highest of those taken as late commits."""
-        assert batch.plan.deleted is not None  # noqa: S101  # without it there is no restart
-        lo = batch.plan.deleted.lo
-        cursor = max(self.returned, default=lo - 1)
+    def _reused_from(self, batch: Batch) -> int | None:
+        """Return the lowest id known to be in use by another row than the one we read (R6).
+
+        Where the newest row that we know is still there, nothing has restarted. Else the others
+        tell: a known id with another task id, or rows below all that were ever there.
+        """
+        if batch.held or not self.anchors:
+            return None
+        changed = [a.id for a in self.anchors if batch.keys.get(a.id, a.key) != a.key]
+        same = [a.id for a in self.anchors if batch.keys.get(a.id) == a.key]
+        if changed:
+            # With nothing left of what was there, all of it is new, from the lowest id on.
+            return min(changed) if same else MIN_ID
+        new_below = any(not any(row_id in gap.span for gap in self.gaps) for row_id in batch.lower)
+        return MIN_ID if new_below and not same else None
+
+    def _anchors(self, batch: Batch) -> tuple[Anchor, ...]:
+        """Keep the lowest row and the newest ones in mind."""
+        known = self.anchors
+        if not batch.held:
+            known = tuple(anchor for anchor in known if anchor.id in batch.keys)
+        lowest = batch.bottom.id if batch.bottom else MIN_ID
+        found = {anchor.id: anchor for anchor in known if anchor.id >= lowest}
+        found |= {anchor.id: anchor for anchor in (batch.bottom, batch.last) if anchor}
+        ascending = sorted(found.values())
+        return (*ascending[:1], *ascending[1:][-MAX_ANCHORS:])
+
+    def _begin_again(
+        self, lo: int, returned: tuple[int, ...], batch: Batch, now: float, change: Change
+    ) -> list[Gap]:
+        """Read on from below `lo`, or the highest of those `returned`, late commits above it."""
+        cursor = max(returned, default=lo - 1)
         change.resets = 1
         change.origin = None  # what has these ids now is new
         change.cursor = cursor if cursor >= MIN_ID else None
-        change.fallen, change.returned = None, ()
+        change.anchors = tuple(anchor for anchor in self.anchors if anchor.id < lo)
         gone = Lifecycle(self.rules, now, change.named)
         for row_id, watch in self.watched.items():
-            if row_id >= lo and row_id not in self.returned:
+            if row_id >= lo and row_id not in returned:
                 change.take(row_id, gone.again(None, watch))
         self._recheck(batch, now, change)
         gaps = [gap for gap in self.gaps if gap.span.hi < lo]
-        missing = outside(Span(lo, cursor), each(self.returned)) if cursor >= lo else ()
+        missing = outside(Span(lo, cursor), each(returned)) if cursor >= lo else ()
         return gaps + [Gap(span, now, now) for span in missing]
 
     def _note_deleted(self, batch: Batch, change: Change) -> None:
@@ -363,6 +414,7 @@ class Position:
         self.looked = True
         self.fallen = change.fallen
         self.returned = change.returned
+        self.anchors = change.anchors
         self.below = change.below
         self.named = change.named
         self.gaps = change.gaps
@@ -398,6 +450,7 @@ class Position:
             origin=mark["origin"],
             fallen=mark["fallen"],
             returned=tuple(mark["returned"]),
+            anchors=tuple(Anchor(int(row_id), str(key)) for row_id, key in mark["anchors"]),
             below=mark["below"],
             named=mark["named"] if self.rules.named is None else self.rules.named,
             caught_up=False,

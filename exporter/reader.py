@@ -20,7 +20,7 @@ from sqlalchemy.sql import Select
 from exporter import failures
 from exporter.database import Session
 from exporter.dialects import Dialect
-from exporter.position import REBORN_IDS, RECENT_IDS, Batch, Plan
+from exporter.position import REBORN_IDS, RECENT_IDS, Anchor, Batch, Plan
 from exporter.results import FAILURE, READY_STATES, SUCCESS, Group, Row
 from exporter.spans import MIN_ID, Span, holes, inside, windows
 from exporter.tables import ResultTable
@@ -79,15 +79,16 @@ class Reader:
             self._start_of_result(table.column(layout.result)),
         ]
         self._traceback = table.column(layout.traceback)
+        self._key = self._exact(layout.task_id)
 
     # -- a plan ------------------------------------------------------------------------------
 
     def read(self, session: Session, plan: Plan) -> Batch:
         """Ask everything that `plan` wants."""
         connection = session.connection
-        top = connection.execute(select(func.max(self._id))).scalar()
+        top, bottom, held = self._edges(connection, plan)
         if plan.look:
-            return self._first_look(session, plan, top)
+            return self._first_look(session, plan, top, bottom)
         chunk = _Chunk()
         if top is not None and (plan.after is None or plan.after < top):
             read = self._aggregated if self.dialect.snapshot else self._row_by_row
@@ -97,6 +98,11 @@ class Reader:
         return Batch(
             plan=plan,
             top=top if chunk.upto is None or top is None else max(top, chunk.upto),
+            bottom=bottom,
+            last=None if chunk.upto is None else self._anchor(connection, chunk.upto),
+            held=held,
+            keys={} if held else self._keys(connection, [anchor.id for anchor in plan.anchors]),
+            lower=() if held else tuple(self._ids_in(connection, _below(plan.anchors))),
             upto=chunk.upto,
             first=chunk.first,
             groups=tuple(chunk.groups),
@@ -112,7 +118,37 @@ class Reader:
             horizon=session.horizon,
         )
 
-    def _first_look(self, session: Session, plan: Plan, top: int | None) -> Batch:
+    def _edges(self, connection: Connection, plan: Plan) -> tuple[int | None, Anchor | None, bool]:
+        """Read the highest id, the lowest row, and whether the last known row is still there."""
+        newest = plan.anchors[-1] if plan.anchors else None
+        key = select(self._key).where(self._id == newest.id) if newest else select(null())
+        # Each by itself: an index answers them at once, but not both in one statement's FROM.
+        top, lowest, found = connection.execute(
+            select(
+                select(func.max(self._id)).scalar_subquery(),
+                select(func.min(self._id)).scalar_subquery(),
+                key.scalar_subquery(),
+            )
+        ).one()
+        held = newest is None or (found is not None and self.dialect.text(found) == newest.key)
+        if lowest is None:
+            return top, None, held
+        known = plan.anchors[0] if plan.anchors else None
+        if held and known is not None and known.id == lowest:
+            return top, known, held
+        return top, self._anchor(connection, lowest), held
+
+    def _anchor(self, connection: Connection, row_id: int) -> Anchor | None:
+        key = self._keys(connection, [row_id]).get(row_id)
+        return None if key is None else Anchor(row_id, key)
+
+    def _keys(self, connection: Connection, ids: Sequence[int]) -> dict[int, str]:
+        found = connection.execute(select(self._id, self._key).where(self._id.in_(ids)))
+        return {row_id: self.dialect.text(key) for row_id, key in found}
+
+    def _first_look(
+        self, session: Session, plan: Plan, top: int | None, bottom: Anchor | None
+    ) -> Batch:
         """See what is unfinished or on its way; what has finished is history."""
         if top is None:
             return Batch(plan=plan, horizon=session.horizon)
@@ -125,6 +161,8 @@ class Reader:
         return Batch(
             plan=plan,
             top=top,
+            bottom=bottom,
+            last=self._anchor(connection, top),
             holes=tuple(holes([row[0] for row in recent])),
             below_rows=tuple(below_rows),
             below_from=below_from,
@@ -183,11 +221,9 @@ class Reader:
         self, connection: Connection, groups: list[Group], newest_ids: list[int]
     ) -> list[Group]:
         """Name the newest task of each group, for exemplars."""
-        task_id = self._exact(self.table.layout.task_id)
         names: dict[int, str] = {}
         for ids in _portions(newest_ids):
-            found = connection.execute(select(self._id, task_id).where(self._id.in_(ids)))
-            names |= {row_id: self.dialect.text(name) for row_id, name in found}
+            names |= self._keys(connection, ids)
         return [
             group._replace(task_id=names.get(newest, ""))
             for group, newest in zip(groups, newest_ids, strict=True)
@@ -393,6 +429,10 @@ class Reader:
 def _count(value: Any) -> int:
     """Return a number of retries; a counter cannot take whatever else SQLite may have stored."""
     return max(0, int(value)) if isinstance(value, (int, float, Decimal)) else 0
+
+
+def _below(anchors: Sequence[Anchor]) -> Span | None:
+    return Span(MIN_ID, anchors[0].id - 1) if anchors and anchors[0].id > MIN_ID else None
 
 
 def _portions(ids: Sequence[int]) -> Iterator[Sequence[int]]:

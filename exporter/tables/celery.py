@@ -22,7 +22,7 @@ TASK = Layout(
     result="result",
     traceback="traceback",
 )
-GROUP = Layout(kind="group", id="id", done="date_done")
+GROUP = Layout(kind="group", id="id", done="date_done", task_id="taskset_id")
 
 LAYOUTS = (TASK, GROUP)
 

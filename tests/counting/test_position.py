@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from exporter.lifecycle import Rules
-from exporter.position import Batch, Change, Horizon, Plan, Position
+from exporter.position import Anchor, Batch, Change, Horizon, Plan, Position
 from exporter.results import READY_STATES, SUCCESS, Finished, Group, Row, Vanished
 from exporter.spans import MIN_ID, Span, holes
 
@@ -26,12 +26,17 @@ class Table:
     next_id: int = 1
     committed: dict[int, Row] = field(default_factory=dict)
     open: dict[int, Row] = field(default_factory=dict)
+    tasks: int = 0
 
     def insert(self, state: str, task: str = "a") -> int:
-        row = Row(self.next_id, state, task, "w", "q", 0, None)
+        self.tasks += 1
+        row = Row(self.next_id, state, task, "w", "q", 0, None, task_id=f"task {self.tasks}")
         self.open[row.id] = row
         self.next_id += 1
         return row.id
+
+    def anchor(self, row_id: int) -> Anchor:
+        return Anchor(row_id, self.committed[row_id].task_id)
 
     def commit(self, row_id: int) -> None:
         self.committed[row_id] = self.open.pop(row_id)
@@ -48,10 +53,21 @@ class Table:
     def read(self, plan: Plan, horizon: Horizon | None = None) -> Batch:
         ids = sorted(self.committed)
         top = ids[-1] if ids else None
+        known = {a.id: self.committed[a.id].task_id for a in plan.anchors if a.id in ids}
+        held = not plan.anchors or known.get(plan.anchors[-1].id) == plan.anchors[-1].key
+        bottom = self.anchor(ids[0]) if ids else None
         if plan.look:
             recent = holes([i for i in ids if top is not None and i > top - 1000])
             below = [r for r in self.committed.values() if not r.finished]
-            return Batch(plan, top, holes=tuple(recent), below_rows=tuple(below), horizon=horizon)
+            return Batch(
+                plan,
+                top,
+                bottom,
+                self.anchor(top) if top is not None else None,
+                holes=tuple(recent),
+                below_rows=tuple(below),
+                horizon=horizon,
+            )
         new = [i for i in ids if plan.after is None or i > plan.after][: plan.chunk]
         rows = [self.committed[i] for i in new]
         good = Counter((r.task, r.worker, r.queue) for r in rows if r.state == SUCCESS)
@@ -59,6 +75,11 @@ class Table:
         return Batch(
             plan,
             top,
+            bottom,
+            self.anchor(new[-1]) if new else None,
+            held,
+            {} if held else known,
+            () if held else tuple(i for i in ids if i < plan.anchors[0].id),
             upto=new[-1] if new else None,
             first=new[0] if new else None,
             groups=tuple(Group(*key, n, 0, None) for key, n in good.items()),
@@ -172,6 +193,16 @@ class ManyWriters(RuleBasedStateMachine):
         self.table.next_id = 1
         self.poll(60.0)
         self.epoch += 1
+
+    @precondition(lambda self: not self.table.open and self.table.committed)
+    @rule(states=st.lists(st.sampled_from(STATES), min_size=1, max_size=12))
+    def truncate_between_two_polls(self, states: list[str]) -> None:
+        """Ids begin again, and may have passed the cursor before anybody looks."""
+        self.table.committed.clear()
+        self.table.next_id = 1
+        self.epoch += 1
+        for state in states:
+            self.table.add(state)
 
     @rule(after=st.floats(0.1, 100.0))
     def poll(self, after: float) -> None:

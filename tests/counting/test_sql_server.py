@@ -17,7 +17,7 @@ from exporter import dialects, tables
 from exporter.database import Session
 from exporter.dialects import Limits
 from exporter.errors import Reason
-from exporter.position import Plan
+from exporter.position import Anchor, Plan
 from exporter.reader import Reader
 from exporter.spans import MIN_ID, Span
 from exporter.tables import Facts, celery
@@ -33,6 +33,9 @@ class Answer:
 
     def scalar(self) -> int:
         return 2**62
+
+    def one(self) -> tuple[int, int, None]:
+        return 2**62, MIN_ID, None
 
     def scalars(self) -> list[int]:
         return []
@@ -79,6 +82,7 @@ def statements(request: pytest.FixtureRequest) -> list[str]:
         after=MIN_ID,
         gaps=(Span(MIN_ID, MIN_ID + 5), Span(-7, -3)),
         watched=(MIN_ID, -1, 5),
+        anchors=(Anchor(-3, "x"),),
         below=-5,
         deleted=Span(MIN_ID, -1),
     )

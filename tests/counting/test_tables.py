@@ -295,6 +295,26 @@ def test_long_history_is_read_in_chunks(database: Database, engine: Engine) -> N
     follower.close()
 
 
+@pytest.mark.parametrize("rows", [3, 8])
+def test_table_emptied_and_filled_between_two_polls(
+    follower: Follower, engine: Engine, rows: int
+) -> None:
+    """Ids begin again, unseen: what is there now is new, also where it has passed the cursor (R6)."""
+    with engine.begin() as connection:
+        for row in range(1, 6):
+            insert(connection, id=row)
+    follower.poll()
+    with engine.begin() as connection:
+        connection.execute(delete(TASKS))
+        for row in range(1, rows + 1):
+            insert(connection, "FAILURE", id=row)
+    assert follower.poll().states() == {"SUCCESS": 5, "FAILURE": rows}
+    assert follower.value("celery_backend_id_resets_total", table="task") == 1
+    with engine.begin() as connection:
+        insert(connection, id=rows + 1)
+    assert follower.poll().states() == {"SUCCESS": 6, "FAILURE": rows}
+
+
 def test_without_snapshots_rows_are_counted_one_by_one(
     database: Database, engine: Engine, follower: Follower
 ) -> None:
