@@ -1,16 +1,23 @@
-"""The `check` command: connect to each backend and say what is found there."""
+"""The `check` command: connect to each backend and the checkpoint; say what is found there."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from sqlalchemy import URL
+
+from exporter.checkpoint import IN_A_DATABASE, Checkpoint, read
 from exporter.config import Backend, Config
 from exporter.database import Database, Session
-from exporter.errors import BackendError
+from exporter.errors import BackendError, CheckpointError
+from exporter.lease import LIMITS, Lease
 from exporter.reader import Health, Reader
+from exporter.store import Store
 from exporter.tables import ResultTable, celery
 
 AHEAD = 60.0  # seconds; clocks differ by less than this, zones by more
@@ -24,10 +31,10 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
-    def lines(self, name: str) -> Iterator[str]:
+    def lines(self, of: str) -> Iterator[str]:
         """Render it."""
         verdict = "FAILED" if self.errors else "ok"
-        yield f"backend {name}: {verdict}"
+        yield f"{of}: {verdict}"
         width = max((len(label) for label, _ in self.facts), default=0)
         for label, value in self.facts:
             yield f"  {label:<{width}}  {value}"
@@ -36,13 +43,55 @@ class Report:
 
 
 def check(config: Config) -> int:
-    """Check every backend; return 0 where all is well, 1 where something is wrong."""
-    failed = False
-    for settings in config.backends:
-        report = _examine(settings)
-        sys.stdout.write("\n".join(report.lines(settings.name)) + "\n")
-        failed = failed or bool(report.errors)
-    return int(failed)
+    """Check everything; return 0 where all is well, 1 where something is wrong."""
+    reports = {f"backend {settings.name}": _examine(settings) for settings in config.backends}
+    if config.checkpoint is not None:
+        reports["checkpoint"] = _examine_checkpoint(config.checkpoint)
+    for of, report in reports.items():
+        sys.stdout.write("\n".join(report.lines(of)) + "\n")
+    return int(any(report.errors for report in reports.values()))
+
+
+def _examine_checkpoint(where: Path | URL) -> Report:
+    report = Report()
+    try:
+        report.facts += _file(where) if isinstance(where, Path) else _database(where)
+    except (CheckpointError, OSError) as error:
+        report.errors.append(str(error))
+    return report
+
+
+def _file(path: Path) -> list[tuple[str, str]]:
+    """Look, and leave no trace: the exporter may be running, or will run as somebody else."""
+    if not path.exists():
+        folder = path.absolute().parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise CheckpointError(f"checkpoint {path}: {folder} does not exist or is not writable")
+        return [("file", f"{path} does not exist yet")]
+    if not os.access(path, os.W_OK):
+        raise CheckpointError(f"checkpoint {path}: is not writable")
+    checkpoint = read(path)
+    backends = checkpoint.backends()
+    checkpoint.close()
+    return [
+        ("file", f"{path}, {checkpoint.size()} bytes"),
+        ("backends", ", ".join(backends) or "none yet"),
+    ]
+
+
+def _database(url: URL) -> list[tuple[str, str]]:
+    """Try every right; the tables are created where they are missing."""
+    checkpoint = Checkpoint(Store(url, IN_A_DATABASE, limits=LIMITS))
+    lease = Lease(Store(url, IN_A_DATABASE, limits=LIMITS))
+    try:
+        return [
+            ("server", checkpoint.probe()),
+            ("backends", ", ".join(checkpoint.backends()) or "none yet"),
+            ("leader", lease.look() or "none"),
+        ]
+    finally:
+        lease.close()
+        checkpoint.close()
 
 
 def _examine(settings: Backend) -> Report:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import fcntl
 import json
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote
+from uuid import uuid4
 
 from sqlalchemy import (
     URL,
@@ -25,49 +23,62 @@ from sqlalchemy import (
     Column,
     Connection,
     Double,
-    Engine,
     MetaData,
     String,
     Table,
     Text,
+    Unicode,
     bindparam,
-    create_engine,
     delete,
-    event,
+    false,
     insert,
+    literal,
     select,
     update,
 )
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.dialects.mysql import VARCHAR
 
-from exporter import secrets
 from exporter.errors import CheckpointError
 from exporter.lifecycle import Watch
 from exporter.metrics import CATALOGUE, FAILURES
-from exporter.position import Change, Gap, Position
+from exporter.position import Change, Gap, Mark, Position
 from exporter.spans import Span
+from exporter.store import Fence, Snapshots, Store
 from exporter.tally import Changes, Histogram, Key, Tally, Total
 
 SCHEMA_VERSION = 1
-BUSY_TIMEOUT = 5.0  # seconds
+WATCHED_A_PAGE = 50_000
+IN_A_DATABASE = "checkpoint database"  # its place, for people: no URL, no host
+
+# Compared byte by byte: by default MySQL and SQL Server would take "Shop" for "shop".
+_Name = (
+    Unicode(190)
+    .with_variant(VARCHAR(190, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+    .with_variant(Unicode(190, collation="Latin1_General_100_BIN2"), "mssql")
+)
 
 _metadata = MetaData()
 
 
 def _table(name: str, *columns: Column[Any]) -> Table:
-    return Table(f"celery_results_exporter_{name}", _metadata, *columns)
+    return Table(f"celery_results_exporter_{name}", _metadata, *columns, mysql_engine="InnoDB")
 
 
 def _owner() -> tuple[Column[Any], Column[Any]]:
     """Make the columns that say whose row this is: a backend's, of its task or group table."""
     return (
-        Column("backend", String(190), primary_key=True),
+        Column("backend", _Name, primary_key=True),
         Column("kind", String(16), primary_key=True),
     )
 
 
 _meta = _table(
     "meta", Column("key", String(64), primary_key=True), Column("value", Text, nullable=False)
+)
+_saves = _table(
+    "save",
+    Column("backend", _Name, primary_key=True),
+    Column("stamp", String(32), nullable=False),  # of the last one
 )
 _positions = _table(
     "position",
@@ -91,7 +102,7 @@ _watched = _table(
 )
 _totals = _table(
     "total",
-    Column("backend", String(190), primary_key=True),
+    Column("backend", _Name, primary_key=True),
     Column("key", String(64), primary_key=True),  # hash of metric and labels: no collation merges
     Column("metric", String(190), nullable=False),
     Column("labels", Text, nullable=False),  # JSON
@@ -109,32 +120,45 @@ class Staged:
     changes: Changes
 
 
+@dataclass(frozen=True, slots=True)
+class Save:
+    """All that one step changes of a backend. By its stamp it is found again."""
+
+    staged: tuple[Staged, ...]
+    stamp: str = field(default_factory=lambda: uuid4().hex)
+
+
+def _no_fence(connection: Connection) -> None:
+    """Let everybody pass: what keeps others out is the lock on the file."""
+    del connection
+
+
 class Checkpoint:
     """One store for all backends. Safe for several threads; one process at a time."""
 
-    def __init__(self, engine: Engine, path: Path | None = None) -> None:
+    def __init__(self, store: Store, fence: Fence = _no_fence, path: Path | None = None) -> None:
         self.path = path
+        self.place = store.place  # for people
+        self.patience = store.patience  # seconds that anything here takes at most
         self.last_commit: float | None = None  # Unix time, seconds
-        self._engine = engine
-        self._lock = threading.Lock()
+        self._store = store
+        self._fence = fence
         self._file_lock: IO[bytes] | None = None
 
     def open(self) -> None:
         """Create or migrate the store; raise CheckpointError where it cannot be used."""
         try:
-            with self._translated():
-                if self.path is not None:
-                    self._file_lock = _lock(self.path)
-                with self._engine.begin() as connection:
-                    _metadata.create_all(connection)
-                    _check_version(connection)
+            if self.path is not None:
+                self._file_lock = _lock(self.path)
+            with self._store.transaction() as connection:
+                _create(connection)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Release it."""
-        self._engine.dispose()
+        self._store.retire()
         if self._file_lock is not None:
             self._file_lock.close()
 
@@ -156,11 +180,10 @@ class Checkpoint:
 
         `identity` says, for each kind of table, which one it is: another one is refused.
         """
-        with self._translated(), self._engine.connect() as connection:
-            marks = connection.execute(
-                select(_positions).where(_positions.c.backend == backend)
-            ).all()
-            for row in marks:
+        saved: list[tuple[str, Mark, tuple[Gap, ...], dict[int, Watch]]] = []
+        with self._store.transaction() as connection:
+            query = select(_positions).where(_positions.c.backend == backend)
+            for row in connection.execute(query).all():
                 if row.identity != identity[row.kind]:
                     raise CheckpointError(
                         f"backend {backend!r}: the checkpoint holds counts of {row.identity}, and "
@@ -169,78 +192,113 @@ class Checkpoint:
                     )
                 gaps = _read_gaps(connection, backend, row.kind)
                 watched = _read_watched(connection, backend, row.kind)
-                positions[row.kind].restore(json.loads(row.mark), gaps, watched)
+                saved.append((row.kind, json.loads(row.mark), gaps, watched))
             _read_totals(connection, backend, tally)
-        return bool(marks)
+        for kind, mark, gaps, watched in saved:
+            positions[kind].restore(mark, gaps, watched)
+        return bool(saved)
 
-    def save(
-        self, backend: str, identity: Mapping[str, str], staged: Iterable[Staged], tally: Tally
-    ) -> None:
-        """Write what is staged, in one transaction; nothing at all where nothing changed."""
-        writes = [write for stage in staged for write in _writes(backend, identity, stage, tally)]
+    def save(self, backend: str, identity: Mapping[str, str], save: Save, tally: Tally) -> None:
+        """Write what is staged, in one transaction; nothing at all where nothing changed.
+
+        After an error ask `holds` whether it was kept: the answer to a commit may be lost.
+        """
+        writes = [
+            write for stage in save.staged for write in _writes(backend, identity, stage, tally)
+        ]
         if not writes:
             return
-        with self._translated(), self._lock, self._engine.begin() as connection:
+        with self._store.transaction() as connection:
+            self._fence(connection)
+            _put_stamp(connection, backend, save.stamp)
             for statement, rows in writes:
                 connection.execute(statement, rows)
         self.last_commit = time.time()
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (SQLAlchemyError, OSError, ValueError, KeyError, TypeError) as error:
-            what = str(getattr(error, "orig", None) or error)
-            where = f"checkpoint {self.path}" if self.path else "checkpoint database"
-            raise CheckpointError(f"{where}: {' '.join(secrets.mask(what).split())}") from error
+    def holds(self, backend: str, save: Save) -> bool:
+        """Say whether this save, the last one tried, was kept.
+
+        Where its commit is still under way on a server, the fence waits for it: a commit without an
+        answer has changed what the fence changes.
+        """
+        with self._store.transaction() as connection:
+            self._fence(connection)
+            query = select(_saves.c.stamp).where(_saves.c.backend == backend)
+            return bool(connection.execute(query).scalar() == save.stamp)
+
+    def backends(self) -> list[str]:
+        """Name the backends that are in it."""
+        with self._store.transaction() as connection:
+            _check_version(connection)
+            query = select(_positions.c.backend).distinct().order_by(_positions.c.backend)
+            return list(connection.execute(query).scalars())
+
+    def probe(self) -> str:
+        """Try every right that is needed, changing nothing; name the server."""
+        with self._store.transaction() as connection:
+            _create(connection)
+            for table in _metadata.sorted_tables:
+                column = next(iter(table.c))
+                nothing = select(table).where(false())
+                connection.execute(insert(table).from_select(table.c.keys(), nothing))
+                connection.execute(update(table).where(false()).values({column: literal("")}))
+                connection.execute(delete(table).where(false()))
+        return f"{self._store.server}, {self._store.driver}"
 
 
 def open_file(path: Path) -> Checkpoint:
-    """Open a checkpoint in a file, creating it where there is none.
-
-    Every commit is synced to disk: with less, a power cut could take back commits whose counts
-    were served already (SQLite: "PRAGMA synchronous").
-    """
-    engine = create_engine(URL.create("sqlite", database=str(path)), hide_parameters=True)
-
-    @event.listens_for(engine, "connect")
-    def _configure(raw: Any, _record: Any) -> None:
-        raw.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT * 1000)}")
-        raw.execute("PRAGMA journal_mode = WAL")
-        raw.execute("PRAGMA synchronous = FULL")
-
-    checkpoint = Checkpoint(engine, path)
+    """Open a checkpoint in a file, creating it where there is none."""
+    checkpoint = Checkpoint(Store(_file_url(path), _file_place(path)), path=path)
     checkpoint.open()
     return checkpoint
 
 
-def read_file(path: Path) -> Checkpoint:
+def read(where: Path | URL) -> Checkpoint:
     """Open a checkpoint for reading, beside the process that writes it."""
-    if not path.exists():
-        raise CheckpointError(f"checkpoint {path}: does not exist")
-    query = {"mode": "ro", "uri": "true"}
-    url = URL.create("sqlite", database=f"file:{quote(str(path.absolute()))}", query=query)
-    return Checkpoint(create_engine(url, hide_parameters=True), path)
+    if isinstance(where, URL):
+        return Checkpoint(Snapshots(where, IN_A_DATABASE))
+    if not where.exists():
+        raise CheckpointError(f"{_file_place(where)}: does not exist")
+    return Checkpoint(Snapshots(_file_url(where), _file_place(where)), path=where)
+
+
+def _file_url(path: Path) -> URL:
+    return URL.create("sqlite", database=str(path.absolute()))
+
+
+def _file_place(path: Path) -> str:
+    return f"checkpoint {path}"
 
 
 def _lock(path: Path) -> IO[bytes]:
     """Keep other processes out. The lock goes with the process, however it ends."""
-    file = path.with_name(f"{path.name}.lock").open("wb")
+    try:
+        file = path.with_name(f"{path.name}.lock").open("wb")
+    except OSError as error:
+        raise CheckpointError(f"{_file_place(path)}: {error.strerror}") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         raise CheckpointError(
-            f"checkpoint {path}: another process uses it; stop that one, or give this one its own"
+            f"{_file_place(path)}: another process uses it; stop that one, or give this one its own"
         ) from None
     return file
 
 
-def _check_version(connection: Connection) -> None:
-    found = connection.execute(select(_meta.c.value).where(_meta.c.key == "schema")).scalar()
-    if found is None:
+_version = select(_meta.c.value).where(_meta.c.key == "schema")
+
+
+def _create(connection: Connection) -> None:
+    _metadata.create_all(connection)
+    _check_version(connection)
+    if connection.execute(_version).first() is None:
         connection.execute(insert(_meta).values(key="schema", value=str(SCHEMA_VERSION)))
-    elif int(found) > SCHEMA_VERSION:
+
+
+def _check_version(connection: Connection) -> None:
+    found = connection.execute(_version).scalar()
+    if found is not None and int(found) > SCHEMA_VERSION:
         raise CheckpointError(
             f"the checkpoint was written by a newer version (schema {found}, this one knows "
             f"{SCHEMA_VERSION}): run that version, or begin a new checkpoint"
@@ -258,8 +316,14 @@ def _read_gaps(connection: Connection, backend: str, kind: str) -> tuple[Gap, ..
 
 def _read_watched(connection: Connection, backend: str, kind: str) -> dict[int, Watch]:
     query = select(_watched.c.id, _watched.c.watch)
-    rows = connection.execute(query.where(_watched.c.backend == backend, _watched.c.kind == kind))
-    return {row_id: _watch(json.loads(text)) for row_id, text in rows}
+    query = query.where(_watched.c.backend == backend, _watched.c.kind == kind)
+    query = query.order_by(_watched.c.id).limit(WATCHED_A_PAGE)
+    page = connection.execute(query).all()
+    watched: dict[int, Watch] = {}
+    while page:
+        watched.update((row_id, _watch(json.loads(text))) for row_id, text in page)
+        page = connection.execute(query.where(_watched.c.id > page[-1].id)).all()
+    return watched
 
 
 def _watch(values: list[Any]) -> Watch:
@@ -288,6 +352,12 @@ def _read_totals(connection: Connection, backend: str, tally: Tally) -> None:
 # -- writing -------------------------------------------------------------------------------------
 
 Write = tuple[Any, list[dict[str, Any]]]
+
+
+def _put_stamp(connection: Connection, backend: str, stamp: str) -> None:
+    renewed = update(_saves).where(_saves.c.backend == backend).values(stamp=stamp)
+    if not connection.execute(renewed).rowcount:
+        connection.execute(insert(_saves).values(backend=backend, stamp=stamp))
 
 
 def _writes(

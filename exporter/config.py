@@ -37,10 +37,17 @@ if TYPE_CHECKING:
 _LARGEST_FILE = 1024 * 1024
 _LARGEST_SECRET = 64 * 1024
 _LONGEST_SHOWN = 60
-_NOT_YET = {"url", "labels", "stale_after", "celery_app"}
-_URL_KEYS = frozenset({"result_backend"})
+_NOT_YET = {"labels", "stale_after", "celery_app"}
+_URL_KEYS = frozenset({"result_backend", "url"})
 # Values that are a secret, or by a slip may be one: a fault names the key alone.
-_NEVER_SHOWN = {"result_backend", "result_backend_file", "password_file", "database_engine_options"}
+_NEVER_SHOWN = {
+    "result_backend",
+    "result_backend_file",
+    "password_file",
+    "database_engine_options",
+    "url",
+    "url_file",
+}
 
 
 def _filled(text: str) -> str:
@@ -148,7 +155,7 @@ class Config:
     """Everything the configuration says."""
 
     backends: tuple[Backend, ...]
-    checkpoint: Path | None  # None: counts live in memory
+    checkpoint: Path | URL | None  # a file, a database; None: counts live in memory
     hash: float  # changes when the configuration does
 
 
@@ -175,7 +182,7 @@ def load(path: Path, env: Mapping[str, str]) -> Config:
         raise ConfigError(_lines(path, document, faults))
     return Config(
         backends=tuple(_backend(entry, file.defaults) for entry in file.backends),
-        checkpoint=file.checkpoint.path if file.checkpoint else None,
+        checkpoint=file.checkpoint.place if file.checkpoint else None,
         hash=_hash(content),
     )
 
@@ -265,7 +272,14 @@ class _Entry(_Written, frozen=True):
 class _Checkpoint(_Model, frozen=True):
     """Where counts and positions are kept over restarts."""
 
-    path: Annotated[Path, PlainValidator(_path)]
+    path: Annotated[Path | None, PlainValidator(_path)] = None
+    url: Annotated[URL | None, PlainValidator(_url)] = None
+    url_file: Annotated[URL | None, PlainValidator(_url_in_file)] = None
+
+    @property
+    def place(self) -> Path | URL | None:
+        """Whichever of the three it is."""
+        return self.path or self.url or self.url_file
 
 
 class _File(_Model, frozen=True):
@@ -332,7 +346,9 @@ def _hash(content: bytes) -> float:
 
 def _cross_faults(document: Document) -> Iterator[Fault]:
     """Find what no single key can know: which keys exclude each other, which names are taken."""
-    entries = document.data.get("backends") if isinstance(document.data, dict) else None
+    data = document.data if isinstance(document.data, dict) else {}
+    yield from _checkpoint_faults(data.get("checkpoint"))
+    entries = data.get("backends")
     taken: dict[str, int] = {}
     for number, entry in enumerate(entries if isinstance(entries, list) else ()):
         if not isinstance(entry, dict):
@@ -347,6 +363,16 @@ def _cross_faults(document: Document) -> Iterator[Fault]:
             first = taken[name]
             message = f"is the name of backends[{first}] already; each needs its own"
             yield Fault((*path, "name"), _shown(document, (*path, "name")) + message)
+
+
+def _checkpoint_faults(checkpoint: object) -> Iterator[Fault]:
+    if not isinstance(checkpoint, dict):
+        return
+    first, *others = [key for key in checkpoint if key in _Checkpoint.model_fields] or [""]
+    if not first:
+        yield Fault(("checkpoint",), "has no path; set path to a file, or url to a database")
+    for other in others:
+        yield Fault(("checkpoint", other), f"stands beside {first}; keep one")
 
 
 def _model_faults(error: ValidationError, document: Document) -> Iterator[Fault]:

@@ -1,13 +1,12 @@
 """One result backend's database: connect, look at the tables, open read-only snapshots.
 
-There is one connection, and after any error it is discarded. Every error leaves this module as a
-`BackendError` whose message is one line without a password.
+Every error leaves this module as a `BackendError` whose message is one line without a password.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +15,10 @@ from sqlalchemy import Connection, Engine, Select, create_engine, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from exporter import dialects, secrets, tables
+from exporter import dialects, tables
 from exporter.config import Backend
 from exporter.errors import BackendAbsent, BackendError, ConfigError, Reason
+from exporter.link import Link, message
 from exporter.position import Horizon
 from exporter.tables import Layout, ResultTable, celery
 
@@ -35,15 +35,13 @@ class Session:
     horizon: Horizon | None
 
 
-class Database:
+class Database(Link[tuple[Connection, Horizon | None]]):
     """The database of one backend."""
 
     def __init__(self, settings: Backend) -> None:
-        self.settings = settings
         limits = dialects.Limits(settings.connect_timeout, settings.query_timeout)
-        self.dialect = dialects.of(settings.url.get_backend_name(), limits)
-        self.server = ""  # product and version, once connected
-        self._connection: Connection | None = None
+        super().__init__(dialects.of(settings.url.get_backend_name(), limits))
+        self.settings = settings
         self._tables: tuple[ResultTable, ...] | None = None
         self._make_engine()  # a mistake in database_engine_options shows at start
 
@@ -66,14 +64,9 @@ class Database:
         self._tables = None
 
     def close(self) -> None:
-        """Discard the connection, whatever state it is in."""
-        connection, self._connection = self._connection, None
+        """Discard the connection, and what was found through it."""
+        super().close()
         self._tables = None
-        if connection is not None:
-            with suppress(Exception):
-                connection.invalidate()  # no polite goodbye: the server may not answer
-            with suppress(Exception):
-                connection.close()
 
     def identity(self) -> dict[str, str]:
         """Say for each kind of table which one it is, for people and for the checkpoint."""
@@ -87,17 +80,6 @@ class Database:
         }
 
     # -- connecting --------------------------------------------------------------------------
-
-    def _open(self) -> tuple[Connection, Horizon | None]:
-        """Begin a snapshot. A kept connection that has died meanwhile is replaced once."""
-        kept = self._connection is not None
-        try:
-            return self._begin()
-        except DBAPIError as error:
-            if not kept or self.dialect.reason(error) is not Reason.CONNECT:
-                raise
-            self.close()
-            return self._begin()
 
     def _begin(self) -> tuple[Connection, Horizon | None]:
         connection = self._connect()
@@ -138,7 +120,7 @@ class Database:
             )
         except (TypeError, ValueError, SQLAlchemyError) as error:
             where = f"backends[{self.settings.name}].database_engine_options"
-            raise ConfigError([f"{where}: {self._message(error)}"]) from None
+            raise ConfigError([f"{where}: {message(error)}"]) from None
 
     # -- tables ------------------------------------------------------------------------------
 
@@ -217,30 +199,13 @@ class Database:
         except DBAPIError as error:
             self.close()
             reason = self.dialect.reason(error)
-            raise BackendError(reason, self._message(error.orig or error)) from error
+            raise BackendError(reason, message(error.orig or error)) from error
         except (SQLAlchemyError, OSError, UnicodeError) as error:
             self.close()
-            raise BackendError(Reason.QUERY, self._message(error)) from error
+            raise BackendError(Reason.QUERY, message(error)) from error
         except BaseException:
             self.close()
             raise
 
     def _reason(self, error: BackendError | DBAPIError) -> Reason:
         return error.reason if isinstance(error, BackendError) else self.dialect.reason(error)
-
-    def _message(self, error: BaseException) -> str:
-        # Masked before it is cut, or a password across the cut would show its beginning.
-        return _one_line(secrets.mask(_words(error)))
-
-
-def _words(error: BaseException) -> str:
-    """Return what the error says; MySQL's drivers give number and text, a pair."""
-    match error.args:
-        case (int(number), str(text)):
-            return f"{text} ({number})"
-        case _:
-            return str(error)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:500]

@@ -222,6 +222,12 @@ CHECKPOINT_SIZE = Metric(
     "Size of the checkpoint's files.",
     per_backend=False,
 )
+LEADER = Metric(
+    "celery_results_exporter_leader",
+    "gauge",
+    "Whether this process reads and counts (1), or stands by while another replica does (0).",
+    per_backend=False,
+)
 SERIES = Metric(
     "celery_results_exporter_series",
     "gauge",

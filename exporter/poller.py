@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from exporter import metrics
-from exporter.checkpoint import Checkpoint, Staged
+from exporter.checkpoint import Checkpoint, Save, Staged
 from exporter.config import Backend
 from exporter.database import Database, Session
 from exporter.errors import BackendAbsent, BackendError, Reason
@@ -55,7 +55,12 @@ class Poller:
             settings.name, None, "not tried yet", "", settings.poll_interval, None, None
         )
         self._checkpoint = checkpoint
+        self._restored = checkpoint is None
+        self._unanswered: Save | None = None  # we do not know whether it was kept
         self._exposition = exposition
+        # What is served of the tally. History comes at once, when all of it is counted: served bit
+        # by bit it would be an increase (R12).
+        self._counted: dict[Metric, list[Sample]] = {}
         self._thread = threading.Thread(target=self._run, name=f"poll-{settings.name}", daemon=True)
         self._stop = threading.Event()
         self._patient_until = float("inf")  # monotonic; later than this the thread is stuck
@@ -152,12 +157,16 @@ class Poller:
 
     def _poll(self) -> None:
         """Read step by step until there is nothing left to read."""
+        began = time.time()
         logged = time.monotonic()
         limits = self.settings.connect_timeout + 2 * self.settings.query_timeout
+        if self._checkpoint is not None:
+            limits += 2 * self._checkpoint.patience
         while True:
             self._patient_until = time.monotonic() + limits + STUCK_AFTER
             self._step()
-            now = time.time()
+            # What falls due meanwhile is the next poll's: else a busy table's poll never ends.
+            now = min(began, time.time())
             if self._stop.is_set() or not any(p.busy(now) for p in self.positions.values()):
                 return
             if time.monotonic() - self._published >= PUBLISH_INTERVAL:
@@ -169,6 +178,8 @@ class Poller:
 
     def _step(self) -> None:
         """Read one snapshot, understand it, take it over."""
+        self.restore()
+        self._settle()
         self._maybe_look_again()
         try:
             batches = self._read()
@@ -199,21 +210,41 @@ class Poller:
             change = position.advance(batch, now)
             changes = self.tally.count(kind, change, now, live=position.live)
             staged.append(Staged(kind, position, change, changes))
+        save = Save(tuple(staged))
         if self._checkpoint is not None:  # before anything is served; if it fails, nothing was
-            self._checkpoint.save(self.settings.name, self.database.identity(), staged, self.tally)
-        for stage in staged:
+            self._unanswered = save
+            self._checkpoint.save(self.settings.name, self.database.identity(), save, self.tally)
+            self._unanswered = None
+        self._apply(save)
+        return now
+
+    def _apply(self, save: Save) -> None:
+        for stage in save.staged:
             self._note(stage.kind, stage.position, stage.change)
             stage.position.apply(stage.change)
             self.tally.apply(stage.changes)
-        return now
+
+    def _settle(self) -> None:
+        """Find out what became of a save that failed: a lost answer may have been a yes."""
+        if self._unanswered is None or self._checkpoint is None:
+            return
+        if self._checkpoint.holds(self.settings.name, self._unanswered):
+            log.info(
+                "the checkpoint holds what it seemed to refuse",
+                extra={"backend": self.settings.name},
+            )
+            self._apply(self._unanswered)
+        self._unanswered = None
 
     def restore(self) -> None:
         """Go on from the checkpoint, if there is one; raise CheckpointError if it is not ours."""
-        if self._checkpoint is None:
+        if self._restored or self._checkpoint is None:
             return
         known = self._checkpoint.restore(
             self.settings.name, self.database.identity(), self.positions, self.tally
         )
+        self._restored = True
+        self._counted = self.tally.samples(time.time())
         if known:
             log.info("going on from the checkpoint", extra={"backend": self.settings.name})
 
@@ -230,16 +261,12 @@ class Poller:
         zone = self.settings.timezone
         dialect = self.database.dialect
         self._readers = {t.layout.kind: Reader(t, dialect, zone) for t in tables}
-        if before != self._readers.keys():
-            for layout in celery.LAYOUTS:
-                if layout.kind not in self._readers:
-                    log.info(
-                        "table does not exist yet; waiting for Celery to create it",
-                        extra={
-                            "backend": self.settings.name,
-                            "table": self._table_name(layout.kind),
-                        },
-                    )
+        for layout in celery.LAYOUTS:
+            if layout.kind not in self._readers and (before is None or layout.kind in before):
+                log.info(
+                    "table does not exist yet; waiting for Celery to create it",
+                    extra={"backend": self.settings.name, "table": self._table_name(layout.kind)},
+                )
 
     def _read_health(self, session: Session) -> None:
         if time.monotonic() < self._health_due:
@@ -279,7 +306,9 @@ class Poller:
 
     def _publish(self) -> None:
         now = time.time()
-        samples: dict[Metric, list[Sample]] = {**self.tally.samples(now), **self._own_samples()}
+        if all(position.live for position in self.positions.values()):
+            self._counted = self.tally.samples(now)
+        samples: dict[Metric, list[Sample]] = {**self._counted, **self._own_samples()}
         task = self.positions["task"]
         samples[metrics.UNFINISHED] = [
             Sample(labels, count) for labels, count in self.tally.fold(task.unfinished).items()

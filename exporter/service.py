@@ -10,45 +10,42 @@ import threading
 import time
 
 import sqlalchemy
+from sqlalchemy import URL
 
 from exporter import __version__, metrics
-from exporter.checkpoint import open_file
+from exporter.checkpoint import IN_A_DATABASE, Checkpoint, open_file
 from exporter.config import Config
+from exporter.election import LOOK, Election
+from exporter.errors import CheckpointError
 from exporter.exposition import Exposition
 from exporter.formats import Format
+from exporter.lease import LASTS, LIMITS, Lease
 from exporter.options import Options
 from exporter.poller import Poller
 from exporter.status import ServiceStatus
+from exporter.store import Fence, Store
 from exporter.tally import Sample, Samples
 from exporter.web.server import WebServer, parse_address
 
 log = logging.getLogger(__name__)
 
-STOP_WITHIN = 4.0  # seconds, of the 5 that are promised
+# Seconds, of the 5 that are promised from the signal to the end; the web server adds one.
+STOP_WITHIN = 2.5
+RELEASE_WITHIN = 0.7
+ANSWER_WITHIN = 0.3
+ENDS = {signal.SIGTERM, signal.SIGINT}
+LONGEST_END = 600.0  # seconds; no poll takes as long
 
 
-class Service:
-    """All pollers and what they publish; what the web pages ask is answered here."""
+class Term:
+    """What is read and served while this process leads: all of it anew each time."""
 
-    def __init__(self, config: Config) -> None:
-        self.started = time.time()
-        self._checkpoint = open_file(config.checkpoint) if config.checkpoint else None
-        self._exposition = Exposition(self._checkpoint_samples)
-        self.pollers = [
-            Poller(backend, self._exposition, self._checkpoint) for backend in config.backends
-        ]
-        for poller in self.pollers:
-            poller.restore()
-        version = (__version__, platform.python_version(), sqlalchemy.__version__)
-        self._exposition.publish(
-            None,
-            {
-                metrics.BUILD_INFO: [Sample(version, 1)],
-                metrics.RELOAD_SUCCESSFUL: [Sample((), 1)],
-                metrics.RELOAD_TIMESTAMP: [Sample((), self.started)],
-                metrics.CONFIG_HASH: [Sample((), config.hash)],
-            },
-        )
+    def __init__(
+        self, config: Config, exposition: Exposition, checkpoint: Checkpoint | None
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.exposition = exposition
+        self.pollers = [Poller(backend, exposition, checkpoint) for backend in config.backends]
 
     def start(self) -> None:
         """Begin polling."""
@@ -56,49 +53,144 @@ class Service:
             poller.start()
 
     def stop(self) -> None:
-        """End polling; a poll that hangs is abandoned."""
+        """End polling after the step each poll is in."""
         for poller in self.pollers:
             poller.stop()
-        deadline = time.monotonic() + STOP_WITHIN
+
+    def end(self, timeout: float) -> None:
+        """Wait for that; a poll that hangs is abandoned."""
+        deadline = time.monotonic() + timeout
         for poller in self.pollers:
             poller.join(max(0.0, deadline - time.monotonic()))
-        if self._checkpoint is not None:
-            self._checkpoint.close()
+        if self.checkpoint is not None:
+            self.checkpoint.close()
 
-    def _checkpoint_samples(self) -> Samples:
-        if self._checkpoint is None:
-            return {}
-        commit, size = self._checkpoint.last_commit, self._checkpoint.size()
-        samples = {metrics.CHECKPOINT_COMMIT: commit, metrics.CHECKPOINT_SIZE: size}
+
+class Service:
+    """All that is read and served; what the web pages ask is answered here."""
+
+    def __init__(self, config: Config) -> None:
+        self.started = time.time()
+        self._config = config
+        self._election: Election | None = None
+        self._polling = True  # in threads, as soon as we lead
+        self._standby = self._new_exposition()
+        self.term: Term | None = None  # None: another replica leads
+        if isinstance(config.checkpoint, URL):
+            lease = Lease(Store(config.checkpoint, IN_A_DATABASE, limits=LIMITS))
+            self._election = Election(lease, self._lead, self._stand_by)
+        else:
+            checkpoint = open_file(config.checkpoint) if config.checkpoint else None
+            self.term = Term(config, self._new_exposition(), checkpoint)
+            for poller in self.term.pollers:
+                poller.restore()
+
+    def start(self) -> None:
+        """Begin polling, at once or when elected."""
+        if self._election is not None:
+            self._election.start()
+        elif self.term is not None:
+            self.term.start()
+
+    def poll_once(self) -> bool:
+        """Poll every backend to the end of what there is; say whether all that worked."""
+        if self._election is not None:
+            self._polling = False
+            self._election.start()
+            self._election.decided.wait(LASTS + 5 * LOOK)
+        if self.term is None:
+            raise CheckpointError(f"{IN_A_DATABASE}: {self.unready()}")
+        worked = [poller.try_poll() for poller in self.term.pollers]
+        return all(worked)
+
+    def stop(self) -> None:
+        """End polling, then let another replica lead."""
+        term = self.term
+        if term is not None:
+            term.stop()
+            term.end(STOP_WITHIN)
+        if self._election is not None:
+            self._election.stop(RELEASE_WITHIN)
+
+    # -- terms -------------------------------------------------------------------------------
+
+    def _lead(self, fence: Fence) -> None:
+        """Begin a term. What an earlier one has left hanging stays outside the fence."""
+        assert isinstance(self._config.checkpoint, URL)  # noqa: S101  # or there is no election
+        checkpoint = Checkpoint(Store(self._config.checkpoint, IN_A_DATABASE), fence)
+        checkpoint.open()
+        self.term = Term(self._config, self._new_exposition(), checkpoint)
+        if self._polling:
+            self.term.start()
+
+    def _stand_by(self) -> None:
+        """End the term, and forget what it counted."""
+        term, self.term = self.term, None
+        if term is not None:
+            term.stop()
+            threading.Thread(target=term.end, args=(LONGEST_END,), daemon=True).start()
+
+    def _new_exposition(self) -> Exposition:
+        exposition = Exposition(self._fresh_samples)
+        version = (__version__, platform.python_version(), sqlalchemy.__version__)
+        exposition.publish(
+            None,
+            {
+                metrics.BUILD_INFO: [Sample(version, 1)],
+                metrics.RELOAD_SUCCESSFUL: [Sample((), 1)],
+                metrics.RELOAD_TIMESTAMP: [Sample((), self.started)],
+                metrics.CONFIG_HASH: [Sample((), self._config.hash)],
+            },
+        )
+        return exposition
+
+    def _fresh_samples(self) -> Samples:
+        term, election = self.term, self._election
+        samples: dict[metrics.Metric, float | None] = {
+            metrics.LEADER: float(election is None or election.leading)
+        }
+        if term is not None and term.checkpoint is not None:
+            samples[metrics.CHECKPOINT_COMMIT] = term.checkpoint.last_commit
+            samples[metrics.CHECKPOINT_SIZE] = term.checkpoint.size()
         return {metric: [Sample((), v)] for metric, v in samples.items() if v is not None}
 
     # -- what the web pages ask --------------------------------------------------------------
 
     def exposition(self, form: Format, *, gzip: bool) -> bytes:
         """Return the body of /metrics."""
-        return self._exposition.body(form, compressed=gzip)
+        term = self.term
+        return (term.exposition if term else self._standby).body(form, compressed=gzip)
 
     def unhealthy(self) -> str:
-        """Name a poll thread that is stuck. A database that is down is not our illness."""
-        stuck = [poller.settings.name for poller in self.pollers if poller.stuck()]
-        return f"poll thread is stuck: {', '.join(stuck)}" if stuck else ""
+        """Name a thread that is stuck. A database that is down is not our illness."""
+        stuck = [poller.settings.name for poller in self._pollers() if poller.stuck()]
+        if stuck:
+            return f"poll thread is stuck: {', '.join(stuck)}"
+        election = self._election
+        return "election thread is stuck" if election is not None and election.stuck() else ""
 
     def unready(self) -> str:
-        """Name the backends that were not tried yet."""
-        waiting = [poller.settings.name for poller in self.pollers if not poller.tried.is_set()]
+        """Say why we stand by, or name the backends that were not tried yet."""
+        if self.term is None and self._election is not None:
+            return self._election.fault
+        waiting = [poller.settings.name for poller in self._pollers() if not poller.tried.is_set()]
         return f"not tried yet: {', '.join(waiting)}" if waiting else ""
 
     def status(self) -> ServiceStatus:
         """Return what the status page shows."""
-        backends = tuple(poller.status for poller in self.pollers)
+        backends = tuple(poller.status for poller in self._pollers())
         return ServiceStatus(__version__, self.started, backends)
+
+    def _pollers(self) -> list[Poller]:
+        term = self.term
+        return term.pollers if term is not None else []
 
 
 def run(config: Config, options: Options) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    # Blocked in every thread to come, and waited for here. A handler would do for one thread: with
+    # many, another one may be given the signal, and the main thread sleeps on (seen under load).
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
     service = Service(config)
     addresses = [parse_address(address) for address in options.listen_addresses]
     server = WebServer(service, addresses, options.telemetry_path)
@@ -108,10 +200,10 @@ def run(config: Config, options: Options) -> int:
     if config.checkpoint is None:
         log.warning("no checkpoint: counts live in memory, and begin at 0 after a restart")
     service.start()
-    stop.wait()
+    signal.sigwait(ENDS)
     log.info("stopping")
     service.stop()
-    server.stop()
+    server.stop(ANSWER_WITHIN)
     log.info("stopped")
     return 0
 
@@ -119,7 +211,9 @@ def run(config: Config, options: Options) -> int:
 def once(config: Config) -> int:
     """Poll every backend to the end of what there is; print the exposition."""
     service = Service(config)
-    worked = [poller.try_poll() for poller in service.pollers]
-    service.stop()
-    sys.stdout.write(service.exposition(Format.TEXT, gzip=False).decode())
-    return 0 if all(worked) else 1
+    try:
+        worked = service.poll_once()
+        sys.stdout.write(service.exposition(Format.TEXT, gzip=False).decode())
+    finally:
+        service.stop()
+    return 0 if worked else 1

@@ -8,10 +8,9 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 from exporter import metrics
-from exporter.checkpoint import Checkpoint, read_file
+from exporter.checkpoint import Checkpoint, read
 from exporter.config import Backend, Config
 from exporter.database import Database
 from exporter.errors import BackendError, ConfigError
@@ -30,11 +29,11 @@ def verify(config: Config) -> int:
     """Compare every backend; return 1 where a present row was not counted, or cannot be read."""
     if config.checkpoint is None:
         raise ConfigError(["verify needs a checkpoint: without one, counts live in memory"])
-    checkpoint = read_file(config.checkpoint)
+    checkpoint = read(config.checkpoint)
     failed = False
     for settings in config.backends:
         try:
-            lines, missing = _compare(settings, checkpoint, config.checkpoint)
+            lines, missing = _compare(settings, checkpoint)
         except BackendError as error:
             lines, missing = [f"backend {settings.name}: error: {error.reason}: {error}"], True
         sys.stdout.write("\n".join(lines) + "\n")
@@ -43,13 +42,13 @@ def verify(config: Config) -> int:
     return int(failed)
 
 
-def _compare(settings: Backend, checkpoint: Checkpoint, path: Path) -> tuple[list[str], bool]:
+def _compare(settings: Backend, checkpoint: Checkpoint) -> tuple[list[str], bool]:
     database = Database(settings)
     position = Position(Rules())
     positions = {"task": position, "group": Position(Rules())}
     tally = Tally(settings.series_limit, 0.0)
     if not checkpoint.restore(settings.name, database.identity(), positions, tally):
-        return [f"backend {settings.name}: not in the checkpoint {path} yet"], False
+        return [f"backend {settings.name}: not in the {checkpoint.place} yet"], False
     present = _present(database, position)
     counted = Counter(
         {

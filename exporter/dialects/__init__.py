@@ -21,6 +21,10 @@ from exporter.errors import Reason
 from exporter.position import Horizon
 from exporter.tables import Facts
 
+# How long a transaction that writes may wait for its client: a client that was paused, or whose
+# machine is gone, keeps rows locked. Longer than any pause between two of our statements.
+LONGEST_PAUSE = 10.0  # seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -52,6 +56,17 @@ class Dialect:
 
     def prepare(self, connection: Connection) -> None:
         """Set up a fresh connection, outside any transaction."""
+
+    def writing_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
+        """Return what `connect_arguments` does, for a connection that writes."""
+        return self.connect_arguments(url)
+
+    def prepare_to_write(self, connection: Connection) -> None:
+        """Set up a fresh connection that writes, outside any transaction."""
+
+    def begin_to_write(self, connection: Connection) -> None:
+        """Begin a transaction that writes; a connection that has died shows here."""
+        connection.exec_driver_sql("SELECT 1")
 
     def open(self, connection: Connection) -> Horizon | None:
         """Begin a read-only snapshot."""

@@ -53,15 +53,19 @@ class SQLServer(Dialect):
 
     def prepare(self, connection: Connection) -> None:
         """Bound statements and waits for locks; read snapshots where they are allowed."""
-        raw: Any = connection.connection.driver_connection
-        raw.timeout = max(1, math.ceil(self.limits.query))
-        connection.exec_driver_sql(f"SET LOCK_TIMEOUT {round(self.limits.query * 1000)}")
+        self.prepare_to_write(connection)
         state = connection.exec_driver_sql(
             "SELECT snapshot_isolation_state FROM sys.databases WHERE name = DB_NAME()"
         ).scalar()
         self.snapshot = state == 1
         level = "SNAPSHOT" if self.snapshot else "READ COMMITTED"
         connection.exec_driver_sql(f"SET TRANSACTION ISOLATION LEVEL {level}")
+
+    def prepare_to_write(self, connection: Connection) -> None:
+        """Bound statements and waits for locks."""
+        raw: Any = connection.connection.driver_connection
+        raw.timeout = max(1, math.ceil(self.limits.query))
+        connection.exec_driver_sql(f"SET LOCK_TIMEOUT {round(self.limits.query * 1000)}")
 
     def server(self, connection: Connection) -> str:
         """Name the product and version."""

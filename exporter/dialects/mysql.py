@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-from exporter.dialects import Dialect
+from exporter.dialects import LONGEST_PAUSE, Dialect
 from exporter.errors import Reason
 from exporter.tables import Facts
 
@@ -37,7 +37,7 @@ _REASONS = {
     1969: Reason.TIMEOUT,  # MariaDB: max_statement_time exceeded
     3024: Reason.TIMEOUT,  # MySQL: maximum statement execution time exceeded
 }
-_CONNECT = {1040, 1044, 1045, 1049, 1053, 1129, 1130, 1203, 1227, 1698}
+_CONNECT = {1040, 1044, 1045, 1049, 1053, 1129, 1130, 1203, 1227, 1698, 1927, 4031}
 _FIRST_CLIENT_ERROR, _LAST_CLIENT_ERROR = 2000, 2999
 _LOST_CONNECTION = 2013
 
@@ -61,8 +61,21 @@ class MySQL(Dialect):
 
     def prepare(self, connection: Connection) -> None:
         """Bound statements and waits for locks; make every transaction a snapshot."""
-        seconds = self.limits.query
+        self._limit(connection)
         connection.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+
+    def prepare_to_write(self, connection: Connection) -> None:
+        """Bound statements, waits for locks, and how long the server keeps what is idle.
+
+        MySQL has no limit for idling in a transaction alone.
+        """
+        self._limit(connection)
+        seconds = self.limits.query
+        lock_wait = f"innodb_lock_wait_timeout = {max(1, math.floor(seconds))}"
+        connection.exec_driver_sql(f"SET SESSION {lock_wait}, wait_timeout = {LONGEST_PAUSE:.0f}")
+
+    def _limit(self, connection: Connection) -> None:
+        seconds = self.limits.query
         connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {max(1, math.ceil(seconds))}")
         if getattr(connection.dialect, "is_mariadb", False):
             connection.exec_driver_sql(f"SET SESSION max_statement_time = {seconds:.3f}")

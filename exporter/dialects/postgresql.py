@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import URL, ColumnElement, Connection, Table, TextClause, func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from exporter.dialects import Dialect
+from exporter.dialects import LONGEST_PAUSE, Dialect
 from exporter.errors import Reason
 from exporter.position import Horizon
 
@@ -50,15 +50,7 @@ class PostgreSQL(Dialect):
     def open(self, connection: Connection) -> Horizon | None:
         """Begin, set the limits, and read the snapshot's horizon, in two round trips."""
         super().open(connection)
-        milliseconds = str(round(self.limits.query * 1000))
-        columns: list[ColumnElement[Any] | TextClause] = [
-            func.set_config(name, milliseconds, True)  # noqa: FBT003
-            for name in (
-                "statement_timeout",
-                "lock_timeout",
-                "idle_in_transaction_session_timeout",
-            )
-        ]
+        columns = self._limits(pause=self.limits.query)
         version = connection.dialect.server_version_info or ()
         if version < SNAPSHOT_FUNCTIONS:
             connection.execute(select(*columns))
@@ -70,6 +62,22 @@ class PostgreSQL(Dialect):
         ]
         row = connection.execute(select(*columns)).one()
         return Horizon(row[-2], row[-1])
+
+    def begin_to_write(self, connection: Connection) -> None:
+        """Begin, and set the limits."""
+        pause = min(LONGEST_PAUSE, self.limits.query)
+        connection.execute(select(*self._limits(pause=pause)))
+
+    def _limits(self, pause: float) -> list[ColumnElement[Any] | TextClause]:
+        limits = {
+            "statement_timeout": self.limits.query,
+            "lock_timeout": self.limits.query,
+            "idle_in_transaction_session_timeout": pause,
+        }
+        return [
+            func.set_config(name, str(round(seconds * 1000)), True)  # noqa: FBT003
+            for name, seconds in limits.items()
+        ]
 
     @contextmanager
     def deadline(self, connection: Connection) -> Iterator[None]:

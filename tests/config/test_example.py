@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ def test_has_every_key() -> None:
     orders = content["backends"][0]
     assert set(config.TableNames.model_fields) == set(orders["database_table_names"])
     assert set(config.TableSchemas.model_fields) == set(orders["database_table_schemas"])
+    told = re.findall(r"^# (\w+)  ", EXAMPLE.read_text(), re.MULTILINE)  # they exclude each other
+    assert set(config._Checkpoint.model_fields) == set(told)
 
 
 def test_shows_the_defaults(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
-from sqlalchemy import StaticPool, create_engine, delete, event, text
+from sqlalchemy import delete, event, make_url, text
 
-from exporter.checkpoint import Checkpoint, Staged, open_file
+from exporter.checkpoint import Checkpoint, Save, Staged, open_file
 from exporter.errors import CheckpointError
 from exporter.position import Position
+from exporter.store import Store
 from exporter.tally import Tally
 from tests.counting.follow import TASKS, Follower, create_tables, insert, update
 from tests.counting.test_position import ManyWriters
@@ -43,7 +44,7 @@ class Crashing(ManyWriters):
 
     def __init__(self) -> None:
         super().__init__()
-        self.store = Checkpoint(create_engine("sqlite://", poolclass=StaticPool))
+        self.store = Checkpoint(Store(make_url("sqlite://"), "checkpoint"))
         self.store.open()
         self.tally = Tally(10_000, 0.0)
         following, store = self.following, self.store
@@ -51,7 +52,7 @@ class Crashing(ManyWriters):
         def take_over(change: object) -> None:
             changes = self.tally.count("task", change, following.now, live=True)  # type: ignore[arg-type]
             staged = Staged("task", following.position, change, changes)  # type: ignore[arg-type]
-            store.save("a", ONE, [staged], self.tally)
+            store.save("a", ONE, Save((staged,)), self.tally)
             following.position.apply(change)  # type: ignore[arg-type]
             self.tally.apply(changes)
 
@@ -66,7 +67,7 @@ class Crashing(ManyWriters):
         changes = self.tally.count("task", change, following.now, live=True)
         if saved:
             staged = Staged("task", following.position, change, changes)
-            self.store.save("a", ONE, [staged], self.tally)
+            self.store.save("a", ONE, Save((staged,)), self.tally)
             following.counted.take(change.outcomes)
             self._see()
         following.position = Position(following.position.rules)
@@ -152,14 +153,15 @@ def test_nothing_is_written_when_nothing_changed(sqlite: Database, path: Path) -
 def test_full_disk_serves_nothing_and_loses_nothing(sqlite: Database, path: Path) -> None:
     checkpoint = open_file(path)
     follower = Follower(sqlite.reader_url, checkpoint).poll()
-    with checkpoint._engine.connect() as connection:
+    with checkpoint._store.transaction() as connection:
         pages = connection.execute(text("PRAGMA page_count")).scalar_one()
     limit = f"PRAGMA max_page_count = {pages}"
 
     def full(raw: sqlite3.Connection, *_: object) -> None:
         raw.execute(limit)
 
-    event.listen(checkpoint._engine, "checkout", full)
+    event.listen(checkpoint._store._engine, "connect", full)
+    checkpoint._store.close()  # so that it connects anew
     with sqlite.engine().begin() as connection:
         for number in range(200):
             insert(connection, "FAILURE", name=f"task{number}" + 100 * "x")
@@ -201,7 +203,7 @@ def test_unreadable_checkpoint_is_refused_and_kept(path: Path, content: bytes) -
 
 def test_checkpoint_of_a_newer_version_is_refused(path: Path) -> None:
     checkpoint = open_file(path)
-    with checkpoint._engine.begin() as connection:
+    with checkpoint._store.transaction() as connection:
         connection.execute(text("UPDATE celery_results_exporter_meta SET value = '999'"))
     checkpoint.close()
     with pytest.raises(CheckpointError, match="newer version"):

@@ -299,7 +299,7 @@ def test_long_history_is_read_in_chunks(database: Database, engine: Engine) -> N
 def test_table_emptied_and_filled_between_two_polls(
     follower: Follower, engine: Engine, rows: int
 ) -> None:
-    """Ids begin again, unseen: what is there now is new, also where it has passed the cursor (R6)."""
+    """Ids begin again, unseen: all there is now is new, even past the cursor (R6)."""
     with engine.begin() as connection:
         for row in range(1, 6):
             insert(connection, id=row)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import delete
 
-from exporter.checkpoint import open_file
+from exporter.checkpoint import IN_A_DATABASE, Checkpoint, open_file
 from exporter.config import Config
+from exporter.store import Store
 from exporter.verify import verify
 from tests.counting.follow import TASKS, Follower, create_tables, insert, update
 
@@ -81,5 +82,22 @@ def test_row_that_was_not_counted(
     code, out = verified(follower, path, capsys)
     assert "1 present, 1 counted, 1 missing" in out
     assert code == 1
+    follower.close()
+    checkpoint.close()
+
+
+def test_checkpoint_in_a_database(
+    database: Database, engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside the process that writes it."""
+    with engine.begin() as connection:
+        insert(connection)
+        insert(connection, "FAILURE")
+    checkpoint = Checkpoint(Store(database.owner, IN_A_DATABASE))
+    checkpoint.open()
+    follower = Follower(database.reader_url, checkpoint).poll()
+    config = Config((follower.poller.settings,), database.owner, 0.0)
+    assert verify(config) == 0
+    assert "2 present, 2 counted, 0 missing" in capsys.readouterr().out
     follower.close()
     checkpoint.close()

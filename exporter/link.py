@@ -1,0 +1,64 @@
+"""One connection to a database: kept, replaced where it has died, discarded after any error."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from exporter import secrets
+from exporter.dialects import Dialect
+from exporter.errors import Reason
+
+Begun = TypeVar("Begun")
+
+
+class Link(ABC, Generic[Begun]):
+    """The one connection. What it is for is said by `_begin`."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self.server = ""  # product and version, once connected
+        self._connection: Connection | None = None
+
+    def close(self) -> None:
+        """Discard the connection, whatever state it is in."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(Exception):
+                connection.invalidate()  # no polite goodbye: the server may not answer
+            with suppress(Exception):
+                connection.close()
+
+    @abstractmethod
+    def _begin(self) -> Begun:
+        """Connect where there is no connection, and begin a transaction."""
+
+    def _open(self) -> Begun:
+        """Begin a transaction. A kept connection that has died meanwhile is replaced once."""
+        kept = self._connection is not None
+        try:
+            return self._begin()
+        except DBAPIError as error:
+            if not kept or self.dialect.reason(error) is not Reason.CONNECT:
+                raise
+            self.close()
+            return self._begin()
+
+
+def message(error: BaseException) -> str:
+    """Return what the error says: one line of bounded length, without a password."""
+    # Masked before it is cut, or a password across the cut would show its beginning.
+    return " ".join(secrets.mask(_words(error)).split())[:500]
+
+
+def _words(error: BaseException) -> str:
+    """Return what the error says; MySQL's drivers give number and text, a pair."""
+    match error.args:
+        case (int(number), str(text)):
+            return f"{text} ({number})"
+        case _:
+            return str(error)
