@@ -54,7 +54,7 @@ class Database:
 
     def states(self, table: str = "celery_taskmeta") -> Counter[str]:
         """Count the rows by state: the truth that metrics are compared with."""
-        query = text(f"SELECT status, count(*) FROM {table} GROUP BY status")  # noqa: S608
+        query = text(f"SELECT status, count(*) FROM {table} GROUP BY status")
         with self.engine().connect() as connection:
             return Counter(dict(connection.execute(query).all()))
 

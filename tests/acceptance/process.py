@@ -1,0 +1,236 @@
+"""The exporter as its users have it: a process with a configuration, seen from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import URL
+
+from tests.servers.process import HOST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+EXPORTER = (sys.executable, "-m", "exporter")
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+PROMISED_END = 5.0  # seconds from the signal to the end
+FAST = {"poll_interval": "100ms", "first_zero": "0s", "start": "beginning"}
+_PREFIX = "celery-results-exporter: error: "
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the web server answered."""
+
+    status: int
+    body: str
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """The metrics of one moment."""
+
+    samples: list[tuple[str, Mapping[str, str], float]]  # name, labels, value
+
+    @classmethod
+    def parse(cls, text: str) -> Scrape:
+        """Read the text format."""
+        return cls(
+            [
+                (sample.name, sample.labels, sample.value)
+                for family in text_string_to_metric_families(text)
+                for sample in family.samples
+            ]
+        )
+
+    def sums(self, name: str, *by: str) -> Counter[tuple[str, ...]]:
+        """Return `sum by (…) (name)`, without the zeros."""
+        sums: Counter[tuple[str, ...]] = Counter()
+        for found, labels, value in self.samples:
+            if found == name:
+                sums[tuple(labels[label] for label in by)] += int(value)
+        return +sums
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """Return the one sample with these labels, or None."""
+        found = [v for n, have, v in self.samples if n == name and labels.items() <= have.items()]
+        assert len(found) <= 1, f"{name}{labels} is ambiguous"
+        return found[0] if found else None
+
+
+class Exporter:
+    """A running exporter."""
+
+    def __init__(self, child: subprocess.Popen[bytes], stdout: Path, stderr: Path) -> None:
+        self._child = child
+        self._stdout = stdout
+        self._stderr = stderr
+        self.address = ""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._child.pid
+
+    def logs(self) -> list[str]:
+        """Return what it has logged so far, by line."""
+        return self._stderr.read_text().splitlines()
+
+    def printed(self) -> str:
+        """Return everything it has written to either stream so far."""
+        return self._stdout.read_text() + self._stderr.read_text()
+
+    def logged(self, *parts: str) -> str:
+        """Return the first line with all these parts, or an empty string."""
+        return next((line for line in self.logs() if all(part in line for part in parts)), "")
+
+    def wait_for_log(self, *parts: str, timeout: float = 30.0) -> str:
+        """Wait for a line with all these parts and return it."""
+        self.wait_until(lambda: self.logged(*parts), f"a log line with {parts}", timeout)
+        return self.logged(*parts)
+
+    def get(self, path: str, accept: str = "*/*") -> Answer:
+        """Ask its web server."""
+        connection = http.client.HTTPConnection(self.address, timeout=10)
+        with contextlib.closing(connection):
+            connection.request("GET", path, headers={"Accept": accept})
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.read().decode())
+
+    def scrape(self) -> Scrape:
+        """Return the metrics of this moment."""
+        answer = self.get("/metrics", "text/plain")
+        assert answer.status == 200
+        return Scrape.parse(answer.body)
+
+    def wait_until(self, condition: Callable[[], object], what: str, timeout: float = 30.0) -> None:
+        """Return once the condition holds; fail with the logs when it does not, or it ends."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            ended = self._child.poll() is not None
+            if ended or time.monotonic() > deadline:
+                why = f"ended with {self._child.returncode}" if ended else f"{timeout:g} s passed"
+                pytest.fail(f"{why} before {what}:\n" + "\n".join(self.logs()[-20:]))
+            time.sleep(0.05)
+
+    def wait_for(self, name: str, value: float, timeout: float = 30.0, **labels: str) -> None:
+        """Wait for a sample to have this value."""
+        self.wait_until(
+            lambda: self.scrape().value(name, **labels) == value, f"{name} is {value}", timeout
+        )
+
+    def poll_again(self, times: int = 3) -> None:
+        """Wait for that many more polls of each backend, so that what they change has changed."""
+        wanted = {key: n + times for key, n in self.polls().items()}
+        self.wait_until(
+            lambda: all(n >= wanted[key] for key, n in self.polls().items()), f"{times} polls", 30
+        )
+
+    def polls(self) -> Counter[tuple[str, ...]]:
+        """Return the polls of each backend so far."""
+        return self.scrape().sums("celery_backend_polls_total", "backend")
+
+    def stop(self, how: signal.Signals = signal.SIGTERM, within: float = PROMISED_END) -> None:
+        """Stop it as an orchestrator does, and insist that it ends well in time."""
+        self._child.send_signal(how)
+        try:
+            code = self._child.wait(within)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"it did not end within {within:g} s:\n" + "\n".join(self.logs()[-20:]))
+        assert code == 0, self.printed()
+
+    def kill(self) -> None:
+        """End it whatever it does."""
+        self._child.kill()
+        self._child.wait()
+
+
+@contextlib.contextmanager
+def running(folder: Path, config: Mapping[str, Any], *flags: str, **env: str) -> Iterator[Exporter]:
+    """Run an exporter until the end of the test; it must then end well, without a traceback."""
+    stdout, stderr = folder / "exporter.out", folder / "exporter.err"
+    with stdout.open("wb") as out, stderr.open("wb") as err:
+        child = subprocess.Popen(
+            [
+                *EXPORTER,
+                f"--config.file={write(folder, config)}",
+                f"--web.listen-address={HOST}:0",
+                *flags,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env=environment(env),
+        )
+    exporter = Exporter(child, stdout, stderr)
+    try:
+        listening = exporter.wait_for_log("listening")
+        found = re.search(rf"{re.escape(HOST)}:\d+", listening)
+        assert found, listening
+        exporter.address = found[0]
+        yield exporter
+        if child.poll() is None:
+            exporter.stop(within=30)
+    finally:
+        exporter.kill()
+    assert "Traceback" not in exporter.printed()
+
+
+def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the exporter to its end."""
+    return subprocess.run(
+        [*EXPORTER, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment(env),
+        timeout=30,
+        check=False,
+    )
+
+
+def refusal(*arguments: str, **env: str) -> str:
+    """Run what must be refused with exit code 2, and return the one line that says why."""
+    ended = run(*arguments, f"--web.listen-address={HOST}:0", **env)
+    assert (ended.returncode, ended.stdout) == (2, ""), ended
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(_PREFIX)
+    return line
+
+
+def write(folder: Path, config: Mapping[str, Any]) -> Path:
+    """Write the configuration file."""
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(dict(config)))
+    return path
+
+
+def one_backend(result_backend: str, **settings: Any) -> dict[str, Any]:
+    """Return a configuration of one backend that is read quickly and from its beginning."""
+    backend = {"name": "shop", "result_backend": result_backend}
+    return {"backends": [backend | FAST | settings]}
+
+
+def without_password(url: URL) -> str:
+    """Return the URL as it stands beside a password that is given otherwise."""
+    return URL.create(
+        url.drivername, url.username, None, url.host, url.port, url.database
+    ).render_as_string()
+
+
+def environment(more: Mapping[str, str]) -> dict[str, str]:
+    """Return the tester's environment without what would configure Celery or the exporter."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("CELERY")} | dict(more)

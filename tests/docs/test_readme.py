@@ -1,0 +1,247 @@
+"""What the documents say of the code is so."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from exporter import cli, config, durations
+from exporter.dialects import Dialect, Limits
+from exporter.errors import Reason
+from exporter.tables import celery
+from tests.deploy.promql import faults
+from tests.docs import reference
+from tests.servers.process import require
+
+ROOT = reference.README.parent
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+README = reference.README.read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LARGEST_PICTURE = 150 * 1024
+NONE = "–"  # noqa: RUF001 - in tables: there is no default
+
+every_document = pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
+)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Return the fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of a table's rows that begin with code, with the backticks taken off."""
+    lines = re.findall(r"^\| (`.*) \|$", text, re.MULTILINE)
+    return [[cell.strip("` ") for cell in line.split(" | ")] for line in lines]
+
+
+def between(name: str) -> str:
+    (found,) = re.findall(rf"<!-- {name}:begin -->(.*)<!-- {name}:end -->", README, re.DOTALL)
+    return found
+
+
+def normal(requirement: str) -> str:
+    """Return the name of a requirement as package indexes compare it."""
+    return re.match(r"[\w.-]+", requirement)[0].lower()
+
+
+# --- metrics ------------------------------------------------------------------------------------
+
+
+def test_metrics_reference_is_current() -> None:
+    assert reference.renewed(README) == README, "run: python -m tests.docs.reference"
+    assert reference.table() in README
+
+
+def test_values_of_labels_are_those_of_the_code() -> None:
+    values = {row[0]: set(re.findall(r"`([\w.-]+)`", f"`{row[1]}`")) for row in rows(README)}
+    assert values["reason"] == set(Reason)
+    assert values["table"] == {layout.kind for layout in celery.LAYOUTS}
+    families = ({"name", "stamps"}, {"name"}, set[str]())
+    assert values["schema_family"] == {celery.schema_family(columns) for columns in families}
+
+
+class Query(NamedTuple):
+    document: Path
+    expression: str
+
+
+QUERIES = [Query(path, query) for path in DOCUMENTS for query in blocks(path.read_text(), "promql")]
+
+
+def test_queries_are_promql(tmp_path: Path) -> None:
+    assert QUERIES
+    rules = [{"record": f"query:{n}", "expr": query.expression} for n, query in enumerate(QUERIES)]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
+    promtool = require("promtool", "prometheus")
+    done = subprocess.run(
+        [promtool, "check", "rules", file], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.expression.split("\n")[0])
+def test_query_asks_for_what_is_served(query: Query) -> None:
+    found = faults(query.expression)
+    if query.document.name == "counting.md":  # compares totals with the table, on purpose
+        found = [fault for fault in found if not fault.endswith("selector.ranged=False")]
+    assert found == []
+
+
+# --- configuration and command line -------------------------------------------------------------
+
+
+def defaults() -> dict[str, object]:
+    """Return the keys that ``defaults:`` may have, each with its default."""
+    shown: dict[str, object] = {}
+    for key, field in config.Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, (config.TableNames, config.TableSchemas)):
+            shown |= {f"{key}.{part}": value for part, value in default}
+        else:
+            shown[key] = default
+    return {key: NONE if default is None else default for key, default in shown.items()}
+
+
+def test_every_shared_key_is_told_with_its_default() -> None:
+    told = {key: default for key, _, default, _ in rows(between("shared-keys"))}
+    kinds = {key: kind for key, kind, _, _ in rows(between("shared-keys"))}
+    for key, default in defaults().items():
+        if kinds[key] == "duration":
+            assert durations.parse(told[key]) == default, key
+        else:
+            assert told[key] == str(default), key
+    assert told.keys() == defaults().keys()
+
+
+def test_every_key_of_a_backend_is_told() -> None:
+    told = {row[0] for row in rows(between("backend-keys"))}
+    own = config._Entry.model_fields.keys() - config.Settings.model_fields.keys()
+    assert told == own
+
+
+def test_keys_that_are_refused_are_told() -> None:
+    (sentence,) = re.findall(r"^(.*) are refused as not supported yet\.$", README, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", sentence)) == config._NOT_YET
+
+
+def test_example_of_a_file_loads(tmp_path: Path) -> None:
+    (example,) = blocks(README, "yaml")
+    file = tmp_path / "config.yaml"
+    file.write_text(example)
+    (backend,) = config.load(file, {"ORDERS_DB_PASSWORD": "p@ss"}).backends
+    assert backend.url.password == "p@ss"  # noqa: S105 - the example's
+
+
+def test_every_flag_is_told() -> None:
+    told = {row[0]: row for row in rows(README) if row[0].startswith("--")}
+    del told["--version`, `--help"]
+    assert told.keys() == {f"--{flag.name}" for flag in cli._FLAGS}
+    for flag in cli._FLAGS:
+        _, variable, _, meaning = told[f"--{flag.name}"]
+        assert variable == flag.env
+        assert (meaning == "not supported yet") == (not flag.supported)
+        assert set(flag.choices) <= set(re.findall(r"\w+", meaning))
+
+
+def test_every_command_is_told() -> None:
+    (section,) = re.findall(r"^## Command line\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
+    assert set(cli._COMMANDS) == {r[0] for r in rows(section) if not r[0].startswith("--")}
+
+
+@every_document
+def test_flags_exist(document: Path) -> None:
+    known = {f"--{flag.name}" for flag in cli._FLAGS}
+    assert set(re.findall(r"--(?:celery|config|log|web)\.[\w.-]*\w", document.read_text())) <= known
+
+
+# --- links and names ----------------------------------------------------------------------------
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors that a document's headings make."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@every_document
+def test_relative_links_lead_somewhere(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if re.match(r"https?://", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_picture_is_small() -> None:
+    assert 0 < (ROOT / "docs" / "status-page.png").stat().st_size < LARGEST_PICTURE
+
+
+@every_document
+def test_make_targets_exist(document: Path) -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    told = re.findall(r"(?:^|`)make ([a-z]+)", document.read_text(), re.MULTILINE)
+    assert set(told) <= targets
+
+
+def test_every_rule_that_the_code_names_is_told() -> None:
+    told = set(
+        re.findall(r"^## (R\d+):", (ROOT / "docs" / "counting.md").read_text(), re.MULTILINE)
+    )
+    source = "".join(path.read_text() for path in (ROOT / "exporter").rglob("*.py"))
+    assert told == {f"R{number}" for number in range(1, 14)}
+    assert set(re.findall(r"\bR\d+\b", source)) <= told
+
+
+def test_layers_are_those_that_are_checked() -> None:
+    (layers,) = (
+        contract["layers"]
+        for contract in PROJECT["tool"]["importlinter"]["contracts"]
+        if contract["name"] == "layers"
+    )
+    (drawn,) = blocks(CONTRIBUTING, "layers")
+    assert drawn.splitlines() == layers
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = PROJECT["project"]
+    wanted = [
+        *project["dependencies"],
+        *(one for extra in project["optional-dependencies"].values() for one in extra),
+        *PROJECT["dependency-groups"]["dev"],
+    ]
+    told = {name for row in rows(CONTRIBUTING) for name in re.split(r"`, `", row[0])}
+    assert {normal(requirement) for requirement in wanted} <= told
+
+
+def test_column_grants_are_the_columns_that_are_read() -> None:
+    granted = re.findall(r"^GRANT SELECT \((.*)\) ON (\w+)", README, re.MULTILINE)
+    names = config.TableNames()
+    assert {table: set(columns.split(", ")) for columns, table in granted} == {
+        getattr(names, layout.kind): {*layout.required, *layout.optional}
+        for layout in celery.LAYOUTS
+    }
+
+
+def test_a_database_without_a_file_of_its_own_gets_the_defaults() -> None:
+    """As CONTRIBUTING.md has it; with one, its file is found by its name."""
+    from exporter import dialects  # noqa: PLC0415
+
+    limits = Limits(1.0, 1.0)
+    assert type(dialects.of("oracle", limits)) is Dialect
+    for file in Path(dialects.__file__).parent.glob("[a-z]*.py"):
+        assert type(dialects.of(file.stem, limits)) is not Dialect
