@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tests.servers.database import Database
 
-KILLS = int(os.environ.get("KILLS", "6"))
+KILLS = int(os.environ.get("KILLS", "3"))
 LABELS = ("task", "state", "worker", "queue")
 WRITER = Path(__file__).with_name("writer.py")
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from tests.servers.database import Database
 
+LONG = bool(os.environ.get("SOAK"))
 PAUSE = float(os.environ.get("PAUSE", "17"))  # seconds; longer than the lease lasts
 ROUNDS = int(os.environ.get("ROUNDS", "1"))
 RESULTS = "celery_task_results_total"
@@ -127,7 +128,7 @@ def two_replicas(database: Database, folder: Path) -> Iterator[tuple[Replica, Re
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("database", ["postgresql", "mariadb-pymysql"], indirect=True)
+@pytest.mark.parametrize("database", ["postgresql", *["mariadb-pymysql"] * LONG], indirect=True)
 def test_takeover(database: Database, tmp_path: Path) -> None:
     create_tables(database)
     with two_replicas(database, tmp_path) as (first, second), Watch(first, second) as watch:
