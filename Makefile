@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint types test demo constraints clean
+.PHONY: help venv lint types test soak demo constraints clean
 .DELETE_ON_ERROR:
 
 help: ## say what there is
@@ -24,7 +24,10 @@ types: $(BIN)/.complete ## check types
 
 test: servers $(BIN)/.complete ## install what is missing, then lint, types and all tests
 	@$(MAKE) --no-print-directory lint types
-	REQUIRE_SERVERS=1 $(BIN)/pytest --cov
+	REQUIRE_SERVERS=1 $(BIN)/pytest --cov --ignore=tests/soak
+
+soak: servers $(BIN)/.complete ## faults and load in earnest, about an hour, with their figures
+	SOAK=1 PAUSE=40 KILLS=$${KILLS:-100} REQUIRE_SERVERS=1 $(BIN)/pytest -s tests/acceptance/test_kill.py tests/acceptance/test_standby.py tests/soak
 
 demo: $(BIN)/.runnable ## run a demo: Celery worker, beat and the exporter, until Ctrl-C
 	@exec $(BIN)/python examples/demo/run.py
