@@ -78,6 +78,7 @@ def test_cleanup_and_forget_during_load(database: Database, tmp_path: Path) -> N
     assert watchdog.went_back == []
 
 
+@pytest.mark.long
 @kinds("mariadb-pymysql", "postgresql", "sqlite")
 def test_newest_rows_are_forgotten(database: Database, tmp_path: Path) -> None:
     """A tail that was deleted is no reset: ids go on above it."""
@@ -117,7 +118,8 @@ def test_truncated_and_ids_restarted(database: Database, tmp_path: Path) -> None
     assert watchdog.went_back == []
 
 
-@pytest.mark.parametrize("database", ["mariadb-pymysql"], indirect=True)
+@pytest.mark.long
+@kinds("mariadb-pymysql")
 def test_truncated_with_auto_increment(database: Database, tmp_path: Path) -> None:
     """As in tables made by SQLAlchemy before 1.4, and on MySQL: TRUNCATE alone restarts them."""
     with create_tables(database).begin() as connection:
@@ -173,7 +175,9 @@ def test_tables_are_dropped_and_made_anew(database: Database, tmp_path: Path) ->
     assert watchdog.went_back == []
 
 
-@pytest.mark.parametrize("more", [-100, 100], ids=["below", "beyond"])
+@pytest.mark.parametrize(
+    "more", [-100, pytest.param(100, marks=pytest.mark.long)], ids=["below", "beyond"]
+)
 @kinds("mariadb-pymysql", "postgresql")
 def test_truncated_and_filled_between_two_polls(
     database: Database, more: int, tmp_path: Path

@@ -20,7 +20,7 @@ from tests.servers.database import OWNER_PASSWORD, Database, DatabaseServer, SQL
 from tests.servers.proxy import Mode, Proxy
 from tests.soak.load import Load, assert_counts, backend, config, load
 from tests.soak.process import at_rest
-from tests.soak.sizes import CUTS, OUTAGES, ROUNDS
+from tests.soak.sizes import CUTS, OUTAGES, ROUNDS, kinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from tests.servers.postgresql import PostgreSQL
 
 pytestmark = pytest.mark.timeout(3600)
-ON_SERVERS = pytest.mark.parametrize("database", ["postgresql", "mariadb-pymysql"], indirect=True)
 HEALTHY = ("healthy-server", "healthy-file")
 LIMIT = 1.0  # seconds that a query of the disturbed one may take
 INTERVAL = 0.5  # seconds between polls of the healthy ones
@@ -138,7 +137,7 @@ def assert_steady(name: str, intervals: list[float]) -> None:
     assert max(intervals) < INTERVAL + LIMIT
 
 
-@ON_SERVERS
+@kinds("postgresql", "mariadb-pymysql")
 def test_others_are_undisturbed(scene: Scene) -> None:
     """And the disturbed one loses nothing, and leaves nothing behind."""
     dice = random.Random(3)  # noqa: S311

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
 
 def write(database: Database, folder: Path) -> tuple[Counter[Labels], int, float]:
-    """Write from two processes, less patient than usual; return what, the locks, the seconds."""
-    url = f"{database.celery_url}?timeout=1"
-    with load(url, folder, 2, SQLITE_ROWS) as writing:
+    """Write from two processes; return what was stored, how often it was locked, the seconds."""
+    with load(database.celery_url, folder, 2, SQLITE_ROWS) as writing:
         seconds = writing.wait()
         stored = writing.stored()
     locked = sum(n for error, n in writing.errors().items() if "database is locked" in error)
