@@ -74,7 +74,7 @@ class Watch:
             thread.join()
 
     def _run(self, replica: Replica) -> None:
-        while not self._stop.wait(0.1):
+        while not self._stop.wait(0.04):
             with self._lock:
                 before = dict(self._highest)
             with contextlib.suppress(OSError, AssertionError, AttributeError):
