@@ -38,6 +38,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.mysql import VARCHAR
 
+from exporter.audit import Segment, Segments
 from exporter.errors import CheckpointError
 from exporter.lifecycle import Watch
 from exporter.metrics import CATALOGUE, FAILURES
@@ -93,6 +94,12 @@ _gaps = _table(
     Column("hi", BigInteger, nullable=False),
     Column("since", Double, nullable=False),
     Column("horizon", BigInteger),
+)
+_segments = _table(
+    "segment",
+    *_owner(),
+    Column("lo", BigInteger, primary_key=True, autoincrement=False),
+    Column("segment", Text, nullable=False),  # JSON, an `exporter.audit.Segment`
 )
 _watched = _table(
     "watched",
@@ -180,7 +187,7 @@ class Checkpoint:
 
         `identity` says, for each kind of table, which one it is: another one is refused.
         """
-        saved: list[tuple[str, Mark, tuple[Gap, ...], dict[int, Watch]]] = []
+        saved: list[tuple[str, Mark, tuple[Gap, ...], Segments, dict[int, Watch]]] = []
         with self._store.transaction() as connection:
             query = select(_positions).where(_positions.c.backend == backend)
             for row in connection.execute(query).all():
@@ -191,11 +198,12 @@ class Checkpoint:
                         "the checkpoint to count from the start again"
                     )
                 gaps = _read_gaps(connection, backend, row.kind)
+                segments = _read_segments(connection, backend, row.kind)
                 watched = _read_watched(connection, backend, row.kind)
-                saved.append((row.kind, json.loads(row.mark), gaps, watched))
+                saved.append((row.kind, json.loads(row.mark), gaps, segments, watched))
             _read_totals(connection, backend, tally)
-        for kind, mark, gaps, watched in saved:
-            positions[kind].restore(mark, gaps, watched)
+        for kind, mark, gaps, segments, watched in saved:
+            positions[kind].restore(mark, gaps, segments, watched)
         return bool(saved)
 
     def save(self, backend: str, identity: Mapping[str, str], save: Save, tally: Tally) -> None:
@@ -314,6 +322,14 @@ def _read_gaps(connection: Connection, backend: str, kind: str) -> tuple[Gap, ..
     return tuple(Gap(Span(row.lo, row.hi), row.since, 0.0, row.horizon) for row in rows)
 
 
+def _read_segments(connection: Connection, backend: str, kind: str) -> Segments:
+    query = select(_segments.c.segment)
+    query = query.where(_segments.c.backend == backend, _segments.c.kind == kind)
+    texts = connection.execute(query.order_by(_segments.c.lo)).scalars()
+    found = [json.loads(text) for text in texts]
+    return tuple(Segment(Span(*span), *rest) for span, *rest in found)
+
+
 def _read_watched(connection: Connection, backend: str, kind: str) -> dict[int, Watch]:
     query = select(_watched.c.id, _watched.c.watch)
     query = query.where(_watched.c.backend == backend, _watched.c.kind == kind)
@@ -370,6 +386,7 @@ def _writes(
         values = {"mark": json.dumps(change.mark), "identity": identity[stage.kind]}
         yield from _put(_positions, owner, ("backend", "kind"), values, known=before.looked)
     yield from _gap_writes(owner, before.gaps, change.gaps)
+    yield from _segment_writes(owner, before.segments, change.segments)
     yield from _watch_writes(owner, before.watched, change.watch)
     yield from _total_writes(backend, stage.changes, tally)
 
@@ -400,6 +417,21 @@ def _gap_writes(
         [
             owner | {"lo": span.lo, "hi": span.hi, "since": since, "horizon": horizon}
             for span, since, horizon in new - old
+        ],
+        "lo",
+    )
+
+
+def _segment_writes(owner: dict[str, Any], before: Segments, after: Segments) -> Iterator[Write]:
+    old = {segment.span.lo: segment for segment in before}
+    new = {segment.span.lo: segment for segment in after}
+    yield from _replace(
+        _segments,
+        [owner | {"lo": lo} for lo, segment in old.items() if new.get(lo) != segment],
+        [
+            owner | {"lo": lo, "segment": json.dumps(segment)}
+            for lo, segment in new.items()
+            if old.get(lo) != segment
         ],
         "lo",
     )

@@ -99,6 +99,16 @@ class Lifecycle:
             return Seen(self._held(row, watch))
         return self._settle(row, watch)
 
+    def may_change(self, done: float | None) -> bool:
+        """Whether what finished then is still within the revision window."""
+        return self._recent(done, self.rules.revision_window)
+
+    def counted_success(self, task: str) -> Watch:
+        """Return what the watch of a row would be that was counted as a success of this task."""
+        counted = (task, SUCCESS)
+        now = self.now
+        return Watch(SUCCESS, task, "", "", now, now, now, counted=counted, settled=True)
+
     def _gone(self, watch: Watch) -> Seen:
         if watch.unfinished:
             return Seen(None, Vanished(watch.task, watch.state))
@@ -146,7 +156,7 @@ class Lifecycle:
             runtime=_runtime(watch.started, row.done, self.now) if watch else None,
             revises=watch.counted if watch else None,
         )
-        if row.state == SUCCESS or not self._recent(row, self.rules.revision_window):
+        if row.state == SUCCESS or not self.may_change(row.done):
             return Seen(None, outcome)
         until = self.now + self.rules.revision_window
         counted = (row.task, row.state)
@@ -177,11 +187,11 @@ class Lifecycle:
             self.named
             and not row.task
             and row.state != SUCCESS
-            and self._recent(row, self.rules.late_commit_grace)
+            and self._recent(row.done, self.rules.late_commit_grace)
         )
 
-    def _recent(self, row: Row, span: float) -> bool:
-        return row.done is None or row.done > self.now - span - ZONE_SLACK
+    def _recent(self, done: float | None, span: float) -> bool:
+        return done is None or done > self.now - span - ZONE_SLACK
 
 
 def _runtime(started: float | None, done: float | None, now: float) -> float | None:

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypedDict
 
+from exporter import audit
+from exporter.audit import Audit, Found, Segments
 from exporter.lifecycle import ZONE_SLACK, Lifecycle, Rules, Seen, Watch
 from exporter.results import SUCCESS, Finished, Group, Row, Vanished
 from exporter.spans import MIN_ID, Span, each, outside, size
@@ -64,6 +66,7 @@ class Plan:
     below: int | None = None  # look for unfinished rows below this id
     deleted: Span | None = None  # ids up to the cursor that were seen to be gone
     anchors: tuple[Anchor, ...] = ()  # ascending; if the last holds, so do the others
+    audit: Audit | None = None
     old: float = 0.0  # ids missing among rows finished before this are holes of history
     chunk: int = CHUNK_ROWS
     news: bool = False  # not history: name the newest task of each group, too
@@ -82,6 +85,7 @@ class Batch:
     lower: tuple[int, ...] = ()  # and ids below all of them (the lowest REBORN_IDS)
     upto: int | None = None  # rows above `plan.after` were read up to this id; None: none there
     first: int | None = None  # lowest id of these
+    newest: float | None = None  # newest `date_done` of these, Unix time, seconds
     groups: tuple[Group, ...] = ()  # SUCCESS among them
     rows: tuple[Row, ...] = ()  # all others among them
     holes: tuple[Span, ...] = ()  # ids missing among them, or among the newest rows at first look
@@ -91,6 +95,7 @@ class Batch:
     below_rows: tuple[Row, ...] = ()  # unfinished rows in [below_from, plan.below)
     below_from: int | None = None  # None: nothing is left below
     reborn: tuple[int, ...] = ()  # ids in `plan.deleted` that are there (the lowest REBORN_IDS)
+    found: Found | None = None  # by `plan.audit`
     named: bool = False  # a row with a name was seen
     horizon: Horizon | None = None
 
@@ -113,7 +118,6 @@ class Change:
 
     cursor: int | None
     origin: int | None = None  # rows up to this id were there before we looked: history
-    looked: bool = True
     fallen: int | None = None
     returned: tuple[int, ...] = ()
     anchors: tuple[Anchor, ...] = ()
@@ -122,8 +126,10 @@ class Change:
     caught_up: bool = True
     top: int | None = None
     gaps: tuple[Gap, ...] = ()
+    segments: Segments = ()
     watch: dict[int, Watch | None] = field(default_factory=dict)  # None: watched no longer
     outcomes: list[Finished | Vanished] = field(default_factory=list)
+    successes: list[tuple[int, str]] = field(default_factory=list)  # id and task, of single rows
     late_rows: int = 0
     expired_ids: int = 0
     resets: int = 0
@@ -136,8 +142,11 @@ class Change:
     def take(self, row_id: int, seen: Seen) -> None:
         """Note what is to be done about a row."""
         self.watch[row_id] = seen.watch
-        if seen.outcome is not None:
-            self.outcomes.append(seen.outcome)
+        outcome = seen.outcome
+        if outcome is not None:
+            self.outcomes.append(outcome)
+        if isinstance(outcome, Finished) and outcome.state == SUCCESS:
+            self.successes.append((row_id, outcome.task))
 
 
 def _mark(of: Change | Position) -> Mark:
@@ -172,6 +181,7 @@ class Position:
         self.named = bool(rules.named)
         self.live = False  # caught up once: what is new from now on is news, not history
         self.gaps: tuple[Gap, ...] = ()
+        self.segments: Segments = ()
         self.watched: dict[int, Watch] = {}
         self.unfinished: Counter[tuple[str, str, str, str]] = Counter()
         self._oldest: dict[tuple[str, str], list[tuple[float, int]]] = {}
@@ -187,6 +197,7 @@ class Position:
             self.watched = {i: watch._replace(due=now) for i, watch in self.watched.items()}
             self._schedule = [(now, row_id) for row_id in self.watched]
             self.gaps = tuple(gap._replace(due=min(gap.due, now)) for gap in self.gaps)
+            self.segments = tuple(s._replace(since=min(s.since, now)) for s in self.segments)
         self._clock = now
         self._collect_due(now)
         return Plan(
@@ -199,6 +210,7 @@ class Position:
             if self.fallen is None or self.cursor is None
             else Span(self.fallen + 1, self.cursor),
             anchors=self.anchors,
+            audit=self._audit(now),
             old=now - self.rules.late_commit_grace - ZONE_SLACK,
             news=self.live,
         )
@@ -211,6 +223,14 @@ class Position:
             if watch is not None and watch.due <= due:
                 self._asked[row_id] = None
 
+    def _audit(self, now: float) -> Audit | None:
+        """Return the next segment to audit, once there is nothing newer to read."""
+        if not self.live or self.backlog:
+            return None
+        window = self.rules.revision_window
+        due = (segment for segment in self.segments if segment.due(window) <= now)
+        return next((Audit(segment, self.watched.keys()) for segment in due), None)
+
     def busy(self, now: float) -> bool:
         """Whether another step has work to do at once."""
         return (
@@ -219,6 +239,7 @@ class Position:
             or (self.top is not None and (self.cursor is None or self.cursor < self.top))
             or bool(self._schedule and self._schedule[0][0] <= now)
             or any(gap.due <= now for gap in self.gaps)
+            or self._audit(now) is not None
         )
 
     # -- understanding -----------------------------------------------------------------------
@@ -232,22 +253,26 @@ class Position:
             below=self.below,
             named=self.named or (batch.named and self.rules.named is None),
             top=batch.top,
+            segments=self.segments,
         )
+        life = Lifecycle(self.rules, now, change.named)
         gaps: list[Gap] = []
         reused = self._reused_from(batch)
         if plan.look:
             change.cursor = change.origin = batch.top
             gaps += self._gaps(self._missing(batch), now)
         elif reused is not None:
-            gaps += self._begin_again(reused, (), batch, now, change)
+            gaps += self._begin_again(reused, (), batch, life, change)
         elif plan.deleted and self._restarted(batch):
-            gaps += self._begin_again(plan.deleted.lo, self.returned, batch, now, change)
+            gaps += self._begin_again(plan.deleted.lo, self.returned, batch, life, change)
         else:
-            self._recheck(batch, now, change)
-            gaps += self._ask_gaps(batch, now, change)
+            self._recheck(batch, life, change)
+            gaps += self._ask_gaps(batch, life, change)
             self._note_deleted(batch, change)
+            change.segments = audit.credit(change.segments, change.successes)
+            self._look_into(batch, life, change)
             if batch.upto is not None:
-                self._read_chunk(batch, now, change)
+                self._read_chunk(batch, life, change)
                 if plan.deleted:  # ids went on above it, or began again and these come late
                     known = [gap.span for gap in gaps] + each(self.returned)
                     spans = outside(plan.deleted, known)
@@ -257,22 +282,47 @@ class Position:
             change.expired_ids += size(gap.span for gap in gaps[:-MAX_GAPS])
             gaps = gaps[-MAX_GAPS:]
         change.gaps = tuple(gaps)
+        change.segments = audit.current(change.segments, now, self.rules.revision_window)
         if not change.resets:
             change.anchors = self._anchors(batch)
         for row in batch.below_rows:
             if row.id not in self.watched:
-                self._first_sight(row, now, change, live=False)
+                change.take(row.id, life.first_sight(row, live=False))
         change.below = batch.below_from
         change.caught_up = batch.top is None or (
             change.cursor is not None and change.cursor >= batch.top
         )
         return change
 
-    def _read_chunk(self, batch: Batch, now: float, change: Change) -> None:
+    def _read_chunk(self, batch: Batch, life: Lifecycle, change: Change) -> None:
         change.outcomes += [Finished(SUCCESS, *group) for group in batch.groups]
         for row in batch.rows:
-            self._first_sight(row, now, change, live=self.live)
+            change.take(row.id, life.first_sight(row, live=self.live))
+        if batch.first is not None and batch.upto is not None and life.may_change(batch.newest):
+            counted: Counter[str] = Counter()
+            for group in batch.groups:
+                counted[group.task] += group.rows
+            span = Span(batch.first, batch.upto)
+            window = self.rules.revision_window
+            change.segments = audit.extend(change.segments, span, counted, life.now, window)
         change.cursor = batch.upto
+
+    def _look_into(self, batch: Batch, life: Lifecycle, change: Change) -> None:
+        """Take rows that were counted as SUCCESS and are something else now for revised (R4)."""
+        plan, found = batch.plan.audit, batch.found
+        if plan is None or found is None:
+            return
+        span = plan.segment.span
+        counted = next((s.counted for s in change.segments if s.span == span), {})
+        missing = audit.missing(counted, found.successes)
+        for row in found.others:
+            if row.id in change.watch or any(row.id in gap.span for gap in self.gaps):
+                continue
+            task = audit.blame(missing, row) if life.may_change(row.done) else None
+            if task is not None:
+                change.take(row.id, life.again(row, life.counted_success(task)))
+        window = self.rules.revision_window
+        change.segments = audit.looked_at(change.segments, span, found.successes, life.now, window)
 
     def _missing(self, batch: Batch) -> Iterator[Span]:
         """Yield the ids that the rows just read lack."""
@@ -284,13 +334,14 @@ class Position:
     def _gaps(self, spans: Iterable[Span], now: float) -> list[Gap]:
         return [Gap(span, now, now + self.rules.recheck(0.0)) for span in spans]
 
-    def _ask_gaps(self, batch: Batch, now: float, change: Change) -> list[Gap]:
+    def _ask_gaps(self, batch: Batch, life: Lifecycle, change: Change) -> list[Gap]:
         """Take late rows out of the gaps, and drop those gaps that are final (R2)."""
+        now = life.now
         asked = set(batch.plan.gaps)
         found = sorted(row.id for row in batch.late)
         for row in batch.late:
             change.late_rows += 1
-            self._first_sight(row, now, change, live=self.live)
+            change.take(row.id, life.first_sight(row, live=self.live))
         kept: list[Gap] = []
         for gap in self.gaps:
             if gap.span not in asked:
@@ -358,7 +409,7 @@ class Position:
         return (*ascending[:1], *ascending[1:][-MAX_ANCHORS:])
 
     def _begin_again(
-        self, lo: int, returned: tuple[int, ...], batch: Batch, now: float, change: Change
+        self, lo: int, returned: tuple[int, ...], batch: Batch, life: Lifecycle, change: Change
     ) -> list[Gap]:
         """Read on from below `lo`, or the highest of those `returned`, late commits above it."""
         cursor = max(returned, default=lo - 1)
@@ -366,14 +417,14 @@ class Position:
         change.origin = None  # what has these ids now is new
         change.cursor = cursor if cursor >= MIN_ID else None
         change.anchors = tuple(anchor for anchor in self.anchors if anchor.id < lo)
-        gone = Lifecycle(self.rules, now, change.named)
+        change.segments = tuple(s for s in self.segments if s.span.hi < lo)
         for row_id, watch in self.watched.items():
             if row_id >= lo and row_id not in returned:
-                change.take(row_id, gone.again(None, watch))
-        self._recheck(batch, now, change)
+                change.take(row_id, life.again(None, watch))
+        self._recheck(batch, life, change)
         gaps = [gap for gap in self.gaps if gap.span.hi < lo]
         missing = outside(Span(lo, cursor), each(returned)) if cursor >= lo else ()
-        return gaps + [Gap(span, now, now) for span in missing]
+        return gaps + [Gap(span, life.now, life.now) for span in missing]
 
     def _note_deleted(self, batch: Batch, change: Change) -> None:
         """Remember from where up to the cursor rows were deleted, and which came late there."""
@@ -391,18 +442,13 @@ class Position:
 
     # -- rows --------------------------------------------------------------------------------
 
-    def _first_sight(self, row: Row, now: float, change: Change, *, live: bool) -> None:
-        seen = Lifecycle(self.rules, now, change.named).first_sight(row, live=live)
-        change.take(row.id, seen)
-
-    def _recheck(self, batch: Batch, now: float, change: Change) -> None:
+    def _recheck(self, batch: Batch, life: Lifecycle, change: Change) -> None:
         """Compare watched rows with what they are now (R3, R4, R5, R13)."""
-        lifecycle = Lifecycle(self.rules, now, change.named)
         present = {row.id: row for row in batch.watched}
         for row_id in batch.plan.watched:
             watch = self.watched.get(row_id)
             if watch is not None and row_id not in change.watch:
-                change.take(row_id, lifecycle.again(present.get(row_id), watch))
+                change.take(row_id, life.again(present.get(row_id), watch))
 
     # -- taking over -------------------------------------------------------------------------
 
@@ -418,6 +464,7 @@ class Position:
         self.below = change.below
         self.named = change.named
         self.gaps = change.gaps
+        self.segments = change.segments
         self.live = self.live or change.caught_up
         for row_id, watch in change.watch.items():
             self._put(row_id, watch)
@@ -443,7 +490,9 @@ class Position:
         """Where reading stands."""
         return _mark(self)
 
-    def restore(self, mark: Mark, gaps: tuple[Gap, ...], watched: dict[int, Watch]) -> None:
+    def restore(
+        self, mark: Mark, gaps: tuple[Gap, ...], segments: Segments, watched: dict[int, Watch]
+    ) -> None:
         """Go on from a checkpoint. What was saved as due at 0 is due at once."""
         change = Change(
             cursor=mark["cursor"],
@@ -455,6 +504,7 @@ class Position:
             named=mark["named"] if self.rules.named is None else self.rules.named,
             caught_up=False,
             gaps=gaps,
+            segments=segments,
             watch=dict(watched),
         )
         self.apply(change)

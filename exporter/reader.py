@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, nul
 from sqlalchemy.sql import Select
 
 from exporter import failures
+from exporter.audit import Audit, Found, missing
 from exporter.database import Session
 from exporter.dialects import Dialect
 from exporter.position import REBORN_IDS, RECENT_IDS, Anchor, Batch, Plan
@@ -47,6 +48,7 @@ class _Chunk:
 
     upto: int | None = None
     first: int | None = None
+    newest: float | None = None
     groups: Sequence[Group] = ()
     rows: Sequence[Row] = ()
     holes: Sequence[Span] = ()
@@ -105,6 +107,7 @@ class Reader:
             lower=() if held else tuple(self._ids_in(connection, _below(plan.anchors))),
             upto=chunk.upto,
             first=chunk.first,
+            newest=chunk.newest,
             groups=tuple(chunk.groups),
             rows=tuple(chunk.rows),
             holes=tuple(chunk.holes),
@@ -114,6 +117,7 @@ class Reader:
             below_rows=tuple(below_rows),
             below_from=below_from,
             reborn=tuple(self._ids_in(connection, plan.deleted)),
+            found=self._found(connection, plan.audit),
             named=any(group.task for group in chunk.groups) or any(r.task for r in chunk.rows),
             horizon=session.horizon,
         )
@@ -191,14 +195,14 @@ class Reader:
         text = self.dialect.text
         newest_ids: list[int] = []
         chunk = _Chunk(upto=upto)
-        groups, others, total, newest = [], 0, 0, 0.0
+        groups, others, total, moments = [], 0, 0, []
         for task, worker, queue, state_value, count, retries, done, first, last in found:
             if not count:
                 continue
             total += count
             chunk.first = first if chunk.first is None else min(first, chunk.first)
             moment = self._epoch(done)
-            newest = max(newest, moment or 0.0)
+            moments += [] if moment is None else [moment]
             if self._state is not None and text(state_value) != SUCCESS:
                 others += count
                 continue
@@ -206,13 +210,14 @@ class Reader:
             groups.append(
                 Group(text(task), text(worker), text(queue), count, _count(retries), moment)
             )
+        chunk.newest = max(moments, default=None)
         chunk.groups = self._with_task_ids(connection, groups, newest_ids) if plan.news else groups
         if others and self._state is not None:
             unlike = self.dialect.exact(self._state) != self._value(SUCCESS)
             chunk.rows = self._rows(connection, and_(above, or_(self._state.is_(None), unlike)))
         if chunk.first is not None:
             start = chunk.first if plan.after is None else plan.after + 1
-            if total != upto - start + 1 and (newest == 0.0 or newest >= plan.old):
+            if total != upto - start + 1 and _fresh(chunk.newest, plan):
                 ids = connection.execute(select(self._id).where(above).order_by(self._id))
                 chunk.holes = list(holes([start - 1, *ids.scalars()]))
         return chunk
@@ -250,11 +255,12 @@ class Reader:
             return _Chunk()
         rows = self._with_exceptions(connection, rows)
         start = rows[0].id if plan.after is None else plan.after + 1
-        newest = max((row.done for row in rows if row.done is not None), default=0.0)
-        fresh = newest == 0.0 or newest >= plan.old
+        newest = max((row.done for row in rows if row.done is not None), default=None)
+        fresh = _fresh(newest, plan)
         return _Chunk(
             upto=rows[-1].id,
             first=rows[0].id,
+            newest=newest,
             groups=_grouped(row for row in rows if row.state == SUCCESS),
             rows=[row for row in rows if row.state != SUCCESS],
             holes=list(holes([start - 1, *(row.id for row in rows)])) if fresh else (),
@@ -279,6 +285,24 @@ class Reader:
             if len(late) >= limit:
                 return list(self._by_id(connection, late[:limit])), False
         return list(self._by_id(connection, late)), True
+
+    def _found(self, connection: Connection, audit: Audit | None) -> Found | None:
+        """Count the successes of a segment; where some are missing, read what may replace them."""
+        if audit is None or self._state is None:
+            return None
+        within = self._id.between(*audit.segment.span)
+        state, task = self.dialect.exact(self._state), self._labels[0]
+        query = select(task, func.count()).where(within, state == self._value(SUCCESS))
+        groups = connection.execute(query if _constant(task) else query.group_by(task))
+        successes = {self.dialect.text(name): count for name, count in groups}
+        if not missing(audit.segment.counted, successes):
+            return Found(successes)
+        unlike = or_(self._state.is_(None), state != self._value(SUCCESS))
+        others = select(self._id).where(within, unlike).order_by(self._id)
+        unknown = [
+            row_id for row_id in connection.execute(others).scalars() if row_id not in audit.known
+        ]
+        return Found(successes, tuple(self._by_id(connection, unknown)))
 
     def _ids_in(self, connection: Connection, span: Span | None) -> Iterable[int]:
         """Read the lowest ids in a span."""
@@ -429,6 +453,11 @@ class Reader:
 def _count(value: Any) -> int:
     """Return a number of retries; a counter cannot take whatever else SQLite may have stored."""
     return max(0, int(value)) if isinstance(value, (int, float, Decimal)) else 0
+
+
+def _fresh(newest: float | None, plan: Plan) -> bool:
+    """Whether ids missing among rows as new as this may still come (R2)."""
+    return newest is None or newest >= plan.old
 
 
 def _below(anchors: Sequence[Anchor]) -> Span | None:

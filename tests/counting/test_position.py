@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from exporter.audit import AGES, Found
 from exporter.lifecycle import Rules
 from exporter.position import Anchor, Batch, Change, Horizon, Plan, Position
 from exporter.results import READY_STATES, SUCCESS, Finished, Group, Row, Vanished
@@ -68,6 +69,13 @@ class Table:
                 below_rows=tuple(below),
                 horizon=horizon,
             )
+        found = None
+        if plan.audit is not None:
+            lo, hi = plan.audit.segment.span
+            rows = [row for row in self.committed.values() if lo <= row.id <= hi]
+            successes = Counter(row.task for row in rows if row.state == SUCCESS)
+            others = [r for r in rows if r.state != SUCCESS and r.id not in plan.audit.known]
+            found = Found(successes, tuple(others))
         new = [i for i in ids if plan.after is None or i > plan.after][: plan.chunk]
         rows = [self.committed[i] for i in new]
         good = Counter((r.task, r.worker, r.queue) for r in rows if r.state == SUCCESS)
@@ -90,6 +98,7 @@ class Table:
             reborn=tuple(
                 i for i in ids if plan.deleted and plan.deleted.lo <= i <= plan.deleted.hi
             ),
+            found=found,
             named=any(r.task for r in rows),
             horizon=horizon,
         )
@@ -232,6 +241,107 @@ class ManyWriters(RuleBasedStateMachine):
 
 ManyWriters.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
 TestManyWriters = ManyWriters.TestCase
+
+
+WINDOW = 3600.0  # seconds
+
+
+class Overwriting(RuleBasedStateMachine):
+    """Celery up to 5.6: every state overwrites every other. In the end the counts are the table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = Table()
+        self.following = Following(self.table, revision_window=WINDOW).poll()
+        self.began = self.following.now
+
+    @rule(state=st.sampled_from(STATES), task=st.sampled_from("ab"))
+    def insert(self, state: str, task: str) -> None:
+        self.table.insert(state, task)
+
+    @rule(task=st.sampled_from("ab"))
+    def succeed(self, task: str) -> None:
+        """Be counted as a success, most of them before they are overwritten."""
+        self.table.add(SUCCESS, task)
+        self.following.poll(0.1)
+
+    @precondition(lambda self: self.table.open)
+    @rule(data=st.data())
+    def commit(self, data: st.DataObject) -> None:
+        self.table.commit(data.draw(st.sampled_from(sorted(self.table.open))))
+
+    @precondition(lambda self: self.table.committed)
+    @rule(data=st.data(), state=st.sampled_from(STATES))
+    def overwrite(self, data: st.DataObject, state: str) -> None:
+        self.table.update(data.draw(st.sampled_from(sorted(self.table.committed))), state)
+
+    @rule(after=st.floats(0.1, 100.0))
+    def poll(self, after: float) -> None:
+        if self.following.now + after < self.began + WINDOW * AGES[-2]:
+            self.following.poll(after)
+
+    def teardown(self) -> None:
+        """Let all end well, and what was read last grow old."""
+        self.following.poll(1.0)
+        for row in self.table.committed.values():
+            if not row.finished:
+                self.table.update(row.id, SUCCESS)
+        for _ in range(round(WINDOW / 60.0) + 1):
+            self.following.poll(60.0)
+        truth = Counter((row.task, row.state) for row in self.table.committed.values())
+        assert self.following.counted.net == truth
+        assert self.following.position.segments == ()
+
+
+Overwriting.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestOverwriting = Overwriting.TestCase
+
+
+def test_overwritten_success_is_revised() -> None:
+    table = Table()
+    for task in "aaabbb":
+        table.add(SUCCESS, task)
+    following = Following(table, revision_window=WINDOW).poll()
+    table.update(2, "FAILURE")
+    table.update(5, "STARTED")
+    following.poll(WINDOW * AGES[0])
+    assert following.counted.results["a", "FAILURE"] == 1
+    assert following.counted.revised == {("a", SUCCESS): 1}
+    table.update(5, SUCCESS)
+    following.poll(60.0)
+    assert following.counted.net == {("a", SUCCESS): 2, ("a", "FAILURE"): 1, ("b", SUCCESS): 3}
+    assert following.counted.revised == {("a", SUCCESS): 1, ("b", SUCCESS): 1}
+
+
+def test_revoking_wipes_the_name_of_a_success() -> None:
+    """Celery 5.6.2: it is the task that lacks one; where two tasks do, it has no name."""
+    table = Table()
+    for task in "aaabbb":
+        table.add(SUCCESS, task)
+    following = Following(table, revision_window=WINDOW, late_commit_grace=10.0).poll()
+    table.update(2, "REVOKED", task="")
+    following.poll(WINDOW * AGES[0]).poll(20.0)
+    assert following.counted.revised == {("a", SUCCESS): 1}
+    table.update(3, "REVOKED", task="")
+    table.update(4, "REVOKED", task="")
+    following.poll(WINDOW * AGES[1]).poll(20.0)
+    assert following.counted.revised == {("a", SUCCESS): 1, ("", SUCCESS): 2}
+    assert following.counted.results["", "REVOKED"] == 3
+
+
+def test_deleted_success_is_no_revision() -> None:
+    table = Table()
+    for _ in range(5):
+        table.add(SUCCESS)
+    failed = table.add("FAILURE")
+    following = Following(table, revision_window=WINDOW).poll()
+    for row in (1, 2, failed):
+        del table.committed[row]
+    table.add("FAILURE")
+    for _ in range(round(WINDOW / 60.0)):
+        following.poll(60.0)
+    assert following.counted.revised == {}
+    assert following.counted.results == {("a", SUCCESS): 5, ("a", "FAILURE"): 2}
 
 
 def test_open_gap_is_not_counted_as_ids() -> None:

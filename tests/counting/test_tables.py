@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -10,12 +11,14 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import delete, text
 
+from exporter.checkpoint import open_file
 from exporter.tables import celery
 from tests.conftest import DATABASES
 from tests.counting.follow import GROUPS, TASKS, Follower, create_tables, insert, update
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from sqlalchemy import Connection, Engine
 
@@ -151,6 +154,35 @@ def test_revised_result_counts_again(follower: Follower, engine: Engine) -> None
     revised = "celery_task_results_revised_total"
     labels = {"task": "app.add", "from_state": "FAILURE", "to_state": "SUCCESS"}
     assert follower.value(revised, **labels) == 1
+
+
+def test_overwritten_success_is_found(database: Database, engine: Engine, tmp_path: Path) -> None:
+    """Celery up to 5.6 lets FAILURE follow SUCCESS, and revoke() wipes the name; over a restart."""
+    with engine.begin() as connection:
+        rows = [insert(connection, name=name) for name in ("app.add", "app.mul", "app.mul")]
+        insert(connection, "FAILURE")
+    window = {"revision_window": 16.0, "late_commit_grace": 0.5}  # audited after 0.25 and 1 s
+    checkpoint = open_file(tmp_path / "checkpoint.sqlite")
+    follower = Follower(database.reader_url, checkpoint, **window).poll()
+    follower.close()
+    checkpoint.close()
+    with engine.begin() as connection:
+        update(connection, rows[0], "FAILURE", result=b'{"exc_type": "OSError"}')
+        update(connection, rows[1], "REVOKED", name=None, worker=None, queue=None)
+        connection.execute(delete(TASKS).where(TASKS.c.id == rows[2]))
+    checkpoint = open_file(tmp_path / "checkpoint.sqlite")
+    follower = Follower(database.reader_url, checkpoint, **window)
+    deadline = time.monotonic() + 20
+    while follower.poll().states()["REVOKED"] == 0 and time.monotonic() < deadline:
+        pass
+    assert follower.states() == {"SUCCESS": 3, "FAILURE": 2, "REVOKED": 1}
+    revised = "celery_task_results_revised_total"
+    assert follower.value(revised, task="app.add", from_state="SUCCESS", to_state="FAILURE") == 1
+    assert follower.value(revised, task="app.mul", from_state="SUCCESS", to_state="REVOKED") == 1
+    assert follower.total(revised) == 2
+    assert follower.value("celery_task_failures_total", exception="OSError") == 1
+    follower.close()
+    checkpoint.close()
 
 
 def test_names_that_differ_in_case_accent_or_blanks_stay_apart(
