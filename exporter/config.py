@@ -121,7 +121,7 @@ class Settings(_Model, frozen=True):
     ] = {}
     result_extended: bool | None = None  # None: find out
     timezone: Annotated[ZoneInfo, BeforeValidator(_zone)] = Field("UTC", validate_default=True)
-    poll_interval: Annotated[float, _at_least("100ms")] = 15.0
+    poll_interval: Annotated[float, _at_least("50ms")] = 15.0
     query_timeout: Annotated[float, _at_least("1ms")] = 10.0
     connect_timeout: Annotated[float, _at_least("1ms")] = 5.0
     start: Literal["end", "beginning"] = "end"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import platform
 import signal
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 STOP_WITHIN = 2.5
 RELEASE_WITHIN = 0.7
 ANSWER_WITHIN = 0.3
+ENDED_AFTER = 4.8
 ENDS = {signal.SIGTERM, signal.SIGINT}
 LONGEST_END = 600.0  # seconds; no poll takes as long
 
@@ -188,6 +190,7 @@ class Service:
 
 def run(config: Config, options: Options) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code."""
+    faulthandler.enable()  # a crash of a driver, or SIGABRT, shows where each thread stood
     # Blocked in every thread to come, and waited for here. A handler would do for one thread: with
     # many, another one may be given the signal, and the main thread sleeps on (seen under load).
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
@@ -201,10 +204,12 @@ def run(config: Config, options: Options) -> int:
         log.warning("no checkpoint: counts live in memory, and begin at 0 after a restart")
     service.start()
     signal.sigwait(ENDS)
+    faulthandler.dump_traceback_later(ENDED_AFTER, exit=True)  # whatever hangs, needing no thread
     log.info("stopping")
     service.stop()
     server.stop(ANSWER_WITHIN)
     log.info("stopped")
+    faulthandler.cancel_dump_traceback_later()
     return 0
 
 

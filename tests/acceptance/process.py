@@ -153,6 +153,14 @@ class Exporter:
             pytest.fail(f"it did not end within {within:g} s:\n" + "\n".join(self.logs()[-20:]))
         assert code == 0, self.printed()
 
+    def autopsy(self) -> str:
+        """End it with the stack of each of its threads, and return its last lines."""
+        self._child.send_signal(signal.SIGABRT)
+        self._child.send_signal(signal.SIGCONT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(5)
+        return "\n".join(self.logs()[-200:])
+
     def kill(self) -> None:
         """End it whatever it does."""
         self._child.kill()
@@ -185,6 +193,9 @@ def running(folder: Path, config: Mapping[str, Any], *flags: str, **env: str) ->
         yield exporter
         if child.poll() is None:
             exporter.stop(within=30)
+    except BaseException:
+        print(exporter.autopsy())  # noqa: T201 - shown beside the failure
+        raise
     finally:
         exporter.kill()
     assert "Traceback" not in exporter.printed()

@@ -48,8 +48,9 @@ class Replica:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._running.close()
+    def __exit__(self, *failure: object) -> None:
+        # After a failure it is killed: it may be paused.
+        self._running.__exit__(*failure)  # type: ignore[arg-type]
 
 
 class Watch:
