@@ -43,7 +43,7 @@ from exporter.errors import CheckpointError
 from exporter.lifecycle import Watch
 from exporter.metrics import CATALOGUE, FAILURES
 from exporter.position import Change, Gap, Mark, Position
-from exporter.spans import Span
+from exporter.spans import Missing, Span
 from exporter.store import Fence, Snapshots, Store
 from exporter.tally import Changes, Histogram, Key, Tally, Total
 
@@ -92,6 +92,7 @@ _gaps = _table(
     *_owner(),
     Column("lo", BigInteger, primary_key=True, autoincrement=False),
     Column("hi", BigInteger, nullable=False),
+    Column("known", Text, nullable=False),  # hexadecimal, see `exporter.spans.Missing`
     Column("since", Double, nullable=False),
     Column("horizon", BigInteger),
 )
@@ -319,7 +320,10 @@ def _check_version(connection: Connection) -> None:
 def _read_gaps(connection: Connection, backend: str, kind: str) -> tuple[Gap, ...]:
     query = select(_gaps).where(_gaps.c.backend == backend, _gaps.c.kind == kind)
     rows = connection.execute(query.order_by(_gaps.c.lo))
-    return tuple(Gap(Span(row.lo, row.hi), row.since, 0.0, row.horizon) for row in rows)
+    return tuple(
+        Gap(Missing(Span(row.lo, row.hi), int(row.known, 16)), row.since, 0.0, row.horizon)
+        for row in rows
+    )
 
 
 def _read_segments(connection: Connection, backend: str, kind: str) -> Segments:
@@ -409,14 +413,16 @@ def _put(
 def _gap_writes(
     owner: dict[str, Any], before: tuple[Gap, ...], after: tuple[Gap, ...]
 ) -> Iterator[Write]:
-    old = {(gap.span, gap.since, gap.horizon) for gap in before}
-    new = {(gap.span, gap.since, gap.horizon) for gap in after}
+    old = {(gap.missing, gap.since, gap.horizon) for gap in before}
+    new = {(gap.missing, gap.since, gap.horizon) for gap in after}
     yield from _replace(
         _gaps,
-        [owner | {"lo": span.lo} for span, _, _ in old - new],
+        [owner | {"lo": missing.span.lo} for missing, _, _ in old - new],
         [
-            owner | {"lo": span.lo, "hi": span.hi, "since": since, "horizon": horizon}
-            for span, since, horizon in new - old
+            owner
+            | {"lo": span.lo, "hi": span.hi, "known": f"{known:x}"}
+            | {"since": since, "horizon": horizon}
+            for (span, known), since, horizon in new - old
         ],
         "lo",
     )

@@ -18,7 +18,7 @@ from exporter import audit
 from exporter.audit import Audit, Found, Segments
 from exporter.lifecycle import ZONE_SLACK, Lifecycle, Rules, Seen, Watch
 from exporter.results import SUCCESS, Finished, Group, Row, Vanished
-from exporter.spans import MIN_ID, Span, each, outside, size
+from exporter.spans import MIN_ID, Missing, Span, each, missing, outside
 
 CHUNK_ROWS = 5_000
 RECENT_IDS = 1_000  # how far below the newest row a transaction open at our start is looked for
@@ -35,10 +35,15 @@ SETTLING = 1.0  # seconds
 class Gap(NamedTuple):
     """Ids missing below the cursor, which may still be committed (rule R2)."""
 
-    span: Span
+    missing: Missing
     since: float  # first seen missing
     due: float  # ask again then
     horizon: int | None = None  # final once every transaction before this one has ended
+
+    @property
+    def span(self) -> Span:
+        """Its lowest and highest id."""
+        return self.missing.span
 
 
 class Anchor(NamedTuple):
@@ -61,7 +66,7 @@ class Plan:
 
     look: bool = False  # first sight of a table whose history is not to be counted
     after: int | None = None  # read rows above this id; None: all
-    gaps: tuple[Span, ...] = ()
+    gaps: tuple[Missing, ...] = ()  # ascending, apart
     watched: tuple[int, ...] = ()
     below: int | None = None  # look for unfinished rows below this id
     deleted: Span | None = None  # ids up to the cursor that were seen to be gone
@@ -149,6 +154,10 @@ class Change:
             self.successes.append((row_id, outcome.task))
 
 
+def _apart(missing: Missing) -> Iterator[Missing]:
+    return map(Missing, missing.pieces())
+
+
 def _mark(of: Change | Position) -> Mark:
     return {
         "cursor": of.cursor,
@@ -203,7 +212,7 @@ class Position:
         return Plan(
             look=not self.looked and self.rules.start == "end",
             after=self.cursor,
-            gaps=tuple(sorted(gap.span for gap in self.gaps if gap.due <= now)[:GAPS_A_STEP]),
+            gaps=tuple(sorted(gap.missing for gap in self.gaps if gap.due <= now)[:GAPS_A_STEP]),
             watched=tuple(self._asked),
             below=self.below,
             deleted=None
@@ -260,7 +269,7 @@ class Position:
         reused = self._reused_from(batch)
         if plan.look:
             change.cursor = change.origin = batch.top
-            gaps += self._gaps(self._missing(batch), now)
+            gaps += self._gaps(missing(self._holes(batch)), now)
         elif reused is not None:
             gaps += self._begin_again(reused, (), batch, life, change)
         elif plan.deleted and self._restarted(batch):
@@ -274,12 +283,12 @@ class Position:
             if batch.upto is not None:
                 self._read_chunk(batch, life, change)
                 if plan.deleted:  # ids went on above it, or began again and these come late
+                    gaps = [gap._replace(missing=m) for gap in gaps for m in _apart(gap.missing)]
                     known = [gap.span for gap in gaps] + each(self.returned)
-                    spans = outside(plan.deleted, known)
-                    gaps += self._gaps(spans, now)
-                gaps += self._gaps(self._missing(batch), now)
+                    gaps += self._gaps(map(Missing, outside(plan.deleted, known)), now)
+                gaps += self._gaps(missing(self._holes(batch)), now)
         if len(gaps) > MAX_GAPS:
-            change.expired_ids += size(gap.span for gap in gaps[:-MAX_GAPS])
+            change.expired_ids += sum(gap.missing.size for gap in gaps[:-MAX_GAPS])
             gaps = gaps[-MAX_GAPS:]
         change.gaps = tuple(gaps)
         change.segments = audit.current(change.segments, now, self.rules.revision_window)
@@ -298,11 +307,12 @@ class Position:
         change.outcomes += [Finished(SUCCESS, *group) for group in batch.groups]
         for row in batch.rows:
             change.take(row.id, life.first_sight(row, live=self.live))
-        if batch.first is not None and batch.upto is not None and life.may_change(batch.newest):
+        if batch.upto is not None and life.may_change(batch.newest):
             counted: Counter[str] = Counter()
             for group in batch.groups:
                 counted[group.task] += group.rows
-            span = Span(batch.first, batch.upto)
+            after = batch.plan.after
+            span = Span(MIN_ID if after is None else after + 1, batch.upto)
             window = self.rules.revision_window
             change.segments = audit.extend(change.segments, span, counted, life.now, window)
         change.cursor = batch.upto
@@ -314,25 +324,25 @@ class Position:
             return
         span = plan.segment.span
         counted = next((s.counted for s in change.segments if s.span == span), {})
-        missing = audit.missing(counted, found.successes)
+        lacking = audit.missing(counted, found.successes)
         for row in found.others:
-            if row.id in change.watch or any(row.id in gap.span for gap in self.gaps):
+            if row.id in change.watch or self._waits_for(row.id):
                 continue
-            task = audit.blame(missing, row) if life.may_change(row.done) else None
+            task = audit.blame(lacking, row) if life.may_change(row.done) else None
             if task is not None:
                 change.take(row.id, life.again(row, life.counted_success(task)))
         window = self.rules.revision_window
         change.segments = audit.looked_at(change.segments, span, found.successes, life.now, window)
 
-    def _missing(self, batch: Batch) -> Iterator[Span]:
+    def _holes(self, batch: Batch) -> Iterator[Span]:
         """Yield the ids that the rows just read lack."""
         if self.cursor is None and batch.first is not None and batch.first > MIN_ID:
             # The first rows of all: transactions with lower ids may be on their way.
             yield Span(MIN_ID, batch.first - 1)
         yield from batch.holes
 
-    def _gaps(self, spans: Iterable[Span], now: float) -> list[Gap]:
-        return [Gap(span, now, now + self.rules.recheck(0.0)) for span in spans]
+    def _gaps(self, found: Iterable[Missing], now: float) -> list[Gap]:
+        return [Gap(some, now, now + self.rules.recheck(0.0)) for some in found]
 
     def _ask_gaps(self, batch: Batch, life: Lifecycle, change: Change) -> list[Gap]:
         """Take late rows out of the gaps, and drop those gaps that are final (R2)."""
@@ -344,20 +354,20 @@ class Position:
             change.take(row.id, life.first_sight(row, live=self.live))
         kept: list[Gap] = []
         for gap in self.gaps:
-            if gap.span not in asked:
+            if gap.missing not in asked:
                 kept.append(gap)
                 continue
             filled = found[bisect_left(found, gap.span.lo) : bisect_right(found, gap.span.hi)]
-            rest = list(outside(gap.span, each(filled)))
+            rest = list(gap.missing.without(filled))
             if batch.late_complete and self._final(gap, batch.horizon, now):
-                change.expired_ids += size(rest)
+                change.expired_ids += sum(some.size for some in rest)
                 continue
             age = now - gap.since
             horizon = gap.horizon
             if horizon is None and batch.horizon is not None and age >= SETTLING:
                 horizon = batch.horizon.next_unassigned
             due = now + self.rules.recheck(age)
-            kept += [Gap(span, gap.since, due, horizon) for span in rest]
+            kept += [Gap(some, gap.since, due, horizon) for some in rest]
         return kept
 
     def _final(self, gap: Gap, horizon: Horizon | None, now: float) -> bool:
@@ -375,11 +385,13 @@ class Position:
         Ids never come back by themselves: where one does that was seen deleted, and it is no late
         commit, they began again.
         """
-        waited_for = [gap.span for gap in self.gaps]
         return any(
-            row_id not in self.returned and not any(row_id in span for span in waited_for)
-            for row_id in batch.reborn
+            row_id not in self.returned and not self._waits_for(row_id) for row_id in batch.reborn
         )
+
+    def _waits_for(self, row_id: int) -> bool:
+        """Whether the id was missing when its neighbours were read."""
+        return any(row_id in gap.missing for gap in self.gaps)
 
     def _reused_from(self, batch: Batch) -> int | None:
         """Return the lowest id known to be in use by another row than the one we read (R6).
@@ -394,7 +406,7 @@ class Position:
         if changed:
             # With nothing left of what was there, all of it is new, from the lowest id on.
             return min(changed) if same else MIN_ID
-        new_below = any(not any(row_id in gap.span for gap in self.gaps) for row_id in batch.lower)
+        new_below = any(not self._waits_for(row_id) for row_id in batch.lower)
         return MIN_ID if new_below and not same else None
 
     def _anchors(self, batch: Batch) -> tuple[Anchor, ...]:
@@ -423,8 +435,8 @@ class Position:
                 change.take(row_id, life.again(None, watch))
         self._recheck(batch, life, change)
         gaps = [gap for gap in self.gaps if gap.span.hi < lo]
-        missing = outside(Span(lo, cursor), each(returned)) if cursor >= lo else ()
-        return gaps + [Gap(span, life.now, life.now) for span in missing]
+        open_ids = outside(Span(lo, cursor), each(returned)) if cursor >= lo else ()
+        return gaps + [Gap(Missing(span), life.now, life.now) for span in open_ids]
 
     def _note_deleted(self, batch: Batch, change: Change) -> None:
         """Remember from where up to the cursor rows were deleted, and which came late there."""
@@ -532,7 +544,7 @@ class Position:
     @property
     def gap_ids(self) -> int:
         """How many ids are missing below the cursor and may still come."""
-        return size(gap.span for gap in self.gaps)
+        return sum(gap.missing.size for gap in self.gaps)
 
     @property
     def backlog(self) -> int:

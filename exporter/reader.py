@@ -23,11 +23,12 @@ from exporter.database import Session
 from exporter.dialects import Dialect
 from exporter.position import REBORN_IDS, RECENT_IDS, Anchor, Batch, Plan
 from exporter.results import FAILURE, READY_STATES, SUCCESS, Group, Row
-from exporter.spans import MIN_ID, Span, holes, inside, windows
+from exporter.spans import MIN_ID, Missing, Span, holes, inside, windows
 from exporter.tables import ResultTable
 
 IDS_A_STATEMENT = 1_000  # SQL Server takes 2,100 parameters
 EDGE_ROWS = 100
+MOST_LATE = 1_000_000  # rows; more have not come late since a checkpoint was written
 WINDOW_REACH = 1_000  # reading this many known ids is cheaper than another statement
 
 
@@ -269,16 +270,16 @@ class Reader:
     # -- rows --------------------------------------------------------------------------------
 
     def _late(
-        self, connection: Connection, spans: Sequence[Span], limit: int
+        self, connection: Connection, gaps: Sequence[Missing], limit: int
     ) -> tuple[list[Row], bool]:
         """Read rows that have turned up in gaps, and say whether that is all of them.
 
         Gaps lie close together, so ask for the ids of a whole window, and then for the few rows.
         """
         late: list[int] = []
-        for window in windows(spans, WINDOW_REACH):
-            lo, hi = window[0].lo, window[-1].hi
-            known = hi - lo + 1 - sum(span.size for span in window)
+        for window in windows(gaps, WINDOW_REACH):
+            lo, hi = window[0].span.lo, window[-1].span.hi
+            known = hi - lo + 1 - sum(gap.span.size - gap.known.bit_count() for gap in window)
             query = select(self._id).where(self._id.between(lo, hi)).order_by(self._id)
             ids = connection.execute(query.limit(known + limit)).scalars()
             late += inside(ids, window)
@@ -395,6 +396,10 @@ class Reader:
             for a, b, c, d, count in session.connection.execute(query.group_by(*keys))
         ]
         return Counter({labels: count for labels, count in found if labels[1] in READY_STATES})
+
+    def rows_in(self, session: Session, gaps: Sequence[Missing]) -> list[Row]:
+        """Read rows that have come into gaps since."""
+        return self._late(session.connection, gaps, MOST_LATE)[0]
 
     def rows(self, session: Session, ids: Sequence[int]) -> list[Row]:
         """Read rows by id."""

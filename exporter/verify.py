@@ -17,7 +17,6 @@ from exporter.errors import BackendError, ConfigError
 from exporter.lifecycle import Rules
 from exporter.position import Position
 from exporter.reader import Reader
-from exporter.spans import MIN_ID
 from exporter.tables import celery
 from exporter.tally import OTHER, Tally
 
@@ -77,12 +76,9 @@ def _present(database: Database, position: Position) -> Counter[Labels]:
                 news = not watch.settled or watch.state != row.state
                 if row.finished and news and row.id > (position.origin or row.id - 1):
                     present[row.task, row.state, row.worker, row.queue] -= 1
-            for gap in position.gaps:
-                below = gap.span.lo - 1 if gap.span.lo > MIN_ID else None
-                history = position.origin is not None and position.origin > gap.span.lo - 1
-                present -= reader.present(
-                    session, position.origin if history else below, gap.span.hi
-                )
+            for row in reader.rows_in(session, sorted(gap.missing for gap in position.gaps)):
+                if row.finished and row.id > (position.origin or row.id - 1):
+                    present[row.task, row.state, row.worker, row.queue] -= 1
             return present
     finally:
         database.close()

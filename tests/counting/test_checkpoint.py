@@ -125,6 +125,32 @@ def test_counts_go_on_after_a_restart(database: Database, engine: Engine, path: 
     checkpoint.close()
 
 
+def test_rows_come_late_between_increments(database: Database, engine: Engine, path: Path) -> None:
+    """Galera's nodes take turns with ids, and one of them may be behind; over a restart."""
+    settings = {"late_commit_grace": 600.0}
+    checkpoint = open_file(path)
+    with engine.begin() as connection:
+        for number in range(100):
+            insert(connection, id=3 * number + 1)
+    follower = Follower(database.reader_url, checkpoint, **settings).poll()
+    assert follower.value("celery_backend_gap_ids", table="task") == 198
+    follower.close()
+    checkpoint.close()
+    with engine.begin() as connection:
+        for number in range(0, 90, 2):
+            insert(connection, "FAILURE", id=3 * number + 2)
+    checkpoint = open_file(path)
+    follower = Follower(database.reader_url, checkpoint, **settings)
+    while follower.poll().states()["FAILURE"] < 45:
+        pass
+    assert follower.states() == {"SUCCESS": 100, "FAILURE": 45}
+    assert follower.value("celery_backend_late_rows_total", table="task") == 45
+    assert follower.value("celery_backend_gap_ids", table="task") == 198 - 45
+    assert len(follower.poller.positions["task"].gaps) <= 3
+    follower.close()
+    checkpoint.close()
+
+
 @pytest.fixture
 def sqlite(database: Database) -> Database:
     create_tables(database)

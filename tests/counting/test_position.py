@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -14,7 +15,7 @@ from exporter.audit import AGES, Found
 from exporter.lifecycle import Rules
 from exporter.position import Anchor, Batch, Change, Horizon, Plan, Position
 from exporter.results import READY_STATES, SUCCESS, Finished, Group, Row, Vanished
-from exporter.spans import MIN_ID, Span, holes
+from exporter.spans import LONGEST_MASK, MIN_ID, Span, holes
 
 UNFINISHED = ["STARTED", "RETRY", "PROGRESS", ""]
 STATES = [*UNFINISHED, "SUCCESS", "FAILURE", "REVOKED"]
@@ -93,7 +94,7 @@ class Table:
             groups=tuple(Group(*key, n, 0, None) for key, n in good.items()),
             rows=tuple(r for r in rows if r.state != SUCCESS),
             holes=tuple(holes([*start, *new])),
-            late=tuple(self.committed[i] for i in ids if any(s.lo <= i <= s.hi for s in plan.gaps)),
+            late=tuple(self.committed[i] for i in ids if any(i in gap for gap in plan.gaps)),
             watched=tuple(self.committed[i] for i in plan.watched if i in self.committed),
             reborn=tuple(
                 i for i in ids if plan.deleted and plan.deleted.lo <= i <= plan.deleted.hi
@@ -353,6 +354,25 @@ def test_open_gap_is_not_counted_as_ids() -> None:
     assert following.position.gap_ids == 0
     following.poll(10.0)
     assert following.position.gaps == ()
+    assert following.expired == 0
+
+
+@pytest.mark.parametrize("increment", [2, 3, 7])
+def test_increments_make_few_gaps(increment: int) -> None:
+    """Galera's nodes take turns with ids: here one node writes, then another, long after."""
+    table = Table()
+    rows = 9_000
+    for _ in range(rows):
+        table.add(SUCCESS)
+        table.next_id += increment - 1
+    following = Following(table).poll()
+    assert following.position.gap_ids == rows * (increment - 1) - (increment - 1)
+    assert len(following.position.gaps) <= rows * increment / LONGEST_MASK + 3
+    for row_id in range(2, rows * increment, 10 * increment):
+        table.committed[row_id] = Row(row_id, SUCCESS, "b", "w", "q", 0, None)
+    following.poll(10.0).poll(10.0)
+    assert following.counted.results == {("a", SUCCESS): rows, ("b", SUCCESS): rows / 10}
+    assert following.late == rows / 10
     assert following.expired == 0
 
 
