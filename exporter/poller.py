@@ -244,7 +244,8 @@ class Poller:
             self.settings.name, self.database.identity(), self.positions, self.tally
         )
         self._restored = True
-        self._counted = self.tally.samples(time.time())
+        if all(position.complete for position in self.positions.values()):
+            self._counted = self.tally.samples(time.time())
         if known:
             log.info("going on from the checkpoint", extra={"backend": self.settings.name})
 

@@ -115,6 +115,7 @@ class Mark(TypedDict):
     anchors: list[list[int | str]]
     below: int | None
     named: bool
+    complete: bool
 
 
 @dataclass(slots=True)
@@ -128,6 +129,7 @@ class Change:
     anchors: tuple[Anchor, ...] = ()
     below: int | None = None
     named: bool = False
+    complete: bool = False  # all that was there at our first look is counted
     caught_up: bool = True
     top: int | None = None
     gaps: tuple[Gap, ...] = ()
@@ -167,6 +169,7 @@ def _mark(of: Change | Position) -> Mark:
         "anchors": [[anchor.id, anchor.key] for anchor in of.anchors],
         "below": of.below,
         "named": of.named,
+        "complete": of.complete,
     }
 
 
@@ -188,6 +191,7 @@ class Position:
         self.anchors: tuple[Anchor, ...] = ()
         self.below: int | None = None
         self.named = bool(rules.named)
+        self.complete = False
         self.live = False  # caught up once: what is new from now on is news, not history
         self.gaps: tuple[Gap, ...] = ()
         self.segments: Segments = ()
@@ -301,6 +305,7 @@ class Position:
         change.caught_up = batch.top is None or (
             change.cursor is not None and change.cursor >= batch.top
         )
+        change.complete = self.complete or change.caught_up
         return change
 
     def _read_chunk(self, batch: Batch, life: Lifecycle, change: Change) -> None:
@@ -477,6 +482,7 @@ class Position:
         self.named = change.named
         self.gaps = change.gaps
         self.segments = change.segments
+        self.complete = change.complete
         self.live = self.live or change.caught_up
         for row_id, watch in change.watch.items():
             self._put(row_id, watch)
@@ -514,6 +520,7 @@ class Position:
             anchors=tuple(Anchor(int(row_id), str(key)) for row_id, key in mark["anchors"]),
             below=mark["below"],
             named=mark["named"] if self.rules.named is None else self.rules.named,
+            complete=mark["complete"],
             caught_up=False,
             gaps=gaps,
             segments=segments,

@@ -13,7 +13,7 @@ from sqlalchemy import delete, event, make_url, text
 
 from exporter.checkpoint import Checkpoint, Save, Staged, open_file
 from exporter.errors import CheckpointError
-from exporter.position import Position
+from exporter.position import CHUNK_ROWS, Position
 from exporter.store import Store
 from exporter.tally import Tally
 from tests.counting.follow import TASKS, Follower, create_tables, insert, update
@@ -158,6 +158,28 @@ def sqlite(database: Database) -> Database:
 
 
 ONLY_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
+
+@ONLY_SQLITE
+def test_history_half_counted_is_not_served_after_a_crash(sqlite: Database, path: Path) -> None:
+    """What follows would be an increase, and it is none."""
+    rows = CHUNK_ROWS + 1
+    with sqlite.engine().begin() as connection:
+        for _ in range(rows):
+            insert(connection)
+    checkpoint = open_file(path)
+    follower = Follower(sqlite.reader_url, checkpoint)
+    follower.poller._step()
+    assert follower.poller.positions["task"].backlog == 1
+    follower.close()
+    checkpoint.close()
+    checkpoint = open_file(path)
+    follower = Follower(sqlite.reader_url, checkpoint)
+    follower.poller._publish()
+    assert follower.states() == {}
+    assert follower.poll().states() == {"SUCCESS": rows}
+    follower.close()
+    checkpoint.close()
 
 
 @ONLY_SQLITE
