@@ -19,7 +19,6 @@ from exporter import dialects, tables
 from exporter.config import Backend
 from exporter.errors import BackendAbsent, BackendError, ConfigError, Reason
 from exporter.link import Link, message
-from exporter.position import Horizon
 from exporter.tables import Layout, ResultTable, celery
 
 # Options that only make sense for the pool that Celery uses.
@@ -32,10 +31,9 @@ class Session:
 
     connection: Connection
     tables: tuple[ResultTable, ...]
-    horizon: Horizon | None
 
 
-class Database(Link[tuple[Connection, Horizon | None]]):
+class Database(Link[Connection]):
     """The database of one backend."""
 
     def __init__(self, settings: Backend) -> None:
@@ -54,9 +52,9 @@ class Database(Link[tuple[Connection, Horizon | None]]):
     def session(self) -> Iterator[Session]:
         """Open a snapshot, connecting where necessary; raise BackendError for any trouble."""
         with self._translated():
-            connection, horizon = self._open()
+            connection = self._open()
             with self.dialect.deadline(connection):
-                yield Session(connection, self._tables or (), horizon)
+                yield Session(connection, self._tables or ())
                 connection.exec_driver_sql(self.dialect.end)
 
     def look_again(self) -> None:
@@ -81,12 +79,13 @@ class Database(Link[tuple[Connection, Horizon | None]]):
 
     # -- connecting --------------------------------------------------------------------------
 
-    def _begin(self) -> tuple[Connection, Horizon | None]:
+    def _begin(self) -> Connection:
         connection = self._connect()
         with self.dialect.deadline(connection):
             if self._tables is None:
                 self._tables = self._find_tables(connection)
-            return connection, self.dialect.open(connection)
+            self.dialect.open(connection)
+            return connection
 
     def _connect(self) -> Connection:
         if self._connection is not None:

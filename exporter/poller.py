@@ -18,7 +18,7 @@ from exporter.errors import BackendAbsent, BackendError, Reason
 from exporter.exposition import Exposition
 from exporter.lifecycle import Rules
 from exporter.metrics import Metric
-from exporter.position import Batch, Change, Position
+from exporter.position import CHUNK_ROWS, Batch, Change, Position
 from exporter.reader import Health, Reader
 from exporter.status import BackendStatus, TableStatus, TaskStatus
 from exporter.tables import ResultTable, celery
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 HEALTH_INTERVAL = 60.0  # seconds between looks at the tables and at what changes slowly
 PUBLISH_INTERVAL = 1.0  # seconds, while a poll lasts
 LONGEST_BACKOFF = 60.0  # seconds
+CHUNK_SECONDS = 0.25  # that a snapshot of a backlog is held open, about
+MOST_ROWS = 100_000  # in a chunk; should they all be failures, each one is read
 BREATH = 0.005  # seconds between two steps, for everybody else who uses the database
 STUCK_AFTER = 60.0  # seconds beyond all timeouts
 
@@ -65,6 +67,7 @@ class Poller:
         self._stop = threading.Event()
         self._patient_until = float("inf")  # monotonic; later than this the thread is stuck
         self._readers: dict[str, Reader] = {}
+        self._chunk = CHUNK_ROWS
         self._tables: tuple[ResultTable, ...] | None = None
         self._health: dict[str, Health] = {}
         self._health_due = 0.0
@@ -193,13 +196,20 @@ class Poller:
         """Ask everything in one snapshot."""
         with self.database.session() as session:
             self._use(session.tables)
-            asked_at = time.time()
+            began, asked_at = time.monotonic(), time.time()
             batches = {
-                kind: reader.read(session, self.positions[kind].plan(asked_at))
+                kind: reader.read(session, self.positions[kind].plan(asked_at, self._chunk))
                 for kind, reader in self._readers.items()
             }
+            self._pace(batches, time.monotonic() - began)
             self._read_health(session)
             return batches
+
+    def _pace(self, batches: Mapping[str, Batch], spent: float) -> None:
+        """Fit the next chunk to the time that this one took, if there was more to read."""
+        if any(batch.upto is not None and batch.upto != batch.top for batch in batches.values()):
+            fitting = self._chunk * CHUNK_SECONDS / max(spent, 0.001)
+            self._chunk = round(min(max(fitting, CHUNK_ROWS / 10), 2 * self._chunk, MOST_ROWS))
 
     def _take_over(self, batches: Mapping[str, Batch]) -> float:
         """Count what was read and keep it; return when that was, Unix time."""

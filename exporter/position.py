@@ -26,6 +26,7 @@ REBORN_IDS = 1_000
 MAX_GAPS = 10_000
 MAX_ANCHORS = 15  # beside the lowest
 MAX_EMPTY_SETS = 50_000  # label sets without an unfinished row that are still remembered, at 0
+STALE = 100  # rows that have left a heap's state may stay in it
 GAPS_A_STEP = 2_000
 WATCHED_A_STEP = 2_000
 # A statement may have drawn its id but not yet its transaction id; after this it surely has both.
@@ -54,7 +55,7 @@ class Anchor(NamedTuple):
 
 
 class Horizon(NamedTuple):
-    """PostgreSQL's transaction horizon of a snapshot: `pg_snapshot_xmin` and `_xmax`."""
+    """PostgreSQL's transaction ids: the oldest that runs, and the first that is not in use yet."""
 
     oldest_running: int
     next_unassigned: int
@@ -73,7 +74,7 @@ class Plan:
     anchors: tuple[Anchor, ...] = ()  # ascending; if the last holds, so do the others
     audit: Audit | None = None
     old: float = 0.0  # ids missing among rows finished before this are holes of history
-    chunk: int = CHUNK_ROWS
+    chunk: int = CHUNK_ROWS  # rows
     news: bool = False  # not history: name the newest task of each group, too
 
 
@@ -102,7 +103,7 @@ class Batch:
     reborn: tuple[int, ...] = ()  # ids in `plan.deleted` that are there (the lowest REBORN_IDS)
     found: Found | None = None  # by `plan.audit`
     named: bool = False  # a row with a name was seen
-    horizon: Horizon | None = None
+    horizon: Horizon | None = None  # where there are gaps to close, and the server says it
 
 
 class Mark(TypedDict):
@@ -204,8 +205,8 @@ class Position:
 
     # -- asking ------------------------------------------------------------------------------
 
-    def plan(self, now: float) -> Plan:
-        """Say what to ask at `now` (Unix time, seconds)."""
+    def plan(self, now: float, chunk: int = CHUNK_ROWS) -> Plan:
+        """Say what to ask at `now` (Unix time, seconds), `chunk` rows of what is new at most."""
         if now < self._clock:  # the clock was set back: nothing may wait for it to return
             self.watched = {i: watch._replace(due=now) for i, watch in self.watched.items()}
             self._schedule = [(now, row_id) for row_id in self.watched]
@@ -225,6 +226,7 @@ class Position:
             anchors=self.anchors,
             audit=self._audit(now),
             old=now - self.rules.late_commit_grace - ZONE_SLACK,
+            chunk=chunk,
             news=self.live,
         )
 
@@ -500,8 +502,10 @@ class Position:
         heapq.heappush(self._schedule, (watch.due, row_id))
         if watch.unfinished:
             self.unfinished[watch.task, watch.state, watch.worker, watch.queue] += 1
-            key = (watch.task, watch.state)
-            heapq.heappush(self._oldest.setdefault(key, []), (watch.first_seen, row_id))
+            age = (watch.task, watch.state, watch.first_seen)
+            if before is None or (before.task, before.state, before.first_seen) != age:
+                heap = self._oldest.setdefault((watch.task, watch.state), [])
+                heapq.heappush(heap, (watch.first_seen, row_id))
 
     @property
     def mark(self) -> Mark:
@@ -530,10 +534,16 @@ class Position:
 
     def oldest(self) -> dict[tuple[str, str], float]:
         """When the oldest unfinished row of each (task, state) was first seen, Unix time."""
+        unfinished: Counter[tuple[str, str]] = Counter()
+        for (task, state, _, _), count in self.unfinished.items():
+            unfinished[task, state] += count
         result = {}
         for (task, state), heap in list(self._oldest.items()):
             while heap and not self._is_oldest(heap[0], task, state):
                 heapq.heappop(heap)
+            if len(heap) > 2 * unfinished[task, state] + STALE:  # those behind one that is stuck
+                heap[:] = [entry for entry in heap if self._is_oldest(entry, task, state)]
+                heapq.heapify(heap)
             if heap:
                 result[task, state] = heap[0][0]
             else:

@@ -91,7 +91,7 @@ class Reader:
         connection = session.connection
         top, bottom, held = self._edges(connection, plan)
         if plan.look:
-            return self._first_look(session, plan, top, bottom)
+            return self._first_look(connection, plan, top, bottom)
         chunk = _Chunk()
         if top is not None and (plan.after is None or plan.after < top):
             read = self._aggregated if self.dialect.snapshot else self._row_by_row
@@ -120,7 +120,7 @@ class Reader:
             reborn=tuple(self._ids_in(connection, plan.deleted)),
             found=self._found(connection, plan.audit),
             named=any(group.task for group in chunk.groups) or any(r.task for r in chunk.rows),
-            horizon=session.horizon,
+            horizon=self.dialect.horizon(connection) if plan.gaps else None,
         )
 
     def _edges(self, connection: Connection, plan: Plan) -> tuple[int | None, Anchor | None, bool]:
@@ -152,12 +152,11 @@ class Reader:
         return {row_id: self.dialect.text(key) for row_id, key in found}
 
     def _first_look(
-        self, session: Session, plan: Plan, top: int | None, bottom: Anchor | None
+        self, connection: Connection, plan: Plan, top: int | None, bottom: Anchor | None
     ) -> Batch:
         """See what is unfinished or on its way; what has finished is history."""
         if top is None:
-            return Batch(plan=plan, horizon=session.horizon)
-        connection = session.connection
+            return Batch(plan=plan)
         lowest = max(MIN_ID, top - RECENT_IDS)
         recent = connection.execute(
             select(self._id, self._labels[0]).where(self._id >= lowest).order_by(self._id)
@@ -172,7 +171,6 @@ class Reader:
             below_rows=tuple(below_rows),
             below_from=below_from,
             named=any(self.dialect.text(row[1]) for row in recent),
-            horizon=session.horizon,
         )
 
     def _aggregated(self, connection: Connection, plan: Plan, top: int) -> _Chunk:
@@ -219,9 +217,23 @@ class Reader:
         if chunk.first is not None:
             start = chunk.first if plan.after is None else plan.after + 1
             if total != upto - start + 1 and _fresh(chunk.newest, plan):
-                ids = connection.execute(select(self._id).where(above).order_by(self._id))
-                chunk.holes = list(holes([start - 1, *ids.scalars()]))
+                chunk.holes = [
+                    *holes([start - 1, chunk.first]),
+                    *self._holes(connection, above),
+                ]
         return chunk
+
+    def _holes(self, connection: Connection, where: ColumnElement[bool]) -> Iterator[Span]:
+        """Yield the ids missing between rows; the database finds them where it can."""
+        ids = select(self._id).where(where).order_by(self._id)
+        if not self.dialect.has_window_functions(connection):
+            yield from holes(connection.execute(ids).scalars().all())
+            return
+        below = func.lag(self._id).over(order_by=self._id)
+        pairs = select(self._id.label("above"), below.label("below")).where(where).subquery()
+        apart = select(pairs.c.below, pairs.c.above).where(pairs.c.above - pairs.c.below > 1)
+        for ends in connection.execute(apart.order_by(pairs.c.above)):
+            yield from holes(ends)
 
     def _with_task_ids(
         self, connection: Connection, groups: list[Group], newest_ids: list[int]

@@ -68,10 +68,19 @@ class Dialect:
         """Begin a transaction that writes; a connection that has died shows here."""
         connection.exec_driver_sql("SELECT 1")
 
-    def open(self, connection: Connection) -> Horizon | None:
+    def open(self, connection: Connection) -> None:
         """Begin a read-only snapshot."""
         for statement in self.begin:
             connection.exec_driver_sql(statement)
+
+    def has_window_functions(self, connection: Connection) -> bool:
+        """Whether the server knows LAG() OVER."""
+        del connection
+        return True
+
+    def horizon(self, connection: Connection) -> Horizon | None:
+        """Say which transactions run; None: this server does not tell."""
+        del connection
         return None
 
     @contextmanager

@@ -89,6 +89,11 @@ class MySQL(Dialect):
         product = "MariaDB" if "mariadb" in version.lower() else "MySQL"
         return f"{product} {version.partition('-')[0]}"
 
+    def has_window_functions(self, connection: Connection) -> bool:
+        """Whether this is MySQL 8 or MariaDB (10.2 or newer, as all that are maintained)."""
+        version = connection.dialect.server_version_info or ()
+        return bool(getattr(connection.dialect, "is_mariadb", False)) or version >= (8,)
+
     def look_at(self, connection: Connection, name: str, schema: str | None) -> Facts | None:
         """Look at a table in the catalogue: SHOW CREATE TABLE wants more than column rights."""
         there = {"schema": schema, "name": name}

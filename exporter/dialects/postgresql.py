@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from sqlalchemy import URL, ColumnElement, Connection, Table, TextClause, func, select, text
+from sqlalchemy import URL, ColumnElement, Connection, Table, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from exporter.dialects import LONGEST_PAUSE, Dialect
@@ -17,6 +17,13 @@ from exporter.errors import Reason
 from exporter.position import Horizon
 
 SNAPSHOT_FUNCTIONS = (13, 0)  # pg_current_snapshot() is new in PostgreSQL 13
+
+XIDS = 2**32
+_HORIZON = """SELECT
+    pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
+    pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+    ARRAY(SELECT backend_xid::text::bigint FROM pg_stat_activity WHERE backend_xid IS NOT NULL),
+    pg_is_in_recovery()"""
 
 _REASONS = {
     "42501": Reason.PERMISSION,  # insufficient_privilege
@@ -47,37 +54,37 @@ class PostgreSQL(Dialect):
             arguments["prepare_threshold"] = None
         return url, arguments
 
-    def open(self, connection: Connection) -> Horizon | None:
-        """Begin, set the limits, and read the snapshot's horizon, in two round trips."""
-        super().open(connection)
-        columns = self._limits(pause=self.limits.query)
-        version = connection.dialect.server_version_info or ()
-        if version < SNAPSHOT_FUNCTIONS:
-            connection.execute(select(*columns))
+    def open(self, connection: Connection) -> None:
+        """Begin, and set the limits, in one round trip."""
+        limits = self._limits(pause=self.limits.query)
+        words = [f"SET LOCAL {name} = {value}" for name, value in limits.items()]
+        connection.exec_driver_sql("; ".join([*self.begin, *words]))
+
+    def horizon(self, connection: Connection) -> Horizon | None:
+        """Read the oldest transaction that our snapshot knows to run, and the newest of all.
+
+        `pg_snapshot_xmax` is beyond those that have ended only: one that runs may be newer. A
+        standby does not know which run.
+        """
+        if (connection.dialect.server_version_info or ()) < SNAPSHOT_FUNCTIONS:
             return None
-        snapshot = "pg_current_snapshot()"
-        columns += [
-            text(f"pg_snapshot_xmin({snapshot})::text::bigint"),
-            text(f"pg_snapshot_xmax({snapshot})::text::bigint"),
-        ]
-        row = connection.execute(select(*columns)).one()
-        return Horizon(row[-2], row[-1])
+        oldest, beyond_ended, running, standby = connection.exec_driver_sql(_HORIZON).one()
+        return None if standby else Horizon(oldest, beyond_all(beyond_ended, running))
 
     def begin_to_write(self, connection: Connection) -> None:
         """Begin, and set the limits."""
-        pause = min(LONGEST_PAUSE, self.limits.query)
-        connection.execute(select(*self._limits(pause=pause)))
+        limits = self._limits(pause=min(LONGEST_PAUSE, self.limits.query))
+        columns = [func.set_config(name, str(value), True) for name, value in limits.items()]  # noqa: FBT003
+        connection.execute(select(*columns))
 
-    def _limits(self, pause: float) -> list[ColumnElement[Any] | TextClause]:
+    def _limits(self, pause: float) -> dict[str, int]:
+        """Return the settings that bound a transaction, in milliseconds."""
         limits = {
             "statement_timeout": self.limits.query,
             "lock_timeout": self.limits.query,
             "idle_in_transaction_session_timeout": pause,
         }
-        return [
-            func.set_config(name, str(round(seconds * 1000)), True)  # noqa: FBT003
-            for name, seconds in limits.items()
-        ]
+        return {name: round(seconds * 1000) for name, seconds in limits.items()}
 
     @contextmanager
     def deadline(self, connection: Connection) -> Iterator[None]:
@@ -130,6 +137,16 @@ class PostgreSQL(Dialect):
         if state in _REASONS:
             return _REASONS[state]
         return Reason.CONNECT if state[:2] in _CONNECT_CLASSES else Reason.QUERY
+
+
+def beyond_all(beyond_ended: int, running: Iterable[int]) -> int:
+    """Return the first transaction id that is newer than all these.
+
+    Ids of running transactions have 32 bits, and none is further than half of that from the others.
+    """
+    half = XIDS // 2
+    ahead = [(xid - beyond_ended + half) % XIDS - half for xid in running]
+    return beyond_ended + max([0, *(distance + 1 for distance in ahead)])
 
 
 def _quoted(connection: Connection, table: Table) -> str:

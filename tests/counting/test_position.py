@@ -513,3 +513,18 @@ def test_work_does_not_grow_with_what_is_watched() -> None:
         asked += len(plan.watched)
         following.position.apply(following.position.advance(table.read(plan), following.now + 7200))
     assert asked <= 12_000
+
+
+def test_memory_does_not_grow_behind_a_stuck_row() -> None:
+    """Neither with the polls nor with the rows that begin and end meanwhile."""
+    table = Table()
+    table.add("STARTED")
+    following = Following(table).poll()
+    for _ in range(1000):
+        row = table.add("STARTED")
+        following.poll()
+        table.update(row, SUCCESS)
+        following.position.oldest()
+    assert following.position.oldest()["a", "STARTED"] == 1001.0
+    assert sum(map(len, following.position._oldest.values())) < 250
+    assert len(following.position._schedule) < 250

@@ -14,12 +14,13 @@ from sqlalchemy import BigInteger
 from sqlalchemy.dialects import mssql
 
 from exporter import dialects, tables
+from exporter.audit import Audit, Segment
 from exporter.database import Session
 from exporter.dialects import Limits
 from exporter.errors import Reason
 from exporter.position import Anchor, Plan
 from exporter.reader import Reader
-from exporter.spans import MIN_ID, Span
+from exporter.spans import MIN_ID, Missing, Span
 from exporter.tables import Facts, celery
 
 if TYPE_CHECKING:
@@ -76,15 +77,16 @@ def statements(request: pytest.FixtureRequest) -> list[str]:
     facts = Facts(columns, frozenset())
     table = tables.build(celery.TASK, "celery_taskmeta", "dbo", facts, set(columns), highest)
     reader = Reader(table, dialect, ZoneInfo("UTC"))
-    session = Session(recorder, (table,), None)  # type: ignore[arg-type]
+    session = Session(recorder, (table,))  # type: ignore[arg-type]
     reader.read(session, Plan(look=True))
     everything = Plan(
         after=MIN_ID,
-        gaps=(Span(MIN_ID, MIN_ID + 5), Span(-7, -3)),
+        gaps=(Missing(Span(MIN_ID, MIN_ID + 5)), Missing(Span(-7, -3), 2)),
         watched=(MIN_ID, -1, 5),
         anchors=(Anchor(-3, "x"),),
         below=-5,
         deleted=Span(MIN_ID, -1),
+        audit=Audit(Segment(Span(MIN_ID, 9), 0.0, 0, {"mail.send": 1})),
     )
     reader.read(session, everything)
     reader.read(session, Plan())

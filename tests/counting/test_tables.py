@@ -12,6 +12,8 @@ import pytest
 from sqlalchemy import delete, text
 
 from exporter.checkpoint import open_file
+from exporter.dialects.postgresql import beyond_all
+from exporter.position import SETTLING
 from exporter.tables import celery
 from tests.conftest import DATABASES
 from tests.counting.follow import GROUPS, TASKS, Follower, create_tables, insert, update
@@ -110,6 +112,45 @@ def test_open_transaction_is_waited_for(database: Database, follower: Follower) 
         slow.commit()
     assert follower.poll().states() == {"SUCCESS": 2}
     assert follower.value("celery_backend_late_rows_total", table="task") == 1
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_newest_transaction_is_waited_for(follower: Follower, engine: Engine) -> None:
+    """The snapshot's xmax is not beyond it while nothing newer has ended."""
+    with engine.begin() as connection:
+        insert(connection)
+    with engine.connect() as newer, engine.connect() as older:
+        older.execute(text("SELECT pg_current_xact_id()"))
+        low = insert(newer)
+        high = insert(older)
+        assert low < high
+        older.commit()
+        deadline = time.monotonic() + SETTLING + 1.0
+        while time.monotonic() < deadline:
+            assert follower.poll().states() == {"SUCCESS": 2}
+        assert follower.value("celery_backend_gap_ids", table="task") == 1
+        newer.commit()
+    deadline = time.monotonic() + 20.0
+    while follower.poll().poller.positions["task"].gaps and time.monotonic() < deadline:
+        pass
+    assert follower.poller.positions["task"].gaps == ()
+    assert follower.states() == {"SUCCESS": 3}
+
+
+@pytest.mark.parametrize(
+    ("ended", "running", "expected"),
+    [
+        (100, [], 100),
+        (100, [40, 99], 100),
+        (100, [100], 101),
+        (100, [104, 102], 105),
+        (2**32 + 5, [2**32 - 3, 7], 2**32 + 8),
+        (2**32 - 2, [3], 2**32 + 4),
+    ],
+)
+def test_first_unused_transaction_id(ended: int, running: list[int], expected: int) -> None:
+    """Beyond those that ended and those that run, whose ids have 32 bits."""
+    assert beyond_all(ended, running) == expected
 
 
 def test_row_is_followed_to_its_end(follower: Follower, engine: Engine) -> None:
