@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint types test soak demo constraints clean
+.PHONY: help venv lint types test soak bench demo constraints clean
 .DELETE_ON_ERROR:
 
 help: ## say what there is
@@ -29,6 +29,11 @@ test: servers $(BIN)/.complete ## install what is missing, then lint, types and 
 soak: servers $(BIN)/.complete ## faults and load in earnest, about an hour, with their figures
 	SOAK=1 PAUSE=40 KILLS=$${KILLS:-100} REQUIRE_SERVERS=1 $(BIN)/pytest -s tests/acceptance/test_kill.py tests/acceptance/test_standby.py tests/soak
 
+bench: servers $(BIN)/.complete ## measure what it costs; writes bench/RESULTS.md; ONLY=… or QUICK=1 for less
+	@sh scripts/install-system-packages peers
+	$(PIP) install --constraint constraints.txt --group bench
+	$(BIN)/python -m bench $(if $(QUICK),--quick) $(ONLY:%=--only %)
+
 demo: $(BIN)/.runnable ## run a demo: Celery worker, beat and the exporter, until Ctrl-C
 	@exec $(BIN)/python examples/demo/run.py
 
@@ -36,7 +41,7 @@ constraints: $(BIN)/.complete ## pin in constraints.txt what .venv has
 	$(PIP) freeze --exclude-editable > constraints.txt
 
 clean: ## remove everything that was made here
-	rm -rf .venv .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -rf build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,0 +1,90 @@
+"""Counting a backlog, against the database's own GROUP BY over the same ids."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from statistics import median
+
+from sqlalchemy import TextClause, text
+
+from bench.figures import Figure, Finding, Plot, count, power, seconds, timed
+from bench.lab import KINDS, Lab, poll, poller
+from bench.tables import Shape, present
+from tests.servers.database import Database
+
+MOST_RATIO, MOST_CPU = 1.5, 2e-6
+# The figures that we need, of one range of ids.
+GROUP_BY = text(
+    "SELECT name, status, worker, queue, count(*), sum(retries), max(date_done), max(id)"
+    " FROM celery_taskmeta WHERE id BETWEEN 1 AND :last GROUP BY 1, 2, 3, 4"
+)
+ROWS = text(
+    "SELECT id, name, status, worker, queue, retries, date_done"
+    " FROM celery_taskmeta WHERE id BETWEEN 1 AND :last ORDER BY id"
+)
+UNFINISHED_SHARE = 2_000  # one row in so many
+
+
+def run(lab: Lab) -> Iterator[Finding]:
+    """Measure on each database."""
+    for kind, name in KINDS.items():
+        yield from _on(lab, kind, name)
+
+
+def _on(lab: Lab, kind: str, name: str) -> Iterator[Finding]:
+    ours, group_bys = [], []
+    cpu = 0.0
+    for rows in lab.sizes.backlogs:
+        database = lab.database(kind, Shape(rows, max(1, rows // UNFINISHED_SHARE)))
+        rounds = [
+            (_ours(database, rows), _ask(database, GROUP_BY, rows)) for _ in range(lab.sizes.rounds)
+        ]
+        ours.append((rows, median(took for (took, _), _ in rounds)))
+        group_bys.append((rows, median(took for _, took in rounds)))
+        cpu = median(spent for (_, spent), _ in rounds) / rows
+    rows, took = ours[-1]
+    group_by = group_bys[-1][1]
+    fetching = _ask(database, ROWS, rows)
+    ratio = took / group_by
+    yield Figure(
+        f"catch-up, {power(rows)} rows, {name}",
+        f"{seconds(took)}, {count(rows / took)} rows/s",
+        f"GROUP BY: {seconds(group_by)}; fetching the rows: {seconds(fetching)}",
+        ratio,
+        f"≤ {MOST_RATIO} × GROUP BY",
+        ratio <= MOST_RATIO,
+    )
+    yield Figure(
+        f"CPU for each finished task in catch-up, {name}"
+        + (", SQLite's own work included" if kind == "sqlite" else ""),
+        seconds(cpu),
+        must=f"≤ {seconds(MOST_CPU)}",
+        met=cpu <= MOST_CPU,
+    )
+    yield Plot(
+        f"catch-up-{kind}",
+        f"Counting a backlog, and a GROUP BY over it, {name}",
+        "rows in the backlog",
+        "seconds",
+        {"catch-up": ours, "GROUP BY": group_bys},
+    )
+
+
+def _ours(database: Database, rows: int) -> tuple[float, float]:
+    """Count all there is; return the seconds, and those of this process's CPU."""
+    follower = poller(database, start="beginning")
+    cpu = time.process_time()
+    took = timed(lambda: poll(follower))
+    cpu = time.process_time() - cpu
+    follower.database.close()
+    counted = sum(number for _, _, number in follower.tally.by_task())
+    unfinished = sum(follower.positions["task"].unfinished.values())
+    if counted + unfinished != present(rows):
+        raise RuntimeError(f"{counted} + {unfinished} of {present(rows)} rows were counted")
+    return took, cpu
+
+
+def _ask(database: Database, query: TextClause, last: int) -> float:
+    with database.reader_engine().connect() as connection:
+        return timed(lambda: connection.execute(query, {"last": last}).all())

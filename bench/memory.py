@@ -1,0 +1,64 @@
+"""Resident memory of the process, and whether it stays."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from bench.figures import Figure, Finding, count
+from bench.lab import Lab
+from bench.process import Scraper, exporter, plain, rss, series
+from bench.tables import Shape
+from bench.writer import writing
+
+MOST_SMALL, MOST_LARGE, MOST_GROWTH = 75, 120, 2.0  # MiB
+SMALL = Shape(rows=10_000)
+RATE = 200  # rows a second
+
+
+def run(lab: Lab) -> Iterator[Finding]:
+    """Weigh it with one small PostgreSQL backend, and with a large one."""
+    with exporter(lab, lab.database("postgresql", SMALL), poll_interval="1s") as process:
+        _scrape_on(process.address, lab.sizes.seconds / 2)
+        small = rss(process.pid)
+    yield Figure(
+        "memory, one PostgreSQL backend",
+        f"{small:.0f} MiB",
+        must=f"≤ {MOST_SMALL} MiB",
+        met=small <= MOST_SMALL,
+    )
+
+    unfinished = lab.sizes.unfinished
+    # As many again have finished, so that there are all the label sets.
+    shape = Shape(rows=2 * unfinished, unfinished=unfinished, tasks=240)
+    database = lab.fresh_database("postgresql", shape)
+    with exporter(lab, database, poll_interval="1s") as process:
+        _scrape_on(process.address, lab.sizes.seconds / 2)
+        large = rss(process.pid)
+        number = series(plain(process.address).scrape())
+        with writing(database, shape, RATE):
+            _scrape_on(process.address, lab.sizes.seconds)
+        later = rss(process.pid)
+    yield Figure(
+        f"memory, {count(number)} series, {count(unfinished)} unfinished rows",
+        f"{large:.0f} MiB",
+        must=f"≤ {MOST_LARGE} MiB",
+        met=large <= MOST_LARGE,
+    )
+    yield Figure(
+        f"the same after {lab.sizes.seconds:.0f} s of {RATE} rows/s",
+        f"{later:.0f} MiB",
+        f"before: {large:.0f} MiB",
+        later / large,
+        f"grown by ≤ {MOST_GROWTH:g} MiB",
+        later - large <= MOST_GROWTH,
+    )
+
+
+def _scrape_on(address: str, seconds: float) -> None:
+    scraper = Scraper(address)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        scraper.scrape()
+        time.sleep(0.5)
+    scraper.close()

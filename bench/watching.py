@@ -1,0 +1,61 @@
+"""Polls that watch many unfinished rows, on average over their lives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import fmean
+
+from sqlalchemy import text
+
+from bench.clock import clock
+from bench.figures import Figure, Finding, Plot, count, seconds, timed
+from bench.lab import KINDS, Lab, poll, poller
+from bench.tables import Shape
+from tests.servers.database import Database
+
+INTERVAL = 15.0  # seconds; the default
+LIFE = 20 * 60.0  # seconds; from 10 minutes on each row is asked for once a minute
+MOST = 0.05  # seconds
+FETCH = text("SELECT id, status, name, worker, queue FROM celery_taskmeta WHERE status = 'STARTED'")
+
+
+def run(lab: Lab) -> Iterator[Finding]:
+    """Watch on each database."""
+    for kind, name in KINDS.items():
+        yield from _on(lab, kind, name)
+
+
+def _on(lab: Lab, kind: str, name: str) -> Iterator[Finding]:
+    unfinished = lab.sizes.unfinished
+    database = lab.database(kind, Shape(rows=2 * unfinished, unfinished=unfinished))
+    follower = poller(database)
+    polls = []
+    with clock() as now:
+        poll(follower)
+        for number in range(1, round(LIFE / INTERVAL) + 1):
+            now.forward(INTERVAL)
+            polls.append((number * INTERVAL, timed(lambda: poll(follower))))
+    watched = len(follower.positions["task"].watched)
+    follower.database.close()
+    mean = fmean(took for _, took in polls)
+    fetching = _fetch(database)
+    yield Figure(
+        f"watching {count(watched)} unfinished rows, mean of {len(polls)} polls, {name}",
+        seconds(mean),
+        f"reading them all: {seconds(fetching)}",
+        mean / fetching,
+        f"≤ {seconds(MOST)}",
+        mean <= MOST,
+    )
+    yield Plot(
+        f"watching-{kind}",
+        f"Watching {count(watched)} unfinished rows, {name}",
+        "seconds since first seen",
+        "seconds a poll",
+        {"poll": polls},
+    )
+
+
+def _fetch(database: Database) -> float:
+    with database.reader_engine().connect() as connection:
+        return timed(lambda: connection.execute(FETCH).all())
