@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import time
-from itertools import combinations
+from itertools import combinations, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.error import URLError
@@ -15,12 +15,15 @@ from urllib.request import urlopen
 
 import pytest
 
+from tests.counting.follow import TASKS, insert
 from tests.deploy.promql import family, faults, selectors
 from tests.servers.database import SQLite
 from tests.servers.process import HOST, Process, free_port, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Engine
 
     from tests.servers.prometheus import Prometheus
     from tests.servers.worker import Worker, Workers
@@ -147,17 +150,29 @@ def test_variable_narrows_down(name: str) -> None:
 # --- run for real -------------------------------------------------------------------------------
 
 
+class Demo(NamedTuple):
+    worker: Worker
+    results: Engine
+    prometheus: Prometheus
+
+
 @pytest.fixture
 def demo(
     celery_worker: Workers, prometheus: Callable[[str], Prometheus], tmp_path: Path
-) -> Iterator[tuple[Worker, Prometheus]]:
+) -> Iterator[Demo]:
     """Run the demo's worker, the exporter on its results, and Prometheus on the exporter."""
     port = free_port()
     with SQLite(tmp_path).fresh_database() as database, celery_worker(database) as worker:
+        worker.send(
+            "orders.place"
+        )  # so that the first look at ids and ages, a minute apart, finds some
+        database.wait_for({"SUCCESS": 1})
         (tmp_path / "config.yaml").write_text(f"""
+checkpoint: {{path: checkpoint.sqlite}}
 defaults: {{poll_interval: 500ms, first_zero: 1s, start: beginning}}
 backends:
   - {{name: demo, result_backend: "{database.reader_url}"}}
+  - {{name: crowded, result_backend: "{database.reader_url}", series_limit: 20}}
 """)
         exporter = Process(
             [
@@ -168,8 +183,9 @@ backends:
         )
         try:
             exporter.wait_until(lambda: answers(f"http://{HOST}:{port}/-/ready"), "the exporter")
-            yield (
+            yield Demo(
                 worker,
+                database.engine(),
                 prometheus(f"""
 global: {{scrape_interval: 1s, evaluation_interval: 1s}}
 rule_files: ["{ALERTS}"]
@@ -190,9 +206,14 @@ def answers(url: str) -> bool:
         return False
 
 
-def work(worker: Worker) -> None:
+def work(worker: Worker, results: Engine, turn: int) -> None:
     """Have something of everything that the dashboard shows."""
     worker.send("orders.place")
+    worker.send("mail.send", "TimeoutError", task_id=f"mail {turn}")
+    worker.send("mail.send", task_id=f"mail {turn - 1}")  # replaces the failure before
+    with results.begin() as connection:
+        connection.execute(TASKS.delete().where(TASKS.c.name == "reports.lost"))
+        insert(connection, "STARTED", name="reports.lost")
     for _ in range(5):
         worker.send("mail.send", "TimeoutError")
     worker.send("payments.charge", 1)
@@ -200,13 +221,14 @@ def work(worker: Worker) -> None:
     worker.app.control.revoke(worker.send("orders.place", countdown=1))
 
 
-def test_every_query_returns_data(demo: tuple[Worker, Prometheus]) -> None:
-    worker, prometheus = demo
+def test_every_query_returns_data(demo: Demo) -> None:
+    worker, results, prometheus = demo
+    turns = count()
     waiting = set(QUERIES)
     worker.send("reports.archive", 4.0, queue="reports")
 
     def all_have_data() -> bool:
-        work(worker)
+        work(worker, results, next(turns))
         time.sleep(0.5)
         for query in list(waiting):
             if any(legend_filled(query, labels) for labels in series(prometheus, query)):
@@ -223,11 +245,8 @@ def test_every_query_returns_data(demo: tuple[Worker, Prometheus]) -> None:
             assert series(prometheus, query, backend="nobody") == [], f"{query} heeds no backend"
     for name in FILTERS:
         assert variable_values(prometheus, name), name
-    assert alert_states(prometheus) == {
-        "CeleryResultBackendDown": "inactive",
-        "CeleryTaskFailureRatioHigh": "pending",  # most mails fail, but not for five minutes yet
-        "CeleryTaskStuck": "inactive",
-    }
+    active = {name for name, state in alert_states(prometheus).items() if state != "inactive"}
+    assert active == {"CeleryTaskFailureRatioHigh"}  # most mails fail, if not for five minutes yet
 
 
 def series(prometheus: Prometheus, query: Query, **values: str) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -70,6 +71,12 @@ def test_is_seen_firing_and_not_firing(rule: dict) -> None:
                 quiet += not moment.get("exp_samples")
     assert fires
     assert quiet
+
+
+def test_every_alert_is_told() -> None:
+    readme = (FOLDER.parent / "README.md").read_text()
+    told = re.findall(r"^\| `(\w+)` \| (\w+) \|", readme, re.MULTILINE)
+    assert told == [(rule["alert"], rule["labels"]["severity"]) for rule in RULES]
 
 
 def test_scrapes_more_often_than_new_series_stay_at_zero() -> None:
