@@ -17,7 +17,7 @@ from exporter.position import CHUNK_ROWS, Position
 from exporter.store import Store
 from exporter.tally import Tally
 from tests.counting.follow import TASKS, Follower, create_tables, insert, update
-from tests.counting.test_position import ManyWriters
+from tests.counting.test_position import TIMES, ManyWriters
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,8 +87,10 @@ class Crashing(ManyWriters):
         self.store.close()
 
 
-Crashing.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
-TestCrashing = Crashing.TestCase
+Crashing.TestCase.settings = settings(
+    max_examples=40 * TIMES, stateful_step_count=20, deadline=None
+)
+TestCrashing = pytest.mark.timeout(1800)(Crashing.TestCase)
 
 
 def test_counts_go_on_after_a_restart(database: Database, engine: Engine, path: Path) -> None:

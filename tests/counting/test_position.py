@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from exporter.position import Anchor, Batch, Change, Horizon, Plan, Position
 from exporter.results import READY_STATES, SUCCESS, Finished, Group, Row, Vanished
 from exporter.spans import LONGEST_MASK, MIN_ID, Span, holes
 
+TIMES = 20 if os.environ.get("SOAK") else 1  # as many examples
 UNFINISHED = ["STARTED", "RETRY", "PROGRESS", ""]
 STATES = [*UNFINISHED, "SUCCESS", "FAILURE", "REVOKED"]
 
@@ -240,8 +242,10 @@ class ManyWriters(RuleBasedStateMachine):
                 self.net[self.epoch, row.id] = (row.task, row.state)
 
 
-ManyWriters.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
-TestManyWriters = ManyWriters.TestCase
+ManyWriters.TestCase.settings = settings(
+    max_examples=200 * TIMES, stateful_step_count=30, deadline=None
+)
+TestManyWriters = pytest.mark.timeout(1800)(ManyWriters.TestCase)
 
 
 WINDOW = 3600.0  # seconds
@@ -294,8 +298,10 @@ class Overwriting(RuleBasedStateMachine):
         assert self.following.position.segments == ()
 
 
-Overwriting.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
-TestOverwriting = Overwriting.TestCase
+Overwriting.TestCase.settings = settings(
+    max_examples=100 * TIMES, stateful_step_count=30, deadline=None
+)
+TestOverwriting = pytest.mark.timeout(1800)(Overwriting.TestCase)
 
 
 def test_overwritten_success_is_revised() -> None:

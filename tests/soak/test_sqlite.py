@@ -39,7 +39,8 @@ def test_we_lock_nobody_out(journal: str, tmp_path: Path) -> None:
             with create_tables(database).connect() as connection:
                 connection.execute(text(f"PRAGMA journal_mode = {journal}"))
         _, locked_alone, seconds_alone = write(alone, tmp_path)
-        with running(tmp_path, config(tmp_path, backend("shop", watched.reader_url))) as exporter:
+        settings = config(tmp_path, backend("shop", watched.reader_url, poll_interval="50ms"))
+        with running(tmp_path, settings) as exporter:
             stored, locked, seconds = write(watched, tmp_path)
             assert_counts(exporter, {"shop": stored})
             errors = exporter.scrape().sums("celery_backend_poll_errors_total", "reason")

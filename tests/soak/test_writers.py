@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def test_late_commits_are_counted(database: Database, tmp_path: Path) -> None:
     """And there are some: a run without any would prove nothing."""
     create_tables(database)
-    settings = config(tmp_path, backend("shop", database.reader_url))
+    settings = config(tmp_path, backend("shop", database.reader_url, poll_interval="50ms"))
     with Watchdog(0.2) as watchdog, running(tmp_path, settings) as exporter:
         watchdog.exporter = exporter
         with load(database.celery_url, tmp_path, PROCESSES, ROWS) as writing:
