@@ -62,6 +62,7 @@ def run(lab: Lab) -> Iterator[Finding]:
 
 def _scrapes(scraper: Scraper, times: int) -> list[float]:
     took = []
+    scraper.scrape()  # from now on somebody asks for this format
     for _ in range(times):
         took.append(timed(scraper.scrape))
         time.sleep(PAUSE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 import threading
@@ -101,7 +102,11 @@ class Poller:
     def _run(self) -> None:
         while not self._stop.is_set():
             started = time.monotonic()
+            first = not self.tried.is_set()
             self.try_poll()
+            if first:  # what is loaded by now stays: no collection need hold up a scrape for it
+                gc.collect()
+                gc.freeze()
             delay = self._delay(time.monotonic() - started)
             self._patient_until = time.monotonic() + delay + STUCK_AFTER
             self._stop.wait(delay)

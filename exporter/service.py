@@ -37,6 +37,7 @@ ANSWER_WITHIN = 0.3
 ENDED_AFTER = 4.8
 ENDS = {signal.SIGTERM, signal.SIGINT}
 LONGEST_END = 600.0  # seconds; no poll takes as long
+SWITCH = 0.0001  # seconds; a poll that computes keeps a scrape waiting for no longer
 
 
 class Term:
@@ -190,6 +191,7 @@ class Service:
 
 def run(config: Config, options: Options) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code."""
+    sys.setswitchinterval(SWITCH)
     faulthandler.enable()  # a crash of a driver, or SIGABRT, shows where each thread stood
     # Blocked in every thread to come, and waited for here. A handler would do for one thread: with
     # many, another one may be given the signal, and the main thread sleeps on (seen under load).

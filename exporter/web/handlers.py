@@ -17,7 +17,7 @@ from exporter.web.negotiation import accepts_gzip, choose_format
 from exporter.web.page import CONTENT_SECURITY_POLICY, render
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
     from tornado.http1connection import HTTP1Connection
@@ -37,7 +37,7 @@ class Site(Protocol):
     """What is served. Called from the web server's thread, which waits: answer at once."""
 
     def exposition(self, form: Format, /, *, gzip: bool) -> bytes:
-        """Return all metrics, rendered beforehand."""
+        """Return all metrics. Called from threads of its own: it may have to render them first."""
 
     def unhealthy(self) -> str:
         """Return why the exporter should be restarted, or ""."""
@@ -83,6 +83,7 @@ class Pages(Application):
         self.telemetry_path = telemetry_path
         self.limits = limits
         self.unsent: set[asyncio.Task[None]] = set()  # answers on their way
+        self.faults: dict[str, str] = {}  # what each probe has answered last, by path
 
 
 def _check_telemetry_path(path: str) -> None:
@@ -99,8 +100,8 @@ class _Handler(RequestHandler):
     application: Pages
     SUPPORTED_METHODS = _METHODS
 
-    def head(self) -> None:
-        self.get()  # tornado leaves the body out and keeps its length
+    def head(self) -> Awaitable[None] | None:
+        return self.get()  # tornado leaves the body out and keeps its length
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
@@ -148,14 +149,15 @@ class _Handler(RequestHandler):
 
 
 class _Metrics(_Handler):
-    def get(self) -> None:
+    async def get(self) -> None:
         format_ = choose_format(self.request.headers.get("Accept", ""))
         gzip = accepts_gzip(self.request.headers.get("Accept-Encoding", ""))
         self.set_header("Content-Type", format_.value)
         self.set_header("Vary", "Accept, Accept-Encoding")
         if gzip:
             self.set_header("Content-Encoding", "gzip")
-        self.finish(self.application.site.exposition(format_, gzip=gzip))
+        exposition = self.application.site.exposition
+        self.finish(await asyncio.to_thread(exposition, format_, gzip=gzip))
 
 
 class _Probe(_Handler):
@@ -167,10 +169,20 @@ class _Probe(_Handler):
 
     def get(self) -> None:
         fault = " ".join(self.fault().split())
+        self._log_change(fault)
         if fault:
-            _log.warning("%s answers 503: %s", self.request.path, fault)
             self.set_status(HTTPStatus.SERVICE_UNAVAILABLE)
         self.finish(f"not {self.good}: {fault}\n" if fault else f"{self.good}\n")
+
+    def _log_change(self, fault: str) -> None:
+        path, faults = self.request.path, self.application.faults
+        if fault == faults.get(path, ""):
+            return
+        faults[path] = fault
+        if fault:
+            _log.warning("%s answers 503: %s", path, fault)
+        else:
+            _log.info("%s answers 200: %s", path, self.good)
 
 
 class _Status(_Handler):

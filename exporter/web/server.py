@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from tornado.httpserver import HTTPServer
@@ -63,6 +64,8 @@ class WebServer:
             runner.run(self._serve(sockets))
 
     async def _serve(self, sockets: list[socket.socket]) -> None:
+        # One thread answers scrapes, in turn: many clients make no more of them.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1, "scrape"))
         limits = self._pages.limits
         server = _CappedServer(
             self._pages,

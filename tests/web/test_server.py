@@ -34,11 +34,13 @@ class Shop:
         self.ill = ""
         self.busy = ""
         self.broken: Exception | None = None
+        self.rendering = threading.Lock()
 
     def exposition(self, form: Format, *, gzip: bool) -> bytes:
         if self.broken:
             raise self.broken
-        body = form.name.encode() + b"\n" + self.metrics
+        with self.rendering:
+            body = form.name.encode() + b"\n" + self.metrics
         return compress(body) if gzip else body
 
     def unhealthy(self) -> str:
@@ -175,6 +177,17 @@ class TestMetrics:
         assert connection.sock is sock
         connection.close()
 
+    def test_a_scrape_that_must_wait_holds_nobody_up(self, shop: Shop, port: int) -> None:
+        with shop.rendering:
+            waiting = connect(port, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert ask(port, "/-/healthy")[0].status == 200
+            waiting.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                waiting.recv(1)
+        waiting.settimeout(5)
+        assert waiting.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        waiting.close()
+
     def test_other_path(self, shop: Shop) -> None:
         with serving(shop, path="/celery/metrics.txt") as (_, port):
             assert ask(port, "/celery/metrics.txt")[0].status == 200
@@ -216,17 +229,39 @@ class TestProbes:
         assert ask(port, path, "HEAD")[0].status == 503
 
     @pytest.mark.parametrize("path", ["/-/ready", "/readyz"])
-    def test_readiness(
-        self, shop: Shop, port: int, path: str, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_readiness(self, shop: Shop, port: int, path: str) -> None:
         shop.ill = "not its business"
         answer, body = ask(port, path)
         assert (answer.status, body) == (200, b"ready\n")
         shop.busy = "mail was not tried yet"
         answer, body = ask(port, path)
         assert (answer.status, body) == (503, b"not ready: mail was not tried yet\n")
+
+    def test_only_changes_are_logged(
+        self, shop: Shop, port: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        for fault in ("", "not tried yet:\nmail", "not tried yet: shop", "", ""):
+            shop.busy = fault
+            for method in ("GET", "HEAD", "GET"):
+                ask(port, "/-/ready", method)
+        assert [(record.levelname, record.message) for record in caplog.records] == [
+            ("WARNING", "/-/ready answers 503: not tried yet: mail"),
+            ("WARNING", "/-/ready answers 503: not tried yet: shop"),
+            ("INFO", "/-/ready answers 200: ready"),
+        ]
+
+    def test_each_path_has_its_own_answer(
+        self, shop: Shop, port: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        shop.busy, shop.ill = "not tried yet", "stuck"
+        for path in ("/-/ready", "/readyz", "/-/healthy", "/healthz") * 2:
+            ask(port, path)
         assert [record.message for record in caplog.records] == [
-            f"{path} answers 503: mail was not tried yet"
+            "/-/ready answers 503: not tried yet",
+            "/readyz answers 503: not tried yet",
+            "/-/healthy answers 503: stuck",
+            "/healthz answers 503: stuck",
         ]
 
 
