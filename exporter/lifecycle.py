@@ -25,6 +25,7 @@ class Rules:
     poll_interval: float = 15.0
     late_commit_grace: float = 300.0
     revision_window: float = 3600.0
+    herd: int = 1000  # rows that are watched together once they stay as they are
     # Whether rows carry names (`result_extended`); None: as seen in the table.
     named: bool | None = None
 
@@ -55,6 +56,11 @@ class Watch(NamedTuple):
     def unfinished(self) -> bool:
         """Whether the row had not finished when it was last seen."""
         return self.until is None
+
+    @property
+    def labels(self) -> tuple[str, str, str, str]:
+        """State, task, worker and queue, as last seen."""
+        return self[:4]
 
     @property
     def held(self) -> bool:
@@ -93,7 +99,7 @@ class Lifecycle:
         if not row.finished:
             return Seen(self._unfinished(row, watch))
         if watch.settled and watch.state == row.state:
-            return Seen(self._unchanged(watch))
+            return Seen(self._unchanged(row, watch))
         waited = watch.held and watch.until is not None and self.now >= watch.until
         if self._may_get_a_name(row) and not waited:
             return Seen(self._held(row, watch))
@@ -127,10 +133,11 @@ class Lifecycle:
             started = watch.started if running else self.now
         return self._watch(row, first_seen, started=started, counted=watch.counted)
 
-    def _unchanged(self, watch: Watch) -> Watch | None:
+    def _unchanged(self, row: Row, watch: Watch) -> Watch | None:
         if watch.until is not None and self.now >= watch.until:
             return None
-        return watch._replace(due=self.now + self.rules.recheck(self.now - watch.first_seen))
+        due = self.now + self.rules.recheck(self.now - watch.first_seen)
+        return watch._replace(task=row.task, worker=row.worker, queue=row.queue, due=due)
 
     def _held(self, row: Row, watch: Watch | None) -> Watch:
         until = self.now + self.rules.late_commit_grace

@@ -29,8 +29,12 @@ MAX_EMPTY_SETS = 50_000  # label sets without an unfinished row that are still r
 STALE = 100  # rows that have left a heap's state may stay in it
 GAPS_A_STEP = 2_000
 WATCHED_A_STEP = 2_000
+HERDS_A_STEP = 20
 # A statement may have drawn its id but not yet its transaction id; after this it surely has both.
 SETTLING = 1.0  # seconds
+
+
+NEVER = float("inf")  # when a row in a herd is due
 
 
 class Gap(NamedTuple):
@@ -45,6 +49,19 @@ class Gap(NamedTuple):
     def span(self) -> Span:
         """Its lowest and highest id."""
         return self.missing.span
+
+
+Digest = tuple[tuple[object, ...], ...]
+
+
+@dataclass(slots=True)
+class Herd:
+    """Watched rows that are asked about together, since most stay as they are."""
+
+    ids: list[int]
+    youngest: float  # when the last of them was first seen
+    due: float = 0.0
+    digest: Digest = ()  # of these rows, when last seen
 
 
 class Anchor(NamedTuple):
@@ -69,6 +86,8 @@ class Plan:
     after: int | None = None  # read rows above this id; None: all
     gaps: tuple[Missing, ...] = ()  # ascending, apart
     watched: tuple[int, ...] = ()
+    herds: tuple[Herd, ...] = ()
+    known: Mapping[int, Watch] = field(default_factory=dict)  # what those rows were
     below: int | None = None  # look for unfinished rows below this id
     deleted: Span | None = None  # ids up to the cursor that were seen to be gone
     anchors: tuple[Anchor, ...] = ()  # ascending; if the last holds, so do the others
@@ -97,7 +116,9 @@ class Batch:
     holes: tuple[Span, ...] = ()  # ids missing among them, or among the newest rows at first look
     late: tuple[Row, ...] = ()  # rows in `plan.gaps`
     late_complete: bool = True  # `late` holds all there are
-    watched: tuple[Row, ...] = ()  # rows of `plan.watched` that are still there
+    digests: tuple[Digest, ...] = ()  # of `plan.herds`
+    strays: tuple[int, ...] = ()  # rows of `plan.herds` that are not as known, or gone
+    watched: tuple[Row, ...] = ()  # rows of `plan.watched` and `strays` that are still there
     below_rows: tuple[Row, ...] = ()  # unfinished rows in [below_from, plan.below)
     below_from: int | None = None  # None: nothing is left below
     reborn: tuple[int, ...] = ()  # ids in `plan.deleted` that are there (the lowest REBORN_IDS)
@@ -136,6 +157,7 @@ class Change:
     gaps: tuple[Gap, ...] = ()
     segments: Segments = ()
     watch: dict[int, Watch | None] = field(default_factory=dict)  # None: watched no longer
+    herds: tuple[tuple[Herd, Digest], ...] = ()  # those that were looked at
     outcomes: list[Finished | Vanished] = field(default_factory=list)
     successes: list[tuple[int, str]] = field(default_factory=list)  # id and task, of single rows
     late_rows: int = 0
@@ -199,7 +221,10 @@ class Position:
         self.watched: dict[int, Watch] = {}
         self.unfinished: Counter[tuple[str, str, str, str]] = Counter()
         self._oldest: dict[tuple[str, str], list[tuple[float, int]]] = {}
+        # Each watched row is in the schedule or in a herd, where it is never due by itself.
         self._schedule: list[tuple[float, int]] = []
+        self._calm: dict[int, None] = {}  # in the schedule, but ready for a herd; an ordered set
+        self._herds: list[Herd] = []
         self._asked: dict[int, None] = {}  # an ordered set
         self._clock = 0.0
 
@@ -208,17 +233,25 @@ class Position:
     def plan(self, now: float, chunk: int = CHUNK_ROWS) -> Plan:
         """Say what to ask at `now` (Unix time, seconds), `chunk` rows of what is new at most."""
         if now < self._clock:  # the clock was set back: nothing may wait for it to return
-            self.watched = {i: watch._replace(due=now) for i, watch in self.watched.items()}
-            self._schedule = [(now, row_id) for row_id in self.watched]
+            for row_id, watch in self.watched.items():
+                if watch.due < NEVER:
+                    self.watched[row_id] = watch._replace(due=now)
+                    self._schedule.append((now, row_id))
+            heapq.heapify(self._schedule)
+            for herd in self._herds:
+                herd.due = min(herd.due, now)
             self.gaps = tuple(gap._replace(due=min(gap.due, now)) for gap in self.gaps)
             self.segments = tuple(s._replace(since=min(s.since, now)) for s in self.segments)
         self._clock = now
+        herds = self._gather_herds(now)
         self._collect_due(now)
         return Plan(
             look=not self.looked and self.rules.start == "end",
             after=self.cursor,
             gaps=tuple(sorted(gap.missing for gap in self.gaps if gap.due <= now)[:GAPS_A_STEP]),
             watched=tuple(self._asked),
+            herds=herds,
+            known=self.watched,
             below=self.below,
             deleted=None
             if self.fallen is None or self.cursor is None
@@ -229,6 +262,26 @@ class Position:
             chunk=chunk,
             news=self.live,
         )
+
+    def _gather_herds(self, now: float) -> tuple[Herd, ...]:
+        """Return herds that are due; members whose own time is over are due by themselves."""
+        due = [herd for herd in self._herds if herd.due <= now][:HERDS_A_STEP]
+        for herd in due:
+            members: list[int] = []
+            over: list[int] = []
+            for row_id in herd.ids:
+                watch = self.watched.get(row_id)
+                if watch is not None and watch.due == NEVER:
+                    ended = watch.until is not None and watch.until <= now
+                    (over if ended else members).append(row_id)
+            if len(members) < self.rules.herd / 4:
+                members, over = [], [*members, *over]
+            herd.ids = members
+            for row_id in over:
+                self.watched[row_id] = self.watched[row_id]._replace(due=now)
+                heapq.heappush(self._schedule, (now, row_id))
+        self._herds = [herd for herd in self._herds if herd.ids]
+        return tuple(herd for herd in due if herd.ids)
 
     def _collect_due(self, now: float) -> None:
         """Move ids that are due from the schedule to `_asked`, where they stay until applied."""
@@ -253,6 +306,7 @@ class Position:
             or self.below is not None
             or (self.top is not None and (self.cursor is None or self.cursor < self.top))
             or bool(self._schedule and self._schedule[0][0] <= now)
+            or any(herd.due <= now for herd in self._herds)
             or any(gap.due <= now for gap in self.gaps)
             or self._audit(now) is not None
         )
@@ -463,8 +517,9 @@ class Position:
 
     def _recheck(self, batch: Batch, life: Lifecycle, change: Change) -> None:
         """Compare watched rows with what they are now (R3, R4, R5, R13)."""
+        change.herds = tuple(zip(batch.plan.herds, batch.digests, strict=True))
         present = {row.id: row for row in batch.watched}
-        for row_id in batch.plan.watched:
+        for row_id in (*batch.plan.watched, *batch.strays):
             watch = self.watched.get(row_id)
             if watch is not None and row_id not in change.watch:
                 change.take(row_id, life.again(present.get(row_id), watch))
@@ -489,23 +544,46 @@ class Position:
         for row_id, watch in change.watch.items():
             self._put(row_id, watch)
         self._asked.clear()
+        for herd, digest in change.herds:
+            herd.digest = digest
+            herd.due = self._clock + self.rules.recheck(self._clock - herd.youngest)
+        self._make_herds()
         if len(self.unfinished) - len(self.watched) > MAX_EMPTY_SETS:
             self.unfinished = +self.unfinished
 
     def _put(self, row_id: int, watch: Watch | None) -> None:
         before = self.watched.pop(row_id, None)
+        self._calm.pop(row_id, None)
         if before is not None and before.unfinished:
             self.unfinished[before.task, before.state, before.worker, before.queue] -= 1
         if watch is None:
             return
         self.watched[row_id] = watch
         heapq.heappush(self._schedule, (watch.due, row_id))
+        if not watch.held and (before is None or before.labels == watch.labels):
+            self._calm[row_id] = None
         if watch.unfinished:
             self.unfinished[watch.task, watch.state, watch.worker, watch.queue] += 1
             age = (watch.task, watch.state, watch.first_seen)
             if before is None or (before.task, before.state, before.first_seen) != age:
                 heap = self._oldest.setdefault((watch.task, watch.state), [])
                 heapq.heappush(heap, (watch.first_seen, row_id))
+
+    def _make_herds(self) -> None:
+        """Make full herds of what is ready for them, neighbours together."""
+        size = self.rules.herd
+        ids = sorted(self._calm) if len(self._calm) >= size else []
+        for start in range(0, len(ids) - size + 1, size):
+            herd = ids[start : start + size]
+            watches = [self.watched[row_id] for row_id in herd]
+            self.watched.update(
+                (row_id, watch._replace(due=NEVER))
+                for row_id, watch in zip(herd, watches, strict=True)
+            )
+            due = min(watch.due for watch in watches)
+            self._herds.append(Herd(herd, max(watch.first_seen for watch in watches), due))
+            for row_id in herd:
+                del self._calm[row_id]
 
     @property
     def mark(self) -> Mark:
@@ -531,6 +609,8 @@ class Position:
             watch=dict(watched),
         )
         self.apply(change)
+        self._calm = {row_id: None for row_id, watch in self.watched.items() if not watch.held}
+        self._make_herds()
 
     def oldest(self) -> dict[tuple[str, str], float]:
         """When the oldest unfinished row of each (task, state) was first seen, Unix time."""

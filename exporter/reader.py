@@ -8,26 +8,41 @@ statement, row by row, and grouped here (R9).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, null, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    case,
+    func,
+    literal,
+    literal_column,
+    null,
+    or_,
+    select,
+)
 from sqlalchemy.sql import Select
 
 from exporter import failures
 from exporter.audit import Audit, Found, missing
 from exporter.database import Session
 from exporter.dialects import Dialect
-from exporter.position import REBORN_IDS, RECENT_IDS, Anchor, Batch, Plan
+from exporter.lifecycle import Watch
+from exporter.position import REBORN_IDS, RECENT_IDS, Anchor, Batch, Digest, Herd, Plan
 from exporter.results import FAILURE, READY_STATES, SUCCESS, Group, Row
 from exporter.spans import MIN_ID, Missing, Span, holes, inside, windows
 from exporter.tables import ResultTable
 
 IDS_A_STATEMENT = 1_000  # SQL Server takes 2,100 parameters
 EDGE_ROWS = 100
+LABELS_KEPT = 20_000  # texts that are kept, so that equal ones are one
+ONCE = {"compiled_cache": None}  # a statement that does not come again
 MOST_LATE = 1_000_000  # rows; more have not come late since a checkpoint was written
 WINDOW_REACH = 1_000  # reading this many known ids is cheaper than another statement
 
@@ -62,6 +77,7 @@ class Reader:
         self.table = table
         self.dialect = dialect
         self.zone = zone
+        self._text = lru_cache(LABELS_KEPT)(dialect.text)
         self._id = table.id
         layout = table.layout
         self._state = table.column(layout.state)
@@ -98,6 +114,8 @@ class Reader:
             chunk = read(connection, plan, top)
         late, late_complete = self._late(connection, plan.gaps, plan.chunk)
         below_rows, below_from = self._unfinished_below(connection, plan.below, plan.chunk)
+        looks = [self._look_at(connection, herd, plan.known) for herd in plan.herds]
+        strays = [row_id for _, some in looks for row_id in some]
         return Batch(
             plan=plan,
             top=top if chunk.upto is None or top is None else max(top, chunk.upto),
@@ -114,7 +132,9 @@ class Reader:
             holes=tuple(chunk.holes),
             late=tuple(late),
             late_complete=late_complete,
-            watched=tuple(self._by_id(connection, plan.watched)),
+            digests=tuple(digest for digest, _ in looks),
+            strays=tuple(strays),
+            watched=tuple(self._by_id(connection, [*plan.watched, *strays])),
             below_rows=tuple(below_rows),
             below_from=below_from,
             reborn=tuple(self._ids_in(connection, plan.deleted)),
@@ -299,6 +319,31 @@ class Reader:
                 return list(self._by_id(connection, late[:limit])), False
         return list(self._by_id(connection, late)), True
 
+    def _look_at(
+        self, connection: Connection, herd: Herd, known: Mapping[int, Watch]
+    ) -> tuple[Digest, list[int]]:
+        """Return the digest of a herd, and the rows that are not as known where it is another."""
+        if self._state is None:
+            return (), []
+        # Numbers of ours, so they stand in the statement: a thousand parameters cost more than it.
+        listed: ColumnElement[Any] = literal_column(f"({','.join(map(str, herd.ids))})")
+        within = self._id.op("IN")(listed)
+        state = self.dialect.exact(self._state)
+        # Whatever is written to a row, a new state, another worker, comes with a newer date.
+        done = null() if self._done is None else self._done
+        moments = (func.count(done), self._moment(None if self._done is None else func.max(done)))
+        groups = select(state, func.count(), *moments).where(within).group_by(state)
+        digest = tuple(
+            sorted(map(tuple, connection.execute(groups, execution_options=ONCE)), key=str)
+        )
+        if digest == herd.digest:
+            return digest, []
+        rows = connection.execute(
+            select(self._id, state, *self._labels).where(within), execution_options=ONCE
+        )
+        present = {row_id: tuple(map(self._text, labels)) for row_id, *labels in rows}
+        return digest, [i for i in herd.ids if present.get(i) != known[i].labels]
+
     def _found(self, connection: Connection, audit: Audit | None) -> Found | None:
         """Count the successes of a segment; where some are missing, read what may replace them."""
         if audit is None or self._state is None:
@@ -379,16 +424,16 @@ class Reader:
 
     def _row(self, found: Any) -> Row:
         row_id, state, task, worker, queue, retries, done, task_id, result = found
-        text = self.dialect.text
+        label = self._text
         return Row(
             row_id,
-            SUCCESS if self._state is None else text(state),
-            text(task),
-            text(worker),
-            text(queue),
+            SUCCESS if self._state is None else label(state),
+            label(task),
+            label(worker),
+            label(queue),
             _count(retries),
             self._epoch(done),
-            text(task_id),
+            self.dialect.text(task_id),
             failures.from_result(bytes(result)) if result else "",
         )
 

@@ -79,6 +79,13 @@ class Table:
             successes = Counter(row.task for row in rows if row.state == SUCCESS)
             others = [r for r in rows if r.state != SUCCESS and r.id not in plan.audit.known]
             found = Found(successes, tuple(others))
+        strays = [
+            row_id
+            for herd in plan.herds
+            for row_id in herd.ids
+            if (row := self.committed.get(row_id)) is None
+            or (row.state, row.task, row.worker, row.queue) != plan.known[row_id].labels
+        ]
         new = [i for i in ids if plan.after is None or i > plan.after][: plan.chunk]
         rows = [self.committed[i] for i in new]
         good = Counter((r.task, r.worker, r.queue) for r in rows if r.state == SUCCESS)
@@ -97,7 +104,11 @@ class Table:
             rows=tuple(r for r in rows if r.state != SUCCESS),
             holes=tuple(holes([*start, *new])),
             late=tuple(self.committed[i] for i in ids if any(i in gap for gap in plan.gaps)),
-            watched=tuple(self.committed[i] for i in plan.watched if i in self.committed),
+            digests=((),) * len(plan.herds),
+            strays=tuple(strays),
+            watched=tuple(
+                self.committed[i] for i in (*plan.watched, *strays) if i in self.committed
+            ),
             reborn=tuple(
                 i for i in ids if plan.deleted and plan.deleted.lo <= i <= plan.deleted.hi
             ),
@@ -134,7 +145,7 @@ class Following:
 
     def __init__(self, table: Table, **rules: object) -> None:
         self.table = table
-        defaults = {"start": "beginning", "poll_interval": 1.0, "late_commit_grace": 1e9}
+        defaults = {"start": "beginning", "poll_interval": 1.0, "late_commit_grace": 1e9, "herd": 3}
         self.position = Position(Rules(**{**defaults, "revision_window": 1e9, **rules}))
         self.counted = Counted()
         self.now = 1000.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -13,6 +13,7 @@ from sqlalchemy import delete, text
 
 from exporter.checkpoint import open_file
 from exporter.dialects.postgresql import beyond_all
+from exporter.lifecycle import Rules
 from exporter.position import SETTLING
 from exporter.tables import celery
 from tests.conftest import DATABASES
@@ -169,6 +170,35 @@ def test_row_is_followed_to_its_end(follower: Follower, engine: Engine) -> None:
     follower.poll()
     assert follower.total("celery_task_unfinished") == 0
     assert follower.states() == {"SUCCESS": 1}
+
+
+def test_many_unfinished_rows_are_watched_together(follower: Follower, engine: Engine) -> None:
+    """Whatever happens to one of them is seen: another state, another worker, none any more."""
+    many = Rules().herd + 100
+    with engine.begin() as connection:
+        rows = [insert(connection, "STARTED", worker="w1@host") for _ in range(many)]
+    position = follower.poll().poll().poll().poller.positions["task"]
+    assert [len(herd.ids) for herd in position._herds] == [Rules().herd]
+    later = datetime.now(UTC).replace(tzinfo=None) + timedelta(seconds=5)
+    with engine.begin() as connection:
+        update(connection, rows[0], "SUCCESS", date_done=later)
+        update(connection, rows[1], "RETRY", date_done=later)
+        update(connection, rows[2], "STARTED", date_done=later, worker="w2@host")
+        connection.execute(delete(TASKS).where(TASKS.c.id == rows[3]))
+    follower.poll()
+    assert follower.states() == {"SUCCESS": 1}
+    assert follower.total("celery_task_unfinished", state="RETRY") == 1
+    assert follower.total("celery_task_unfinished", state="STARTED") == many - 3
+    assert follower.total("celery_task_unfinished", state="STARTED", worker="w2@host") == 1
+    assert follower.value("celery_task_unfinished_vanished_total", state="STARTED") == 1
+    with engine.begin() as connection:
+        for row in rows[3:]:
+            update(connection, row, "SUCCESS")
+    deadline = time.monotonic() + 20
+    while follower.poll().states()["SUCCESS"] < many - 3 and time.monotonic() < deadline:
+        pass
+    assert follower.states() == {"SUCCESS": many - 3}
+    assert follower.total("celery_task_unfinished") == 2
 
 
 def test_deleted_unfinished_row_has_vanished(follower: Follower, engine: Engine) -> None:
