@@ -54,9 +54,6 @@ class Poller:
         )
         self.positions = {layout.kind: Position(rules) for layout in celery.LAYOUTS}
         self.tried = threading.Event()
-        self.status = BackendStatus(
-            settings.name, None, "not tried yet", "", settings.poll_interval, None, None
-        )
         self._checkpoint = checkpoint
         self._restored = checkpoint is None
         self._unanswered: Save | None = None  # we do not know whether it was kept
@@ -74,7 +71,7 @@ class Poller:
         self._health_due = 0.0
         self._skew: float | None = None
         self._up: bool | None = None
-        self._message = ""
+        self._message = "not tried yet"
         self._failures = 0
         self._polls = 0
         self._errors: Counter[Reason] = Counter(dict.fromkeys(Reason, 0))
@@ -333,7 +330,6 @@ class Poller:
             Sample(labels, since) for labels, since in self._oldest(task)
         ]
         self._exposition.publish(self.settings.name, samples)
-        self.status = self._make_status(task)
         self._published = time.monotonic()
 
     def _oldest(self, task: Position) -> list[tuple[tuple[str, str], float]]:
@@ -389,15 +385,18 @@ class Poller:
         each(metrics.ROWS_ESTIMATE, {kind: h.rows_estimate for kind, h in self._health.items()})
         return samples
 
-    def _make_status(self, task: Position) -> BackendStatus:
+    @property
+    def status(self) -> BackendStatus:
+        """What people want to know, made when they ask. Called from another thread."""
+        task = self.positions["task"]
         finished: dict[str, Counter[str]] = {}
         for name, state, count in self.tally.by_task():
             finished.setdefault(name, Counter())[state] += count
         unfinished: dict[str, Counter[str]] = {}
-        for (name, state, _, _), count in task.unfinished.items():
+        for (name, state, _, _), count in list(task.unfinished.items()):
             unfinished.setdefault(name, Counter())[state] += count
         last: dict[str, float] = {}
-        for (metric, labels), moment in self.tally.newest.items():
+        for (metric, labels), moment in list(self.tally.newest.items()):
             if metric is metrics.LAST_FINISHED:
                 last[labels[0]] = max(moment, last.get(labels[0], moment))
         return BackendStatus(

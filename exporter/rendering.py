@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import accumulate
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
@@ -41,48 +42,57 @@ def render_process(form: Format) -> bytes:
     return _generate(_process, form)
 
 
+class _Kept(NamedTuple):
+    """What was made of the samples that a backend has of a metric."""
+
+    samples: Iterable[Sample]
+    lines: dict[Sample, str]
+    text: str
+
+
+_NOTHING = _Kept((), {}, "")
+
+
 class Renderer:
     """Renders one format. What has not changed since the last time is not rendered again."""
 
     def __init__(self, form: Format) -> None:
         self.form = form
         self.rendered = 0  # samples, in all: the work done
-        self._lines: dict[tuple[str | None, Metric], dict[Sample, str]] = {}
+        self._kept: dict[tuple[str | None, Metric], _Kept] = {}
 
     def render(self, parts: Mapping[str | None, Samples]) -> bytes:
         """Render what each backend has, in the catalogue's order; None: the exporter itself."""
-        known, self._lines = self._lines, {}
-        text: list[str] = []
+        before, self._kept = self._kept, {}
+        texts: list[str] = []
         for metric in CATALOGUE.values():
             begun = False
             for backend, samples in parts.items():
-                lines = self._render(
-                    metric, backend, samples.get(metric, ()), known.get((backend, metric), {})
-                )
-                self._lines[backend, metric] = lines
-                if lines and not begun:
+                key = (backend, metric)
+                kept = self._render(key, samples.get(metric, ()), before.get(key, _NOTHING))
+                self._kept[key] = kept
+                if kept.text and not begun:
                     begun = True
-                    text.append(_head(metric, self.form))
-                text += lines.values()
+                    texts.append(_head(metric, self.form))
+                texts.append(kept.text)
         # A lone surrogate, which UTF-8 cannot hold, is no reason to go without all the rest.
-        return "".join(text).encode(errors="replace")
+        return "".join(texts).encode(errors="replace")
 
     def _render(
-        self,
-        metric: Metric,
-        backend: str | None,
-        samples: Iterable[Sample],
-        known: Mapping[Sample, str],
-    ) -> dict[Sample, str]:
+        self, key: tuple[str | None, Metric], samples: Iterable[Sample], before: _Kept
+    ) -> _Kept:
+        if samples is before.samples:
+            return before
+        backend, metric = key
+        own = () if backend is None else (backend,)
         lines = {}
         for sample in samples:
-            line = known.get(sample)
+            line = before.lines.get(sample)
             if line is None:
                 self.rendered += 1
-                own = () if backend is None else (backend,)
                 line = "".join(self._sample(metric, (*own, *sample.labels), sample))
             lines[sample] = line
-        return lines
+        return _Kept(samples, lines, "".join(lines.values()))
 
     def _sample(self, metric: Metric, labels: tuple[str, ...], sample: Sample) -> Iterator[str]:
         names = metric.label_names

@@ -94,6 +94,8 @@ class Tally:
         self.histograms: dict[Key, Histogram] = {}
         self.exemplars: dict[Key, Exemplar] = {}
         self.exceptions: set[str] = set()  # those that have a label of their own
+        self._samples: dict[Metric, list[Sample]] = {}  # as of the last change
+        self._good_until = float("-inf")  # Unix time: then another value is no longer hidden
 
     def count(self, table: str, change: Change, now: float, *, live: bool) -> Changes:
         """Say what a change of the position in `table`, made at `now`, adds. Touches nothing.
@@ -120,13 +122,22 @@ class Tally:
         self.histograms.update(changes.histograms)
         self.exemplars.update(changes.exemplars)
         self.exceptions |= changes.exceptions
+        if changes.totals or changes.newest or changes.histograms or changes.exemplars:
+            self._good_until = float("-inf")
 
     def series(self) -> int:
         """How many series the task labels make."""
         return len(self.totals) + len(self.newest) + len(self.histograms)
 
     def samples(self, now: float) -> dict[Metric, list[Sample]]:
-        """List what is served at `now`."""
+        """List what is served at `now`: the same lists while nothing changes."""
+        if now >= self._good_until:
+            self._samples = self._make_samples(now)
+            hidden = (t.shown_from for t in self.totals.values() if t.shown_from > now)
+            self._good_until = min(hidden, default=float("inf"))
+        return self._samples
+
+    def _make_samples(self, now: float) -> dict[Metric, list[Sample]]:
         result: dict[Metric, list[Sample]] = {}
         for (metric, labels), total in self.totals.items():
             shown = total.value if total.shown_from <= now else 0.0
@@ -150,8 +161,8 @@ class Tally:
         return kept
 
     def by_task(self) -> Iterator[tuple[str, str, int]]:
-        """Finished results as (task, state, count), one for each label set."""
-        for (metric, labels), total in self.totals.items():
+        """Finished results as (task, state, count), one for each label set, for any thread."""
+        for (metric, labels), total in list(self.totals.items()):
             if metric is metrics.RESULTS:
                 yield labels[0], labels[1], int(total.value)
 
