@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, Select, create_engine, select
+from sqlalchemy import Connection, Engine, Select, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
 from exporter import dialects, tables
 from exporter.config import Backend
 from exporter.errors import BackendAbsent, BackendError, ConfigError, Reason
-from exporter.link import Link, message
+from exporter.link import Link, message, reading_engine
 from exporter.tables import Layout, ResultTable, celery
 
 # Options that only make sense for the pool that Celery uses.
@@ -101,22 +100,14 @@ class Database(Link[Connection]):
         return connection
 
     def _make_engine(self) -> Engine:
-        url, arguments = self.dialect.connect_arguments(self.settings.connection_url())
+        url = self.settings.connection_url()
         options = {
             key: value
             for key, value in self.settings.database_engine_options.items()
             if key not in POOL_OPTIONS and not key.startswith("pool_")
         }
-        connect_args = {**arguments, **options.pop("connect_args", {})}
         try:
-            return create_engine(
-                url,
-                poolclass=NullPool,
-                isolation_level="AUTOCOMMIT",  # transactions are opened by the dialect's words
-                hide_parameters=True,
-                connect_args=connect_args,
-                **options,
-            )
+            return reading_engine(self.dialect, url, **options)
         except (TypeError, ValueError, SQLAlchemyError) as error:
             where = f"backends[{self.settings.name}].database_engine_options"
             raise ConfigError([f"{where}: {message(error)}"]) from None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Generic, TypeVar
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError
 
 from exporter import secrets
@@ -47,6 +49,24 @@ class Link(ABC, Generic[Begun]):
                 raise
             self.close()
             return self._begin()
+
+
+def reading_engine(
+    dialect: Dialect,
+    url: URL,
+    connect_args: Mapping[str, Any] = MappingProxyType({}),
+    **options: Any,
+) -> Engine:
+    """Return an engine for one connection, whose transactions are opened by the dialect's words."""
+    url, arguments = dialect.connect_arguments(url)
+    return create_engine(
+        url,
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        hide_parameters=True,
+        connect_args={**arguments, **connect_args},
+        **options,
+    )
 
 
 def message(error: BaseException) -> str:

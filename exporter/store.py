@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from exporter import dialects
 from exporter.dialects import Limits
 from exporter.errors import CheckpointError
-from exporter.link import Link, message
+from exporter.link import Link, message, reading_engine
 
 # Called first in a transaction that writes: raises CheckpointError where another may write, too.
 Fence = Callable[[Connection], None]
@@ -114,14 +114,7 @@ class Snapshots(Store):
     """The same, for reading only: each transaction sees one moment, beside whoever writes."""
 
     def _make_engine(self, url: URL) -> Engine:
-        url, arguments = self.dialect.connect_arguments(url)
-        return create_engine(
-            url,
-            poolclass=NullPool,
-            isolation_level="AUTOCOMMIT",  # transactions are opened by the dialect's words
-            hide_parameters=True,
-            connect_args=arguments,
-        )
+        return reading_engine(self.dialect, url)
 
     def _prepare(self, connection: Connection) -> None:
         self.dialect.prepare(connection)
