@@ -609,8 +609,6 @@ class Position:
             watch=dict(watched),
         )
         self.apply(change)
-        self._calm = {row_id: None for row_id, watch in self.watched.items() if not watch.held}
-        self._make_herds()
 
     def oldest(self) -> dict[tuple[str, str], float]:
         """When the oldest unfinished row of each (task, state) was first seen, Unix time."""

@@ -246,6 +246,8 @@ class ManyWriters(RuleBasedStateMachine):
         for (task, state, _, _), count in self.following.position.unfinished.items():
             watched[task, state] += count
         assert +watched == unfinished
+        herded = [row_id for herd in self.following.position._herds for row_id in herd.ids]
+        assert len(herded) == len(set(herded))
 
     def _see(self) -> None:
         for row in self.table.committed.values():
