@@ -270,10 +270,8 @@ class Position:
             members: list[int] = []
             over: list[int] = []
             for row_id in herd.ids:
-                watch = self.watched.get(row_id)
-                if watch is not None and watch.due == NEVER:
-                    ended = watch.until is not None and watch.until <= now
-                    (over if ended else members).append(row_id)
+                until = self.watched[row_id].until
+                (members if until is None or until > now else over).append(row_id)
             if len(members) < self.rules.herd / 4:
                 members, over = [], [*members, *over]
             herd.ids = members
@@ -541,6 +539,7 @@ class Position:
         self.segments = change.segments
         self.complete = change.complete
         self.live = self.live or change.caught_up
+        self._leave_herds({row_id for row_id in change.watch if self._in_a_herd(row_id)})
         for row_id, watch in change.watch.items():
             self._put(row_id, watch)
         self._asked.clear()
@@ -568,6 +567,15 @@ class Position:
             if before is None or (before.task, before.state, before.first_seen) != age:
                 heap = self._oldest.setdefault((watch.task, watch.state), [])
                 heapq.heappush(heap, (watch.first_seen, row_id))
+
+    def _in_a_herd(self, row_id: int) -> bool:
+        watch = self.watched.get(row_id)
+        return watch is not None and watch.due == NEVER
+
+    def _leave_herds(self, ids: set[int]) -> None:
+        for herd in self._herds if ids else ():
+            if not ids.isdisjoint(herd.ids):
+                herd.ids = [row_id for row_id in herd.ids if row_id not in ids]
 
     def _make_herds(self) -> None:
         """Make full herds of what is ready for them, neighbours together."""

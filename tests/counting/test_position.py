@@ -246,8 +246,9 @@ class ManyWriters(RuleBasedStateMachine):
         for (task, state, _, _), count in self.following.position.unfinished.items():
             watched[task, state] += count
         assert +watched == unfinished
-        herded = [row_id for herd in self.following.position._herds for row_id in herd.ids]
-        assert len(herded) == len(set(herded))
+        position = self.following.position
+        herded = [row_id for herd in position._herds for row_id in herd.ids]
+        assert sorted(herded) == [i for i in sorted(position.watched) if position._in_a_herd(i)]
 
     def _see(self) -> None:
         for row in self.table.committed.values():
