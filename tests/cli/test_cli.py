@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -211,6 +212,7 @@ def test_ctrl_c_ends_once_quietly() -> None:
         ) as process:
             server.settimeout(60)
             connection, _ = server.accept()
+            time.sleep(0.5)  # until it waits: PyMySQL swallows what comes just before
             process.send_signal(signal.SIGINT)
             _, stderr = process.communicate(timeout=60)
             connection.close()
