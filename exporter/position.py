@@ -378,9 +378,10 @@ class Position:
 
     def _look_into(self, batch: Batch, life: Lifecycle, change: Change) -> None:
         """Take rows that were counted as SUCCESS and are something else now for revised (R4)."""
-        plan, found = batch.plan.audit, batch.found
-        if plan is None or found is None:
+        plan = batch.plan.audit
+        if plan is None:
             return
+        found = batch.found or Found(plan.segment.counted)  # no states: nothing can change
         span = plan.segment.span
         counted = next((s.counted for s in change.segments if s.span == span), {})
         lacking = audit.missing(counted, found.successes)

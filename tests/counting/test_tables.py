@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import delete, text
 
+from exporter.audit import AGES
 from exporter.checkpoint import open_file
 from exporter.dialects.postgresql import beyond_all
 from exporter.lifecycle import Rules
@@ -304,6 +305,25 @@ def test_groups_count(follower: Follower, engine: Engine) -> None:
     follower.poll().poll()
     assert follower.value("celery_group_results_total") == 2
     assert follower.value("celery_group_last_saved_timestamp_seconds")
+
+
+@pytest.mark.timeout(30)
+def test_polls_end_where_there_is_nothing_to_audit(database: Database, engine: Engine) -> None:
+    """Groups have no state that could change; and the tables may go."""
+    window = 64.0  # the first audit is due after a second
+    follower = Follower(database.reader_url, revision_window=window).poll()
+    with engine.begin() as connection:
+        connection.execute(GROUPS.insert().values(taskset_id="a"))
+        insert(connection)
+    follower.poll()
+    time.sleep(AGES[0] * window)
+    assert follower.poll().poll().value("celery_group_results_total") == 1
+    GROUPS.drop(engine)
+    TASKS.drop(engine)
+    follower.poller.try_poll()  # it says that a table is missing, and looks again
+    follower.poll().poll()
+    assert follower.states() == {"SUCCESS": 1}
+    follower.close()
 
 
 def test_tables_may_come_later(database: Database) -> None:
