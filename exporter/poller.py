@@ -169,10 +169,11 @@ class Poller:
             limits += 2 * self._checkpoint.patience
         while True:
             self._patient_until = time.monotonic() + limits + STUCK_AFTER
-            self._step()
+            moved = self._step()
             # What falls due meanwhile is the next poll's: else a busy table's poll never ends.
             now = min(began, time.time())
-            if self._stop.is_set() or not any(p.busy(now) for p in self.positions.values()):
+            busy = moved and any(p.busy(now) for p in self.positions.values())
+            if self._stop.is_set() or not busy:
                 return
             if time.monotonic() - self._published >= PUBLISH_INTERVAL:
                 self._publish()
@@ -181,8 +182,8 @@ class Poller:
                 self._log_progress()
             self._stop.wait(BREATH)
 
-    def _step(self) -> None:
-        """Read one snapshot, understand it, take it over."""
+    def _step(self) -> bool:
+        """Read one snapshot, understand it, take it over; say whether anything came of it."""
         self.restore()
         self._settle()
         self._maybe_look_again()
@@ -192,7 +193,9 @@ class Poller:
             if not all(position.looked for position in self.positions.values()):
                 self._take_over({})  # what will be there is new, all of it (R8)
             raise
-        self._last_poll = self._take_over(batches)
+        moved = self._take_over(batches)
+        self._last_poll = time.time()
+        return moved
 
     def _read(self) -> dict[str, Batch]:
         """Ask everything in one snapshot."""
@@ -213,8 +216,8 @@ class Poller:
             fitting = self._chunk * CHUNK_SECONDS / max(spent, 0.001)
             self._chunk = round(min(max(fitting, CHUNK_ROWS / 10), 2 * self._chunk, MOST_ROWS))
 
-    def _take_over(self, batches: Mapping[str, Batch]) -> float:
-        """Count what was read and keep it; return when that was, Unix time."""
+    def _take_over(self, batches: Mapping[str, Batch]) -> bool:
+        """Count what was read and keep it; say whether anything moved."""
         now = time.time()
         staged = []
         for kind, position in self.positions.items():
@@ -227,8 +230,9 @@ class Poller:
             self._unanswered = save
             self._checkpoint.save(self.settings.name, self.database.identity(), save, self.tally)
             self._unanswered = None
+        moved = any(stage.change.moves(stage.position) for stage in staged)
         self._apply(save)
-        return now
+        return moved
 
     def _apply(self, save: Save) -> None:
         for stage in save.staged:

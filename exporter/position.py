@@ -169,6 +169,16 @@ class Change:
         """Where reading will stand."""
         return _mark(self)
 
+    def moves(self, position: Position) -> bool:
+        """Whether this is progress: where it is none, another step would be the same."""
+        return bool(
+            self.mark != position.mark
+            or self.gaps != position.gaps
+            or self.segments != position.segments
+            or self.watch
+            or self.herds
+        )
+
     def take(self, row_id: int, seen: Seen) -> None:
         """Note what is to be done about a row."""
         self.watch[row_id] = seen.watch
