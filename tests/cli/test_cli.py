@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -209,10 +208,11 @@ def test_ctrl_c_ends_once_quietly() -> None:
             stderr=subprocess.PIPE,
             text=True,
             env=CLEAN | {"CELERY_RESULT_BACKEND": f"mysql+pymysql://u:x@127.0.0.1:{port}/d"},
+            # The background job of a shell ignores it, and so would we.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         ) as process:
             server.settimeout(60)
             connection, _ = server.accept()
-            time.sleep(0.5)  # until it waits: PyMySQL swallows what comes just before
             process.send_signal(signal.SIGINT)
             _, stderr = process.communicate(timeout=60)
             connection.close()
