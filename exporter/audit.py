@@ -63,14 +63,12 @@ def blame(missing: Counter[str], row: Row) -> str | None:
 
     Where the name was wiped and more than one task misses some, it stays without a name (R11).
     """
-    if not missing.total():
-        return None
     task = row.task
     if not task and not missing[task]:
         tasks = list(+missing)
-        task = tasks[0] if len(tasks) == 1 else ""
-        if not task:
-            return ""
+        if len(tasks) != 1:
+            return "" if tasks else None
+        (task,) = tasks
     if not missing[task]:
         return None
     missing[task] -= 1

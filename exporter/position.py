@@ -246,8 +246,7 @@ class Position:
             for row_id, watch in self.watched.items():
                 if watch.due < NEVER:
                     self.watched[row_id] = watch._replace(due=now)
-                    self._schedule.append((now, row_id))
-            heapq.heapify(self._schedule)
+            self._schedule = [(now, i) for i, watch in self.watched.items() if watch.due < NEVER]
             for herd in self._herds:
                 herd.due = min(herd.due, now)
             self.gaps = tuple(gap._replace(due=min(gap.due, now)) for gap in self.gaps)

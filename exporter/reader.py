@@ -211,7 +211,7 @@ class Reader:
             .where(above)
             .group_by(*[key for key in keys if not _constant(key)])
         ).all()
-        text = self.dialect.text
+        text = self._text
         newest_ids: list[int] = []
         chunk = _Chunk(upto=upto)
         groups, others, total, moments = [], 0, 0, []
@@ -352,7 +352,7 @@ class Reader:
         state, task = self.dialect.exact(self._state), self._labels[0]
         query = select(task, func.count()).where(within, state == self._value(SUCCESS))
         groups = connection.execute(query if _constant(task) else query.group_by(task))
-        successes = {self.dialect.text(name): count for name, count in groups}
+        successes = {self._text(name): count for name, count in groups}
         if not missing(audit.segment.counted, successes):
             return Found(successes)
         unlike = or_(self._state.is_(None), state != self._value(SUCCESS))
@@ -447,7 +447,7 @@ class Reader:
         if above is not None:
             query = query.where(self._id > above)
         keys = [key for key in (task, state, worker, queue) if not _constant(key)]
-        text = self.dialect.text
+        text = self._text
         found = [
             ((text(a), text(b), text(c), text(d)), count)
             for a, b, c, d, count in session.connection.execute(query.group_by(*keys))
