@@ -62,21 +62,16 @@ def fill(database: Database) -> None:
         insert(connection, "FAILURE")
 
 
-@pytest.mark.parametrize("database", DATABASES, indirect=True)
-def test_grants_on_tables_are_enough(
-    database: Database, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("database", "what"),
+    [*((database, "tables") for database in DATABASES), ("postgresql", "columns")],
+    indirect=["database"],
+)
+def test_grants_are_enough(
+    database: Database, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(database)
-    with granted(database, "tables") as url:
-        assert_enough(url, capsys)
-
-
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
-def test_grants_on_columns_are_enough(
-    database: Database, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fill(database)
-    with granted(database, "columns") as url:
+    with granted(database, what) as url:
         assert_enough(url, capsys)
 
 

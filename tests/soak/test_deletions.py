@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +21,7 @@ from tests.soak.load import assert_counts, backend, config, counted, load
 from tests.soak.sizes import DELETION_SECONDS, ROUNDS, kinds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.acceptance.process import Exporter
@@ -99,23 +102,34 @@ def test_newest_rows_are_forgotten(database: Database, tmp_path: Path) -> None:
     assert watchdog.went_back == []
 
 
-@kinds("postgresql", "mariadb-pymysql", "sqlite")
-def test_truncated_and_ids_restarted(database: Database, tmp_path: Path) -> None:
+@contextlib.contextmanager
+def emptied_again_and_again(
+    database: Database, tmp_path: Path, empty: Callable[[], None]
+) -> Iterator[Exporter]:
+    """Write more rows each time, empty the table in between; all of them count, and once."""
     create_tables(database)
     settings = config(tmp_path, backend("shop", database.reader_url))
     stored: Counter[Labels] = Counter()
     with Watchdog() as watchdog, running(tmp_path, settings) as exporter:
         watchdog.exporter = exporter
         for number in range(ROUNDS + 1):
+            create_tables(database)
             with load(database.celery_url, tmp_path, 4, 80 + 80 * number) as writing:
                 writing.wait()
                 stored += writing.stored()
             assert_counts(exporter, {"shop": stored})
             if number < ROUNDS:
-                truncate(database)
+                empty()
                 exporter.poll_again()
         assert resets(exporter) == (ROUNDS, ROUNDS)
+        yield exporter
     assert watchdog.went_back == []
+
+
+@kinds("postgresql", "mariadb-pymysql", "sqlite")
+def test_truncated_and_ids_restarted(database: Database, tmp_path: Path) -> None:
+    with emptied_again_and_again(database, tmp_path, partial(truncate, database)):
+        pass
 
 
 @pytest.mark.long
@@ -138,14 +152,12 @@ def test_truncated_with_auto_increment(database: Database, tmp_path: Path) -> No
 def fill(database: Database, rows: int) -> Counter[Labels]:
     """Insert rows whose ids the server chooses, in one statement; return how they count."""
     numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :rows)"
+    columns = "task_id, status, date_done, name, worker, queue, retries"
     values = "concat(uuid(), i), 'SUCCESS', now(), 'shop.task0', 'w0@host', 'orders', 0"
     if database.owner.get_backend_name() == "postgresql":
         values = "nextval('task_id_sequence'), " + values.replace("uuid()", "gen_random_uuid()")
-        columns = "id, task_id, status, date_done, name, worker, queue, retries"
-        statement = f"INSERT INTO celery_taskmeta ({columns}) {numbers} SELECT {values} FROM n"
-    else:
-        columns = "task_id, status, date_done, name, worker, queue, retries"
-        statement = f"INSERT INTO celery_taskmeta ({columns}) {numbers} SELECT {values} FROM n"
+        columns = f"id, {columns}"
+    statement = f"INSERT INTO celery_taskmeta ({columns}) {numbers} SELECT {values} FROM n"
     with database.engine().begin() as connection:
         connection.execute(text(statement), {"rows": rows})
     return Counter({("shop.task0", "SUCCESS", "w0@host", "orders"): rows})
@@ -153,26 +165,12 @@ def fill(database: Database, rows: int) -> Counter[Labels]:
 
 @kinds("mariadb-pymysql", "postgresql", "sqlite")
 def test_tables_are_dropped_and_made_anew(database: Database, tmp_path: Path) -> None:
-    create_tables(database)
-    settings = config(tmp_path, backend("shop", database.reader_url))
-    stored: Counter[Labels] = Counter()
-    with Watchdog() as watchdog, running(tmp_path, settings) as exporter:
-        watchdog.exporter = exporter
-        for number in range(ROUNDS + 1):
-            create_tables(database)
-            with load(database.celery_url, tmp_path, 4, 80 + 80 * number) as writing:
-                writing.wait()
-                stored += writing.stored()
-            assert_counts(exporter, {"shop": stored})
-            if number < ROUNDS:
-                ResultModelBase.metadata.drop_all(database.engine())
-                exporter.poll_again()
-        assert resets(exporter) == (ROUNDS, ROUNDS)
+    drop = partial(ResultModelBase.metadata.drop_all, database.engine())
+    with emptied_again_and_again(database, tmp_path, drop) as exporter:
         waited = [line for line in exporter.logs() if "does not exist yet" in line]
         assert sum("table=celery_taskmeta" in line for line in waited) == ROUNDS
         # Where it came a moment after the other it was not seen yet, and is not missed.
         assert sum("table=celery_tasksetmeta" in line for line in waited) <= ROUNDS
-    assert watchdog.went_back == []
 
 
 @pytest.mark.parametrize(
