@@ -10,10 +10,12 @@ import json
 import pickletools
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 RESULT_BYTES = 512  # enough for the opcodes before the class, and for JSON's exc_type
 TRACEBACK_CHARACTERS = 2_000  # of its end
 LONGEST_NAME = 100
+RESULTS_KEPT = 256  # what fails, fails often, and many with the same words
 
 # Celery wraps exceptions that cannot be pickled; the real class is named in the arguments.
 WRAPPER = "UnpickleableExceptionWrapper"
@@ -26,6 +28,7 @@ _GROUP_HEAD = "Exception Group Traceback (most recent call last):"
 _NAME = re.compile(r"[\w.]+", re.UNICODE)
 
 
+@lru_cache(RESULTS_KEPT)
 def from_result(start: bytes) -> str:
     """Name the class from the first bytes of the `result` column; "" where they do not tell."""
     try:
@@ -101,4 +104,4 @@ def _opcodes(start: bytes) -> Iterator[tuple[str, object]]:
 def _bare(name: str) -> str:
     """Return the class without its module, printable and bounded."""
     last = name.rsplit(".", 1)[-1]
-    return "".join(c for c in last if c.isprintable())[:LONGEST_NAME]
+    return "".join(filter(str.isprintable, last))[:LONGEST_NAME]

@@ -31,7 +31,8 @@ HEALTH_INTERVAL = 60.0  # seconds between looks at the tables and at what change
 PUBLISH_INTERVAL = 1.0  # seconds, while a poll lasts
 LONGEST_BACKOFF = 60.0  # seconds
 CHUNK_SECONDS = 0.25  # that a snapshot of a backlog is held open, about
-MOST_ROWS = 100_000  # in a chunk; should they all be failures, each one is read
+SMALLEST_CHUNK = 500  # rows
+LARGEST_CHUNK = 1_000_000  # rows; they come as groups, or in lesser chunks
 BREATH = 0.005  # seconds between two steps, for everybody else who uses the database
 STUCK_AFTER = 60.0  # seconds beyond all timeouts
 
@@ -101,9 +102,10 @@ class Poller:
             started = time.monotonic()
             first = not self.tried.is_set()
             self.try_poll()
-            if first:  # what is loaded by now stays: no collection need hold up a scrape for it
+            if first:
+                gc.unfreeze()
                 gc.collect()
-                gc.freeze()
+                gc.freeze()  # what is loaded by now stays: no scrape need wait for a look at it
             delay = self._delay(time.monotonic() - started)
             self._patient_until = time.monotonic() + delay + STUCK_AFTER
             self._stop.wait(delay)
@@ -154,6 +156,7 @@ class Poller:
         known = self._up is False and self._message == str(error)
         self._up, self._message, self._failures = False, str(error), failures
         self._errors[error.reason] += 1
+        self._chunk = max(self._chunk // 10, SMALLEST_CHUNK)  # it may have been too much at once
         level = logging.WARNING if not known or self._failures > 1 else logging.DEBUG
         fields = {"backend": self.settings.name, "reason": error.reason, "error": str(error)}
         log.log(level, "poll failed", extra=fields)
@@ -170,6 +173,8 @@ class Poller:
         while True:
             self._patient_until = time.monotonic() + limits + STUCK_AFTER
             moved = self._step()
+            if not self.tried.is_set():
+                gc.freeze()  # what a backlog leaves stays: to look at it again and again is slow
             # What falls due meanwhile is the next poll's: else a busy table's poll never ends.
             now = min(began, time.time())
             busy = moved and any(p.busy(now) for p in self.positions.values())
@@ -214,7 +219,7 @@ class Poller:
         """Fit the next chunk to the time that this one took, if there was more to read."""
         if any(batch.upto is not None and batch.upto != batch.top for batch in batches.values()):
             fitting = self._chunk * CHUNK_SECONDS / max(spent, 0.001)
-            self._chunk = round(min(max(fitting, CHUNK_ROWS / 10), 2 * self._chunk, MOST_ROWS))
+            self._chunk = round(min(max(fitting, SMALLEST_CHUNK), 4 * self._chunk, LARGEST_CHUNK))
 
     def _take_over(self, batches: Mapping[str, Batch]) -> bool:
         """Count what was read and keep it; say whether anything moved."""

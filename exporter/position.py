@@ -29,7 +29,7 @@ MAX_EMPTY_SETS = 50_000  # label sets without an unfinished row that are still r
 STALE = 100  # rows that have left a heap's state may stay in it
 GAPS_A_STEP = 2_000
 WATCHED_A_STEP = 2_000
-HERDS_A_STEP = 20
+HERDS_A_STEP = 50
 # A statement may have drawn its id but not yet its transaction id; after this it surely has both.
 SETTLING = 1.0  # seconds
 
@@ -51,7 +51,7 @@ class Gap(NamedTuple):
         return self.missing.span
 
 
-Digest = tuple[tuple[object, ...], ...]
+Digest = tuple[object, ...]
 
 
 @dataclass(slots=True)
@@ -60,6 +60,7 @@ class Herd:
 
     ids: list[int]
     youngest: float  # when the last of them was first seen
+    until: float  # end of the first watch to end
     due: float = 0.0
     digest: Digest = ()  # of these rows, when last seen
 
@@ -276,19 +277,22 @@ class Position:
         """Return herds that are due; members whose own time is over are due by themselves."""
         due = [herd for herd in self._herds if herd.due <= now][:HERDS_A_STEP]
         for herd in due:
-            members: list[int] = []
-            over: list[int] = []
-            for row_id in herd.ids:
-                until = self.watched[row_id].until
-                (members if until is None or until > now else over).append(row_id)
-            if len(members) < self.rules.herd / 4:
-                members, over = [], [*members, *over]
-            herd.ids = members
-            for row_id in over:
-                self.watched[row_id] = self.watched[row_id]._replace(due=now)
-                heapq.heappush(self._schedule, (now, row_id))
+            if herd.until <= now or len(herd.ids) < self.rules.herd / 4:
+                self._thin(herd, now)
         self._herds = [herd for herd in self._herds if herd.ids]
         return tuple(herd for herd in due if herd.ids)
+
+    def _thin(self, herd: Herd, now: float) -> None:
+        """Let members go whose own time is over, and all of them where few are left."""
+        ends = {row_id: self.watched[row_id].until or NEVER for row_id in herd.ids}
+        members = [row_id for row_id in herd.ids if ends[row_id] > now]
+        if len(members) < self.rules.herd / 4:
+            members = []
+        for row_id in ends.keys() - members:
+            self.watched[row_id] = self.watched[row_id]._replace(due=now)
+            heapq.heappush(self._schedule, (now, row_id))
+        herd.ids = members
+        herd.until = min((ends[row_id] for row_id in members), default=NEVER)
 
     def _collect_due(self, now: float) -> None:
         """Move ids that are due from the schedule to `_asked`, where they stay until applied."""
@@ -590,7 +594,9 @@ class Position:
     def _make_herds(self) -> None:
         """Make full herds of what is ready for them, neighbours together."""
         size = self.rules.herd
-        ids = sorted(self._calm) if len(self._calm) >= size else []
+        if len(self._calm) < size or self.below is not None or self.backlog:
+            return  # there may be closer neighbours to come
+        ids = sorted(self._calm)
         for start in range(0, len(ids) - size + 1, size):
             herd = ids[start : start + size]
             watches = [self.watched[row_id] for row_id in herd]
@@ -599,7 +605,9 @@ class Position:
                 for row_id, watch in zip(herd, watches, strict=True)
             )
             due = min(watch.due for watch in watches)
-            self._herds.append(Herd(herd, max(watch.first_seen for watch in watches), due))
+            youngest = max(watch.first_seen for watch in watches)
+            until = min(watch.until or NEVER for watch in watches)
+            self._herds.append(Herd(herd, youngest, until, due))
             for row_id in herd:
                 del self._calm[row_id]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -41,9 +41,11 @@ from exporter.tables import ResultTable
 
 IDS_A_STATEMENT = 1_000  # SQL Server takes 2,100 parameters
 EDGE_ROWS = 100
+MOST_ROWS = 50_000  # that are read one by one at once
 LABELS_KEPT = 20_000  # texts that are kept, so that equal ones are one
 ONCE = {"compiled_cache": None}  # a statement that does not come again
 MOST_LATE = 1_000_000  # rows; more have not come late since a checkpoint was written
+NEIGHBOURS = 3  # reading a range of so many rows costs less than one row of it by id
 WINDOW_REACH = 1_000  # reading this many known ids is cheaper than another statement
 
 
@@ -66,6 +68,8 @@ class _Chunk:
     first: int | None = None
     newest: float | None = None
     groups: Sequence[Group] = ()
+    total: int = 0  # rows
+    others: int = 0  # of these are no SUCCESS
     rows: Sequence[Row] = ()
     holes: Sequence[Span] = ()
 
@@ -99,6 +103,15 @@ class Reader:
         ]
         self._traceback = table.column(layout.traceback)
         self._key = self._exact(layout.task_id)
+        # Whatever is written to a row, a new state, another worker, comes with a newer date. The
+        # finished are counted, too: a worker's clock may be slow.
+        counts: list[ColumnElement[Any]] = [func.count()]
+        if self._state is not None:
+            finished = (self._state == self._value(state) for state in sorted(READY_STATES))
+            counts += [func.count(case((each, 1))) for each in finished]
+        if done is not None:
+            counts += [func.count(done), self._moment(func.max(done))]
+        self._digest = select(*counts)
 
     # -- a plan ------------------------------------------------------------------------------
 
@@ -112,8 +125,9 @@ class Reader:
         if top is not None and (plan.after is None or plan.after < top):
             read = self._aggregated if self.dialect.snapshot else self._row_by_row
             chunk = read(connection, plan, top)
-        late, late_complete = self._late(connection, plan.gaps, plan.chunk)
-        below_rows, below_from = self._unfinished_below(connection, plan.below, plan.chunk)
+        limit = min(plan.chunk, MOST_ROWS)
+        late, late_complete = self._late(connection, plan.gaps, limit)
+        below_rows, below_from = self._unfinished_below(connection, plan.below, limit)
         looks = [self._look_at(connection, herd, plan.known) for herd in plan.herds]
         strays = [row_id for _, some in looks for row_id in some]
         return Batch(
@@ -181,7 +195,8 @@ class Reader:
         recent = connection.execute(
             select(self._id, self._labels[0]).where(self._id >= lowest).order_by(self._id)
         ).all()
-        below_rows, below_from = self._unfinished_below(connection, top + 1, plan.chunk)
+        limit = min(plan.chunk, MOST_ROWS)
+        below_rows, below_from = self._unfinished_below(connection, top + 1, limit)
         return Batch(
             plan=plan,
             top=top,
@@ -194,9 +209,24 @@ class Reader:
         )
 
     def _aggregated(self, connection: Connection, plan: Plan, top: int) -> _Chunk:
-        upto = self._chunk_end(connection, plan, top)
-        above = self._id <= upto if plan.after is None else self._id.between(plan.after + 1, upto)
-        state = literal(SUCCESS) if self._state is None else self.dialect.exact(self._state)
+        end = self._chunk_end(connection, plan, top)
+        above = self._id <= end if plan.after is None else self._id.between(plan.after + 1, end)
+        chunk = self._groups(connection, above, news=plan.news)
+        if chunk.others > MOST_ROWS and plan.chunk > MOST_ROWS:
+            return self._aggregated(connection, replace(plan, chunk=MOST_ROWS), top)
+        if chunk.others and self._state is not None:
+            unlike = self.dialect.exact(self._state) != self._value(SUCCESS)
+            chunk.rows = self._rows(connection, and_(above, or_(self._state.is_(None), unlike)))
+        if chunk.first is not None and chunk.upto is not None and _fresh(chunk.newest, plan):
+            start = chunk.first if plan.after is None else plan.after + 1
+            if chunk.total != chunk.upto - start + 1:
+                between = self._holes(connection, above)
+                chunk.holes = [*holes([start - 1, chunk.first]), *between]
+        return chunk
+
+    def _groups(self, connection: Connection, where: ColumnElement[bool], *, news: bool) -> _Chunk:
+        """Aggregate rows: SUCCESS as groups, of the others only how many there are."""
+        state = self._row_columns[1]
         keys = [*self._labels, state] if self._state is not None else []
         found: Sequence[Any] = connection.execute(
             select(
@@ -208,39 +238,30 @@ class Reader:
                 func.min(self._id),
                 func.max(self._id),
             )
-            .where(above)
+            .where(where)
             .group_by(*[key for key in keys if not _constant(key)])
         ).all()
         text = self._text
         newest_ids: list[int] = []
-        chunk = _Chunk(upto=upto)
-        groups, others, total, moments = [], 0, 0, []
+        chunk = _Chunk()
+        groups = []
         for task, worker, queue, state_value, count, retries, done, first, last in found:
             if not count:
                 continue
-            total += count
-            chunk.first = first if chunk.first is None else min(first, chunk.first)
             moment = self._epoch(done)
-            moments += [] if moment is None else [moment]
+            chunk.total += count
+            chunk.first = first if chunk.first is None else min(first, chunk.first)
+            chunk.upto = last if chunk.upto is None else max(last, chunk.upto)
+            if moment is not None:
+                chunk.newest = moment if chunk.newest is None else max(moment, chunk.newest)
             if self._state is not None and text(state_value) != SUCCESS:
-                others += count
+                chunk.others += count
                 continue
             newest_ids.append(last)
             groups.append(
                 Group(text(task), text(worker), text(queue), count, _count(retries), moment)
             )
-        chunk.newest = max(moments, default=None)
-        chunk.groups = self._with_task_ids(connection, groups, newest_ids) if plan.news else groups
-        if others and self._state is not None:
-            unlike = self.dialect.exact(self._state) != self._value(SUCCESS)
-            chunk.rows = self._rows(connection, and_(above, or_(self._state.is_(None), unlike)))
-        if chunk.first is not None:
-            start = chunk.first if plan.after is None else plan.after + 1
-            if total != upto - start + 1 and _fresh(chunk.newest, plan):
-                chunk.holes = [
-                    *holes([start - 1, chunk.first]),
-                    *self._holes(connection, above),
-                ]
+        chunk.groups = self._with_task_ids(connection, groups, newest_ids) if news else groups
         return chunk
 
     def _holes(self, connection: Connection, where: ColumnElement[bool]) -> Iterator[Span]:
@@ -280,10 +301,10 @@ class Reader:
     def _row_by_row(self, connection: Connection, plan: Plan, top: int) -> _Chunk:
         """Read a range by one statement: nothing can change between two looks at it."""
         del top
-        query = select(*self._row_columns).order_by(self._id).limit(plan.chunk)
+        query = select(*self._row_columns).order_by(self._id).limit(min(plan.chunk, MOST_ROWS))
         if plan.after is not None:
             query = query.where(self._id > plan.after)
-        rows = [self._row(found) for found in connection.execute(query)]
+        rows = [self._row(found) for found in connection.execute(query).all()]
         if not rows:
             return _Chunk()
         rows = self._with_exceptions(connection, rows)
@@ -323,26 +344,25 @@ class Reader:
         self, connection: Connection, herd: Herd, known: Mapping[int, Watch]
     ) -> tuple[Digest, list[int]]:
         """Return the digest of a herd, and the rows that are not as known where it is another."""
-        if self._state is None:
-            return (), []
-        # Numbers of ours, so they stand in the statement: a thousand parameters cost more than it.
-        listed: ColumnElement[Any] = literal_column(f"({','.join(map(str, herd.ids))})")
-        within = self._id.op("IN")(listed)
-        state = self.dialect.exact(self._state)
-        # Whatever is written to a row, a new state, another worker, comes with a newer date.
-        done = null() if self._done is None else self._done
-        moments = (func.count(done), self._moment(None if self._done is None else func.max(done)))
-        groups = select(state, func.count(), *moments).where(within).group_by(state)
-        digest = tuple(
-            sorted(map(tuple, connection.execute(groups, execution_options=ONCE)), key=str)
-        )
+        lo, hi = herd.ids[0], herd.ids[-1]
+        if hi - lo < NEIGHBOURS * len(herd.ids):
+            # Others between them only make the digest change more often than it need.
+            found = connection.execute(self._digest.where(self._id.between(lo, hi))).one()
+        else:
+            within = self._listed(herd.ids)
+            found = connection.execute(self._digest.where(within), execution_options=ONCE).one()
+        digest = tuple(found)
         if digest == herd.digest:
             return digest, []
-        rows = connection.execute(
-            select(self._id, state, *self._labels).where(within), execution_options=ONCE
-        )
+        labels = select(self._id, self._row_columns[1], *self._labels)
+        rows = connection.execute(labels.where(self._listed(herd.ids)), execution_options=ONCE)
         present = {row_id: tuple(map(self._text, labels)) for row_id, *labels in rows}
         return digest, [i for i in herd.ids if present.get(i) != known[i].labels]
+
+    def _listed(self, ids: Iterable[int]) -> ColumnElement[bool]:
+        """Whether the id is one of many; they are ours, so they stand in the statement itself."""
+        listed: ColumnElement[Any] = literal_column(f"({','.join(map(str, ids))})")
+        return self._id.op("IN")(listed)
 
     def _found(self, connection: Connection, audit: Audit | None) -> Found | None:
         """Count the successes of a segment; where some are missing, read what may replace them."""
@@ -400,7 +420,7 @@ class Reader:
 
     def _rows(self, connection: Connection, where: ColumnElement[bool]) -> list[Row]:
         query: Select[Any] = select(*self._row_columns).where(where).order_by(self._id)
-        rows = [self._row(found) for found in connection.execute(query)]
+        rows = [self._row(found) for found in connection.execute(query).all()]
         return self._with_exceptions(connection, rows)
 
     def _with_exceptions(self, connection: Connection, rows: list[Row]) -> list[Row]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from celery.states import FAILURE, READY_STATES, STARTED, SUCCESS
@@ -41,15 +40,14 @@ class Group(NamedTuple):
     task_id: str = ""  # of the newest row, where it was asked for
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """Results to count: one row's, or a whole group's."""
 
     state: str
     task: str
     worker: str
     queue: str
-    count: int = 1
+    rows: int = 1
     retries: int = 0
     done: float | None = None
     task_id: str = ""
@@ -58,8 +56,7 @@ class Finished:
     revises: tuple[str, str] | None = None  # (task, state) that was counted for this row before
 
 
-@dataclass(frozen=True, slots=True)
-class Vanished:
+class Vanished(NamedTuple):
     """An unfinished row that was deleted before it finished."""
 
     task: str

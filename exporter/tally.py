@@ -181,7 +181,7 @@ class _Draft:
         self.add(metrics.GROUP_RESULTS, (), 0, shown_from=self.now)
         for outcome in outcomes:
             if isinstance(outcome, Finished):
-                self.add(metrics.GROUP_RESULTS, (), outcome.count)
+                self.add(metrics.GROUP_RESULTS, (), outcome.rows)
                 self.newest(metrics.GROUP_LAST_SAVED, (), outcome.done)
 
     def tasks(self, change: Change) -> None:
@@ -198,12 +198,12 @@ class _Draft:
         own = (outcome.task, outcome.worker, outcome.queue)
         task, worker, queue = self._admit(*own)
         if (task, worker, queue) != own:
-            self.add(metrics.SERIES_FOLDED, (), outcome.count, shown_from=self.now)
-        self.add(metrics.RESULTS, (task, outcome.state, worker, queue), outcome.count)
+            self.add(metrics.SERIES_FOLDED, (), outcome.rows, shown_from=self.now)
+        self.add(metrics.RESULTS, (task, outcome.state, worker, queue), outcome.rows)
         self.exemplar(metrics.RESULTS, (task, outcome.state, worker, queue), outcome)
         if outcome.state == FAILURE:
             failure = (task, queue, self._exception(outcome.exception))
-            self.add(metrics.FAILURES, failure, outcome.count)
+            self.add(metrics.FAILURES, failure, outcome.rows)
             self.exemplar(metrics.FAILURES, failure, outcome)
         self.add(metrics.RETRIES, (task, worker, queue), outcome.retries)
         self.newest(metrics.LAST_FINISHED, (task, outcome.state), outcome.done)
@@ -226,7 +226,7 @@ class _Draft:
             born = self.shown_from if shown_from is None else shown_from
             self.changes.totals[key] = Total(amount, self.now, born)
         elif amount:
-            self.changes.totals[key] = before._replace(value=before.value + amount)
+            self.changes.totals[key] = Total(before.value + amount, *before[1:])
 
     def newest(self, metric: Metric, labels: LabelValues, done: float | None) -> None:
         if done is None or done > self.now + FUTURE_SLACK:

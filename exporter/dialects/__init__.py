@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -132,13 +132,15 @@ class Dialect:
 
     def naive(self, value: Any) -> datetime | None:
         """Turn what `moment` gave into wall time; None where it cannot be one."""
-        with suppress(ValueError, OverflowError, OSError):
+        try:
+            if isinstance(value, str):
+                value = datetime.fromisoformat(value)
             if isinstance(value, datetime):
                 return value.replace(tzinfo=None)
-            if isinstance(value, str):
-                return datetime.fromisoformat(value).replace(tzinfo=None)
             if value is not None and math.isfinite(value):
                 return datetime.fromtimestamp(float(value), UTC).replace(tzinfo=None)
+        except (ValueError, OverflowError, OSError):
+            pass
         return None
 
     def highest_id(self, id_type: TypeEngine[Any]) -> int:

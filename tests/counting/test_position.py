@@ -131,7 +131,7 @@ class Counted:
             if isinstance(outcome, Vanished):
                 self.vanished += 1
                 continue
-            self.results[outcome.task, outcome.state] += outcome.count
+            self.results[outcome.task, outcome.state] += outcome.rows
             if outcome.revises:
                 self.revised[outcome.revises] += 1
 

@@ -18,7 +18,8 @@ from exporter.audit import Audit, Segment
 from exporter.database import Session
 from exporter.dialects import Limits
 from exporter.errors import Reason
-from exporter.position import Anchor, Plan
+from exporter.lifecycle import Watch
+from exporter.position import Anchor, Herd, Plan
 from exporter.reader import Reader
 from exporter.spans import MIN_ID, Missing, Span
 from exporter.tables import Facts, celery
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Executable
 
 LIMITS = Limits(connect=5.0, query=10.0)
+WATCH = Watch("STARTED", "mail.send", "w", "q", first_seen=0.0, due=0.0)
 
 
 class Answer:
@@ -57,7 +59,7 @@ class Recorder:
         self.dialect._setup_version_attributes()
         self.statements: list[str] = []
 
-    def execute(self, statement: Executable, _: object = None) -> Answer:
+    def execute(self, statement: Executable, _: object = None, **__: object) -> Answer:
         compiled = statement.compile(
             dialect=self.dialect, compile_kwargs={"render_postcompile": True}
         )
@@ -83,6 +85,8 @@ def statements(request: pytest.FixtureRequest) -> list[str]:
         after=MIN_ID,
         gaps=(Missing(Span(MIN_ID, MIN_ID + 5)), Missing(Span(-7, -3), 2)),
         watched=(MIN_ID, -1, 5),
+        herds=(Herd([MIN_ID, 5], 0.0, 0.0), Herd([6, 7], 0.0, 0.0)),
+        known=dict.fromkeys((MIN_ID, 5, 6, 7), WATCH),
         anchors=(Anchor(-3, "x"),),
         below=-5,
         deleted=Span(MIN_ID, -1),

@@ -14,8 +14,10 @@ from sqlalchemy import delete, text
 from exporter.audit import AGES
 from exporter.checkpoint import open_file
 from exporter.dialects.postgresql import beyond_all
+from exporter.errors import BackendError, Reason
 from exporter.lifecycle import Rules
-from exporter.position import SETTLING
+from exporter.position import SETTLING, Batch, Plan
+from exporter.reader import Reader
 from exporter.tables import celery
 from tests.conftest import DATABASES
 from tests.counting.follow import GROUPS, TASKS, Follower, create_tables, insert, update
@@ -173,23 +175,30 @@ def test_row_is_followed_to_its_end(follower: Follower, engine: Engine) -> None:
     assert follower.states() == {"SUCCESS": 1}
 
 
-def test_many_unfinished_rows_are_watched_together(follower: Follower, engine: Engine) -> None:
+@pytest.mark.parametrize("apart", [1, 5])
+def test_many_unfinished_rows_are_watched_together(
+    follower: Follower, engine: Engine, apart: int
+) -> None:
     """Whatever happens to one of them is seen: another state, another worker, none any more."""
     many = Rules().herd + 100
     with engine.begin() as connection:
-        rows = [insert(connection, "STARTED", worker="w1@host") for _ in range(many)]
+        rows = [insert(connection, "STARTED", id=apart * row) for row in range(1, many + 1)]
     position = follower.poll().poll().poll().poller.positions["task"]
     assert [len(herd.ids) for herd in position._herds] == [Rules().herd]
-    later = datetime.now(UTC).replace(tzinfo=None) + timedelta(seconds=5)
+    now = datetime.now(UTC).replace(tzinfo=None)
+    earlier, later = now - timedelta(hours=1), now + timedelta(seconds=5)
+    with engine.begin() as connection:
+        update(connection, rows[4], "SUCCESS", date_done=earlier)  # by a worker whose clock is slow
+    assert follower.poll().states() == {"SUCCESS": 1}
     with engine.begin() as connection:
         update(connection, rows[0], "SUCCESS", date_done=later)
         update(connection, rows[1], "RETRY", date_done=later)
         update(connection, rows[2], "STARTED", date_done=later, worker="w2@host")
         connection.execute(delete(TASKS).where(TASKS.c.id == rows[3]))
     follower.poll()
-    assert follower.states() == {"SUCCESS": 1}
+    assert follower.states() == {"SUCCESS": 2}
     assert follower.total("celery_task_unfinished", state="RETRY") == 1
-    assert follower.total("celery_task_unfinished", state="STARTED") == many - 3
+    assert follower.total("celery_task_unfinished", state="STARTED") == many - 4
     assert follower.total("celery_task_unfinished", state="STARTED", worker="w2@host") == 1
     assert follower.value("celery_task_unfinished_vanished_total", state="STARTED") == 1
     with engine.begin() as connection:
@@ -402,10 +411,18 @@ def test_date_done_is_wall_time_in_the_configured_zone(database: Database, engin
     follower.close()
 
 
-def test_long_history_is_read_in_chunks(database: Database, engine: Engine) -> None:
-    """More rows than a chunk holds, with holes that cleanup left."""
+@pytest.mark.parametrize(("apart", "one_by_one"), [(1, 50_000), (1, 500), (50_000, 50_000)])
+def test_long_history_is_read_in_chunks(
+    database: Database,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    apart: int,
+    one_by_one: int,
+) -> None:
+    """More ids than a chunk spans, with holes that cleanup left; more failures than fit in one."""
+    monkeypatch.setattr("exporter.reader.MOST_ROWS", one_by_one)
     rows = [
-        {"id": i, "task_id": str(i), "status": "FAILURE" if i % 10 == 0 else "SUCCESS"}
+        {"id": apart * i, "task_id": str(i), "status": "FAILURE" if i % 5 == 0 else "SUCCESS"}
         for i in range(1, 24_001)
         if i % 7
     ]
@@ -416,6 +433,28 @@ def test_long_history_is_read_in_chunks(database: Database, engine: Engine) -> N
     assert follower.states() == Counter(row["status"] for row in rows)
     assert follower.value("celery_backend_backlog_ids", table="task") == 0
     follower.close()
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_less_is_asked_for_after_a_failure(
+    follower: Follower, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or what takes longer than a query may take would do so for ever."""
+    with engine.begin() as connection:
+        for _ in range(1_000):
+            insert(connection)
+    asked = []
+
+    def slow(_: Reader, __: object, plan: Plan) -> Batch:
+        asked.append(plan.chunk)
+        raise BackendError(Reason.TIMEOUT, "too much")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reader, "read", slow)
+        assert not follower.poller.try_poll()
+        assert not follower.poller.try_poll()
+    assert asked[1] < asked[0]
+    assert follower.poll().states() == {"SUCCESS": 1_000}
 
 
 @pytest.mark.parametrize("rows", [3, 8])

@@ -44,7 +44,7 @@ def test_unfinished_row_announces_its_label_set() -> None:
 
 def test_history_is_served_at_its_value_at_once() -> None:
     tally = Tally(1000, first_zero=60.0)
-    feed(tally, Finished("SUCCESS", "a", "w", "q", count=5), live=False)
+    feed(tally, Finished("SUCCESS", "a", "w", "q", rows=5), live=False)
     assert served(tally, NOW)["a", "SUCCESS", "w", "q"] == 5
 
 
@@ -58,7 +58,7 @@ def test_created_is_the_birth_of_the_series() -> None:
 
 def test_retries_are_summed() -> None:
     tally = Tally(1000, first_zero=0.0)
-    feed(tally, Finished("SUCCESS", "a", "w", "q", count=2, retries=3))
+    feed(tally, Finished("SUCCESS", "a", "w", "q", rows=2, retries=3))
     feed(tally, Finished("FAILURE", "a", "w", "q", retries=2))
     assert tally.samples(NOW)[metrics.RETRIES] == [Sample(("a", "w", "q"), 5, NOW)]
 
