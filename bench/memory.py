@@ -12,7 +12,8 @@ from bench.tables import Shape
 from bench.writer import writing
 
 MOST_SMALL, MOST_LARGE, MOST_GROWTH = 75, 120, 2.0  # MiB
-SMALL = Shape(rows=10_000)
+SMALL = Shape(rows=10_000, tasks=20, workers=4)
+LARGE_TASKS = 175  # times 10 workers, in all their states: 10,000 series
 RATE = 200  # rows a second
 
 
@@ -21,8 +22,9 @@ def run(lab: Lab) -> Iterator[Finding]:
     with exporter(lab, lab.database("postgresql", SMALL), poll_interval="1s") as process:
         _scrape_on(process.address, lab.sizes.seconds / 2)
         small = rss(process.pid)
+        number = series(plain(process.address).scrape())
     yield Figure(
-        "memory, one PostgreSQL backend",
+        f"memory, one PostgreSQL backend, {number} series",
         f"{small:.0f} MiB",
         must=f"≤ {MOST_SMALL} MiB",
         met=small <= MOST_SMALL,
@@ -30,15 +32,15 @@ def run(lab: Lab) -> Iterator[Finding]:
 
     unfinished = lab.sizes.unfinished
     # As many again have finished, so that there are all the label sets.
-    shape = Shape(rows=2 * unfinished, unfinished=unfinished, tasks=240)
+    shape = Shape(rows=2 * unfinished, unfinished=unfinished, tasks=LARGE_TASKS)
     database = lab.fresh_database("postgresql", shape)
     with exporter(lab, database, poll_interval="1s") as process:
         _scrape_on(process.address, lab.sizes.seconds / 2)
         large = rss(process.pid)
-        number = series(plain(process.address).scrape())
         with writing(database, shape, RATE):
             _scrape_on(process.address, lab.sizes.seconds)
         later = rss(process.pid)
+        number = series(plain(process.address).scrape())
     yield Figure(
         f"memory, {count(number)} series, {count(unfinished)} unfinished rows",
         f"{large:.0f} MiB",

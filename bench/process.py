@@ -73,7 +73,7 @@ def exporter(lab: Lab, database: Database, **settings: Any) -> Iterator[Exporter
     """Run ours on one backend; it has polled to the end of what there is."""
     config = one_backend(database.reader_url, **settings)
     with running(lab.new_folder(), config) as process:
-        scraper = plain(process.address)
+        scraper = Scraper(process.address, gzip=False)
         wait_until(lambda: _caught_up(scraper.scrape()), "the exporter to catch up", LONGEST)
         scraper.close()
         yield process

@@ -20,7 +20,7 @@ from exporter.exposition import Exposition
 from exporter.lifecycle import Rules
 from exporter.metrics import Metric
 from exporter.position import CHUNK_ROWS, Batch, Change, Position
-from exporter.reader import Health, Reader
+from exporter.reader import MOST_ROWS, Health, Reader
 from exporter.status import BackendStatus, TableStatus, TaskStatus
 from exporter.tables import ResultTable, celery
 from exporter.tally import Histogram, Sample, Tally
@@ -32,7 +32,7 @@ PUBLISH_INTERVAL = 1.0  # seconds, while a poll lasts
 LONGEST_BACKOFF = 60.0  # seconds
 CHUNK_SECONDS = 0.25  # that a snapshot of a backlog is held open, about
 SMALLEST_CHUNK = 500  # rows
-LARGEST_CHUNK = 1_000_000  # rows; they come as groups, or in lesser chunks
+LARGEST_CHUNK = 1_000_000  # rows; most of them come as groups
 BREATH = 0.005  # seconds between two steps, for everybody else who uses the database
 STUCK_AFTER = 60.0  # seconds beyond all timeouts
 
@@ -216,10 +216,12 @@ class Poller:
             return batches
 
     def _pace(self, batches: Mapping[str, Batch], spent: float) -> None:
-        """Fit the next chunk to the time that this one took, if there was more to read."""
-        if any(batch.upto is not None and batch.upto != batch.top for batch in batches.values()):
-            fitting = self._chunk * CHUNK_SECONDS / max(spent, 0.001)
-            self._chunk = round(min(max(fitting, SMALLEST_CHUNK), 4 * self._chunk, LARGEST_CHUNK))
+        """Fit the next chunk to what this one took, in time and rows, if there was more to read."""
+        for batch in batches.values():
+            if batch.upto is not None and batch.upto != batch.top:
+                asked = batch.plan.chunk
+                took = max(spent / CHUNK_SECONDS, len(batch.rows) / MOST_ROWS, 0.25)
+                self._chunk = round(min(max(asked / took, SMALLEST_CHUNK), LARGEST_CHUNK))
 
     def _take_over(self, batches: Mapping[str, Batch]) -> bool:
         """Count what was read and keep it; say whether anything moved."""

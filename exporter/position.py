@@ -26,7 +26,6 @@ REBORN_IDS = 1_000
 MAX_GAPS = 10_000
 MAX_ANCHORS = 15  # beside the lowest
 MAX_EMPTY_SETS = 50_000  # label sets without an unfinished row that are still remembered, at 0
-STALE = 100  # rows that have left a heap's state may stay in it
 GAPS_A_STEP = 2_000
 WATCHED_A_STEP = 2_000
 HERDS_A_STEP = 50
@@ -231,10 +230,13 @@ class Position:
         self.segments: Segments = ()
         self.watched: dict[int, Watch] = {}
         self.unfinished: Counter[tuple[str, str, str, str]] = Counter()
-        self._oldest: dict[tuple[str, str], list[tuple[float, int]]] = {}
-        # Each watched row is in the schedule or in a herd, where it is never due by itself.
+        # How many of each (task, state) were first seen when; rows of one step share that moment.
+        self._first_seen: dict[tuple[str, str], Counter[float]] = {}
+        # Each watched row is in the schedule, or in a herd, where it is never due by itself, or was
+        # put aside, while neighbours may follow: a hundred thousand would fill the schedule.
         self._schedule: list[tuple[float, int]] = []
-        self._calm: dict[int, None] = {}  # in the schedule, but ready for a herd; an ordered set
+        self._calm: set[int] = set()  # in the schedule, but ready for a herd
+        self._aside: list[int] = []
         self._herds: list[Herd] = []
         self._asked: dict[int, None] = {}  # an ordered set
         self._clock = 0.0
@@ -565,22 +567,30 @@ class Position:
             self.unfinished = +self.unfinished
 
     def _put(self, row_id: int, watch: Watch | None) -> None:
-        before = self.watched.pop(row_id, None)
-        self._calm.pop(row_id, None)
+        before = self.watched.get(row_id)
+        self._calm.discard(row_id)
         if before is not None and before.unfinished:
-            self.unfinished[before.task, before.state, before.worker, before.queue] -= 1
+            self._count(before, -1)
         if watch is None:
+            self.watched.pop(row_id, None)
             return
         self.watched[row_id] = watch
-        heapq.heappush(self._schedule, (watch.due, row_id))
         if not watch.held and (before is None or before.labels == watch.labels):
-            self._calm[row_id] = None
+            self._aside.append(row_id)
+        else:
+            heapq.heappush(self._schedule, (watch.due, row_id))
         if watch.unfinished:
-            self.unfinished[watch.task, watch.state, watch.worker, watch.queue] += 1
-            age = (watch.task, watch.state, watch.first_seen)
-            if before is None or (before.task, before.state, before.first_seen) != age:
-                heap = self._oldest.setdefault((watch.task, watch.state), [])
-                heapq.heappush(heap, (watch.first_seen, row_id))
+            self._count(watch, 1)
+
+    def _count(self, watch: Watch, by: int) -> None:
+        """Count one unfinished row more or less."""
+        self.unfinished[watch.task, watch.state, watch.worker, watch.queue] += by
+        rows = self._first_seen.setdefault((watch.task, watch.state), Counter())
+        rows[watch.first_seen] += by
+        if not rows[watch.first_seen]:
+            del rows[watch.first_seen]
+        if not rows:
+            del self._first_seen[watch.task, watch.state]
 
     def _in_a_herd(self, row_id: int) -> bool:
         watch = self.watched.get(row_id)
@@ -593,12 +603,14 @@ class Position:
 
     def _make_herds(self) -> None:
         """Make full herds of what is ready for them, neighbours together."""
-        size = self.rules.herd
-        if len(self._calm) < size or self.below is not None or self.backlog:
+        if not self._aside or self.below is not None or self.backlog:
             return  # there may be closer neighbours to come
-        ids = sorted(self._calm)
-        for start in range(0, len(ids) - size + 1, size):
-            herd = ids[start : start + size]
+        size = self.rules.herd
+        aside = [i for i in self._aside if i in self.watched and not self.watched[i].held]
+        ready = sorted(self._calm.union(aside))
+        full = len(ready) // size * size
+        for start in range(0, full, size):
+            herd = ready[start : start + size]
             watches = [self.watched[row_id] for row_id in herd]
             self.watched.update(
                 (row_id, watch._replace(due=NEVER))
@@ -608,8 +620,10 @@ class Position:
             youngest = max(watch.first_seen for watch in watches)
             until = min(watch.until or NEVER for watch in watches)
             self._herds.append(Herd(herd, youngest, until, due))
-            for row_id in herd:
-                del self._calm[row_id]
+        self._aside = []
+        self._calm = set(ready[full:])
+        for row_id in self._calm.intersection(aside):
+            heapq.heappush(self._schedule, (self.watched[row_id].due, row_id))
 
     @property
     def mark(self) -> Mark:
@@ -638,29 +652,7 @@ class Position:
 
     def oldest(self) -> dict[tuple[str, str], float]:
         """When the oldest unfinished row of each (task, state) was first seen, Unix time."""
-        unfinished: Counter[tuple[str, str]] = Counter()
-        for (task, state, _, _), count in self.unfinished.items():
-            unfinished[task, state] += count
-        result = {}
-        for (task, state), heap in list(self._oldest.items()):
-            while heap and not self._is_oldest(heap[0], task, state):
-                heapq.heappop(heap)
-            if len(heap) > 2 * unfinished[task, state] + STALE:  # those behind one that is stuck
-                heap[:] = [entry for entry in heap if self._is_oldest(entry, task, state)]
-                heapq.heapify(heap)
-            if heap:
-                result[task, state] = heap[0][0]
-            else:
-                del self._oldest[task, state]
-        return result
-
-    def _is_oldest(self, entry: tuple[float, int], task: str, state: str) -> bool:
-        watch = self.watched.get(entry[1])
-        return (
-            watch is not None
-            and watch.unfinished
-            and (watch.first_seen, watch.task, watch.state) == (entry[0], task, state)
-        )
+        return {labels: min(rows) for labels, rows in self._first_seen.items()}
 
     @property
     def gap_ids(self) -> int:

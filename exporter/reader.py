@@ -41,7 +41,7 @@ from exporter.tables import ResultTable
 
 IDS_A_STATEMENT = 1_000  # SQL Server takes 2,100 parameters
 EDGE_ROWS = 100
-MOST_ROWS = 50_000  # that are read one by one at once
+MOST_ROWS = 10_000  # that are read one by one at once, about: a hundred bytes each, for a while
 LABELS_KEPT = 20_000  # texts that are kept, so that equal ones are one
 ONCE = {"compiled_cache": None}  # a statement that does not come again
 MOST_LATE = 1_000_000  # rows; more have not come late since a checkpoint was written
@@ -64,6 +64,7 @@ class Health:
 class _Chunk:
     """Rows of a range of ids."""
 
+    asked: int = 0  # rows
     upto: int | None = None
     first: int | None = None
     newest: float | None = None
@@ -121,7 +122,7 @@ class Reader:
         top, bottom, held = self._edges(connection, plan)
         if plan.look:
             return self._first_look(connection, plan, top, bottom)
-        chunk = _Chunk()
+        chunk = _Chunk(plan.chunk)
         if top is not None and (plan.after is None or plan.after < top):
             read = self._aggregated if self.dialect.snapshot else self._row_by_row
             chunk = read(connection, plan, top)
@@ -131,7 +132,7 @@ class Reader:
         looks = [self._look_at(connection, herd, plan.known) for herd in plan.herds]
         strays = [row_id for _, some in looks for row_id in some]
         return Batch(
-            plan=plan,
+            plan=replace(plan, chunk=chunk.asked),
             top=top if chunk.upto is None or top is None else max(top, chunk.upto),
             bottom=bottom,
             last=None if chunk.upto is None else self._anchor(connection, chunk.upto),
@@ -213,7 +214,9 @@ class Reader:
         above = self._id <= end if plan.after is None else self._id.between(plan.after + 1, end)
         chunk = self._groups(connection, above, news=plan.news)
         if chunk.others > MOST_ROWS and plan.chunk > MOST_ROWS:
-            return self._aggregated(connection, replace(plan, chunk=MOST_ROWS), top)
+            fewer = max(MOST_ROWS, chunk.total * MOST_ROWS // (chunk.others + 1))
+            return self._aggregated(connection, replace(plan, chunk=fewer), top)
+        chunk.asked = plan.chunk
         if chunk.others and self._state is not None:
             unlike = self.dialect.exact(self._state) != self._value(SUCCESS)
             chunk.rows = self._rows(connection, and_(above, or_(self._state.is_(None), unlike)))
@@ -301,17 +304,19 @@ class Reader:
     def _row_by_row(self, connection: Connection, plan: Plan, top: int) -> _Chunk:
         """Read a range by one statement: nothing can change between two looks at it."""
         del top
-        query = select(*self._row_columns).order_by(self._id).limit(min(plan.chunk, MOST_ROWS))
+        limit = min(plan.chunk, MOST_ROWS)
+        query = select(*self._row_columns).order_by(self._id).limit(limit)
         if plan.after is not None:
             query = query.where(self._id > plan.after)
         rows = [self._row(found) for found in connection.execute(query).all()]
         if not rows:
-            return _Chunk()
+            return _Chunk(limit)
         rows = self._with_exceptions(connection, rows)
         start = rows[0].id if plan.after is None else plan.after + 1
         newest = max((row.done for row in rows if row.done is not None), default=None)
         fresh = _fresh(newest, plan)
         return _Chunk(
+            asked=limit,
             upto=rows[-1].id,
             first=rows[0].id,
             newest=newest,

@@ -47,10 +47,9 @@ class _Kept(NamedTuple):
 
     samples: Iterable[Sample]
     lines: dict[Sample, str]
-    text: str
 
 
-_NOTHING = _Kept((), {}, "")
+_NOTHING = _Kept((), {})
 
 
 class Renderer:
@@ -64,19 +63,19 @@ class Renderer:
     def render(self, parts: Mapping[str | None, Samples]) -> bytes:
         """Render what each backend has, in the catalogue's order; None: the exporter itself."""
         before, self._kept = self._kept, {}
-        texts: list[str] = []
+        lines: list[str] = []
         for metric in CATALOGUE.values():
             begun = False
             for backend, samples in parts.items():
                 key = (backend, metric)
                 kept = self._render(key, samples.get(metric, ()), before.get(key, _NOTHING))
                 self._kept[key] = kept
-                if kept.text and not begun:
+                if kept.lines and not begun:
                     begun = True
-                    texts.append(_head(metric, self.form))
-                texts.append(kept.text)
+                    lines.append(_head(metric, self.form))
+                lines += kept.lines.values()
         # A lone surrogate, which UTF-8 cannot hold, is no reason to go without all the rest.
-        return "".join(texts).encode(errors="replace")
+        return "".join(lines).encode(errors="replace")
 
     def _render(
         self, key: tuple[str | None, Metric], samples: Iterable[Sample], before: _Kept
@@ -92,7 +91,7 @@ class Renderer:
                 self.rendered += 1
                 line = "".join(self._sample(metric, (*own, *sample.labels), sample))
             lines[sample] = line
-        return _Kept(samples, lines, "".join(lines.values()))
+        return _Kept(samples, lines)
 
     def _sample(self, metric: Metric, labels: tuple[str, ...], sample: Sample) -> Iterator[str]:
         names = metric.label_names

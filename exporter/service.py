@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import logging
 import platform
@@ -9,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import sqlalchemy
 from sqlalchemy import URL
@@ -37,6 +39,7 @@ ANSWER_WITHIN = 0.3
 ENDED_AFTER = 4.8
 ENDS = {signal.SIGTERM, signal.SIGINT}
 LONGEST_END = 600.0  # seconds; no poll takes as long
+M_ARENA_MAX = -8
 SWITCH = 0.0001  # seconds; a poll that computes keeps a scrape waiting for no longer
 
 
@@ -189,9 +192,16 @@ class Service:
         return term.pollers if term is not None else []
 
 
+def _share_memory() -> None:
+    """Let glibc's malloc keep one arena, not one a thread: 2 to 10 MiB less. See mallopt(3)."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+
+
 def run(config: Config, options: Options) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code."""
     sys.setswitchinterval(SWITCH)
+    _share_memory()
     faulthandler.enable()  # a crash of a driver, or SIGABRT, shows where each thread stood
     # Blocked in every thread to come, and waited for here. A handler would do for one thread: with
     # many, another one may be given the signal, and the main thread sleeps on (seen under load).

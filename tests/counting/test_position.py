@@ -546,5 +546,5 @@ def test_memory_does_not_grow_behind_a_stuck_row() -> None:
         table.update(row, SUCCESS)
         following.position.oldest()
     assert following.position.oldest()["a", "STARTED"] == 1001.0
-    assert sum(map(len, following.position._oldest.values())) < 250
+    assert sum(map(len, following.position._first_seen.values())) < 250
     assert len(following.position._schedule) < 250
