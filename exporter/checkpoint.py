@@ -353,20 +353,22 @@ def _watch(values: list[Any]) -> Watch:
 
 
 def _read_totals(connection: Connection, backend: str, tally: Tally) -> None:
+    kept = Changes()
     query = select(_totals.c.metric, _totals.c.labels, _totals.c.value)
     for metric, labels, text in connection.execute(query.where(_totals.c.backend == backend)):
         key = (CATALOGUE[metric], tuple(json.loads(labels)))
         value = json.loads(text)
         if isinstance(value, dict):
-            tally.histograms[key] = Histogram(
+            kept.histograms[key] = Histogram(
                 tuple(value["bounds"]), tuple(value["counts"]), value["sum"]
             )
         elif isinstance(value, list):
-            tally.totals[key] = Total(*value)
+            kept.totals[key] = Total(*value)
             if key[0] is FAILURES:
-                tally.exceptions.add(key[1][-1])
+                kept.exceptions.add(key[1][-1])
         else:
-            tally.newest[key] = value
+            kept.newest[key] = value
+    tally.apply(kept)
 
 
 # -- writing -------------------------------------------------------------------------------------

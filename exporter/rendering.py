@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import accumulate
+from operator import itemgetter
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -25,12 +26,13 @@ from prometheus_client.utils import floatToGoString
 
 from exporter.formats import Format
 from exporter.metrics import CATALOGUE, Metric
-from exporter.tally import Exemplar, Histogram, Sample, Samples
+from exporter.tally import Exemplar, Histogram, LabelValues, Sample, Samples
 
 END = {Format.TEXT: b"", Format.OPENMETRICS: b"# EOF\n"}
 LONGEST_EXEMPLAR = 128  # characters of names and values: OpenMetrics 1.0, "Exemplars"
 
 _number: Callable[[float], str] = floatToGoString
+_line: Callable[[tuple[Sample, str]], str] = itemgetter(1)
 
 _process = CollectorRegistry()
 ProcessCollector(registry=_process)
@@ -46,7 +48,7 @@ class _Kept(NamedTuple):
     """What was made of the samples that a backend has of a metric."""
 
     samples: Iterable[Sample]
-    lines: dict[Sample, str]
+    lines: dict[LabelValues, tuple[Sample, str]]
 
 
 _NOTHING = _Kept((), {})
@@ -73,7 +75,7 @@ class Renderer:
                 if kept.lines and not begun:
                     begun = True
                     lines.append(_head(metric, self.form))
-                lines += kept.lines.values()
+                lines += map(_line, kept.lines.values())
         # A lone surrogate, which UTF-8 cannot hold, is no reason to go without all the rest.
         return "".join(lines).encode(errors="replace")
 
@@ -86,11 +88,11 @@ class Renderer:
         own = () if backend is None else (backend,)
         lines = {}
         for sample in samples:
-            line = before.lines.get(sample)
-            if line is None:
+            kept = before.lines.get(sample.labels)
+            if kept is None or (kept[0] is not sample and kept[0] != sample):
                 self.rendered += 1
-                line = "".join(self._sample(metric, (*own, *sample.labels), sample))
-            lines[sample] = line
+                kept = sample, "".join(self._sample(metric, (*own, *sample.labels), sample))
+            lines[sample.labels] = kept
         return _Kept(samples, lines)
 
     def _sample(self, metric: Metric, labels: tuple[str, ...], sample: Sample) -> Iterator[str]:

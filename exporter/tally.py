@@ -94,8 +94,11 @@ class Tally:
         self.histograms: dict[Key, Histogram] = {}
         self.exemplars: dict[Key, Exemplar] = {}
         self.exceptions: set[str] = set()  # those that have a label of their own
-        self._samples: dict[Metric, list[Sample]] = {}  # as of the last change
-        self._good_until = float("-inf")  # Unix time: then another value is no longer hidden
+        # What was served last, what has changed since, and from when the rest shows its value.
+        self._samples: dict[Metric, list[Sample]] = {}
+        self._served: dict[Metric, dict[LabelValues, Sample]] = {}
+        self._changed: dict[Key, None] = {}  # an ordered set
+        self._hidden: dict[Key, float] = {}
 
     def count(self, table: str, change: Change, now: float, *, live: bool) -> Changes:
         """Say what a change of the position in `table`, made at `now`, adds. Touches nothing.
@@ -122,8 +125,8 @@ class Tally:
         self.histograms.update(changes.histograms)
         self.exemplars.update(changes.exemplars)
         self.exceptions |= changes.exceptions
-        if changes.totals or changes.newest or changes.histograms or changes.exemplars:
-            self._good_until = float("-inf")
+        for changed in (changes.totals, changes.newest, changes.histograms, changes.exemplars):
+            self._changed.update(dict.fromkeys(changed))
 
     def series(self) -> int:
         """How many series the task labels make."""
@@ -131,23 +134,29 @@ class Tally:
 
     def samples(self, now: float) -> dict[Metric, list[Sample]]:
         """List what is served at `now`: the same lists while nothing changes."""
-        if now >= self._good_until:
-            self._samples = self._make_samples(now)
-            hidden = (t.shown_from for t in self.totals.values() if t.shown_from > now)
-            self._good_until = min(hidden, default=float("inf"))
+        due = (key for key, until in self._hidden.items() if until <= now)
+        self._changed.update(dict.fromkeys(due))
+        touched = {metric for metric, _ in self._changed}
+        for metric, labels in self._changed:
+            self._served.setdefault(metric, {})[labels] = self._sample((metric, labels), now)
+        self._changed.clear()
+        lists = {metric: list(self._served[metric].values()) for metric in touched}
+        self._samples = {**self._samples, **lists}
         return self._samples
 
-    def _make_samples(self, now: float) -> dict[Metric, list[Sample]]:
-        result: dict[Metric, list[Sample]] = {}
-        for (metric, labels), total in self.totals.items():
-            shown = total.value if total.shown_from <= now else 0.0
-            exemplar = self.exemplars.get((metric, labels)) if shown else None
-            result.setdefault(metric, []).append(Sample(labels, shown, total.created, exemplar))
-        for (metric, labels), value in self.newest.items():
-            result.setdefault(metric, []).append(Sample(labels, value))
-        for (metric, labels), histogram in self.histograms.items():
-            result.setdefault(metric, []).append(Sample(labels, histogram))
-        return result
+    def _sample(self, key: Key, now: float) -> Sample:
+        labels = key[1]
+        if key in self.newest:
+            return Sample(labels, self.newest[key])
+        if key in self.histograms:
+            return Sample(labels, self.histograms[key])
+        total = self.totals[key]
+        if total.shown_from > now:
+            self._hidden[key] = total.shown_from
+            return Sample(labels, 0.0, total.created)
+        self._hidden.pop(key, None)
+        exemplar = self.exemplars.get(key) if total.value else None
+        return Sample(labels, total.value, total.created, exemplar)
 
     def fold(self, counts: Mapping[Task, int]) -> Mapping[Task, int]:
         """Keep gauges, too, within the limit: labels beyond it are folded, empty ones go (R10)."""
