@@ -51,6 +51,12 @@ def truth(database: Database) -> Counter[tuple[str, ...]]:
         return Counter({tuple(row[:4]): row[4] for row in connection.execute(text(query))})
 
 
+def groups(database: Database) -> int:
+    """Count the saved groups."""
+    with database.engine().connect() as connection:
+        return connection.execute(text("SELECT count(*) FROM celery_tasksetmeta")).scalar_one()
+
+
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb-pymysql"], indirect=True)
 def test_kill_at_any_moment(database: Database, tmp_path: Path) -> None:
@@ -77,6 +83,7 @@ def test_kill_at_any_moment(database: Database, tmp_path: Path) -> None:
         )
         exporter.poll_again()
         assert exporter.scrape().sums("celery_task_results_total", *LABELS) == expected
+        assert exporter.scrape().value("celery_group_results_total") == groups(database) > 0
         late = exporter.scrape().value("celery_backend_late_rows_total", table="task")
     print(  # noqa: T201 - the figures, shown with -s
         f"{expected.total()} results, {KILLS} kills, {late:g} late, {watchdog.scrapes} scrapes"

@@ -1,8 +1,9 @@
 """Write results as Celery's workers do, with Celery's own backend, until told to stop.
 
 Each process writes its share of ROWS results, or goes on until its standard input is closed. Most
-are tracked: STARTED, perhaps RETRY, then the end, in the same row. With a ledger it survives a
-database that is away: it stores the same state again until that works, and notes what is stored.
+are tracked: STARTED, perhaps RETRY, then the end, in the same row. Now and then it saves a group.
+With a ledger it survives a database that is away: it stores the same state again until that works,
+and notes what is stored.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 from uuid import uuid4
@@ -20,6 +23,7 @@ from uuid import uuid4
 import billiard  # Celery's own multiprocessing: after its fork the backend keeps its connections
 from celery import Celery
 from celery.app.task import Context
+from celery.result import GroupResult
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 TASKS = [f"shop.task{number}" for number in range(5)]
 QUEUES = ["orders", "reports"]
 PAUSE = 0.05  # seconds until the next try
+GROUP_EVERY = 20  # results
 
 
 class Ledger:
@@ -58,6 +63,7 @@ def write(
 ) -> None:
     """Store results, one transaction for each state."""
     ledger = Ledger(options.ledger, number) if options.ledger else None
+    insist = persistently if ledger else once
     dice = random.Random(number)  # noqa: S311
     for row in range(rows):
         if stop.is_set():
@@ -76,25 +82,28 @@ def write(
         states = [*states[: len(states) * (row % 3 > 0)], end]
         for state in states:
             result = ValueError("no") if state in ("FAILURE", "RETRY") else row
-            store(backend, request, result, state, patient=ledger is not None)
+            insist(partial(backend.store_result, request.id, result, state, request=request))
         if ledger:
             # Celery keeps the first SUCCESS, whatever another run of the task stores after it.
             ledger.stored(request, "SUCCESS" if "SUCCESS" in states else end)
+        if row % GROUP_EVERY == 0:
+            insist(lambda: backend.save_group(str(uuid4()), GroupResult(results=[])))
         time.sleep(options.pause)
     if ledger:
         ledger.close()
 
 
-def store(
-    backend: DatabaseBackend, request: Context, result: object, state: str, *, patient: bool
-) -> None:
-    """Store a state; a patient one tries until it works, as often as the database is away."""
+def once(call: Callable[[], object]) -> None:
+    """Try it, and fail where it does."""
+    call()
+
+
+def persistently(call: Callable[[], object]) -> None:
+    """Try until it works, as often as the database is away."""
     while True:
         try:
-            backend.store_result(request.id, result, state, request=request)
-        except Exception:
-            if not patient:
-                raise
+            call()
+        except Exception:  # noqa: BLE001 - each one is in the ledger
             time.sleep(PAUSE)
         else:
             return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.acceptance.process import running
+from tests.acceptance.test_kill import groups
 from tests.acceptance.watchdog import Watchdog
 from tests.counting.follow import create_tables
 from tests.soak.load import assert_counts, assert_table, backend, config, load
@@ -32,6 +33,7 @@ def test_late_commits_are_counted(database: Database, tmp_path: Path) -> None:
         assert stored.total() == ROWS // PROCESSES * PROCESSES
         assert_table(database, stored)
         assert_counts(exporter, {"shop": stored})
+        assert exporter.scrape().value("celery_group_results_total") == groups(database) > 0
         late = exporter.scrape().value("celery_backend_late_rows_total", table="task") or 0
         polls = exporter.scrape().value("celery_backend_polls_total")
     print(  # noqa: T201 - the figures, shown with -s
