@@ -17,7 +17,6 @@ from exporter.poller import Poller
 from tests.servers.database import Database
 
 INTERVAL = 15.0  # seconds; the default
-UNFINISHED = 50
 MOST_SECONDS, MOST_STATEMENTS, MOST_GROWTH = 0.005, 5, 1.5
 GROUP_BY = text(
     "SELECT name, status, worker, queue, count(*) FROM celery_taskmeta GROUP BY 1,2,3,4"
@@ -32,7 +31,7 @@ def run(lab: Lab) -> Iterator[Finding]:
 
 def _on(lab: Lab, kind: str, name: str) -> Iterator[Finding]:
     sizes = lab.sizes.tables
-    databases = [lab.database(kind, Shape(rows, UNFINISHED)) for rows in sizes]
+    databases = [lab.database(kind, Shape(rows)) for rows in sizes]
     group_bys = [_group_by(database) for database in databases]
     pollers = [poller(database) for database in databases]
     first_look = [timed(partial(poll, each)) for each in pollers]
