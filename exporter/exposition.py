@@ -57,20 +57,27 @@ class Exposition:
                     if of is form:
                         copy.finish = _finish(text, compressed=compressed)
 
-    def body(self, form: Format, *, compressed: bool = False) -> bytes:
-        """Return the exposition in this format: at once, unless nobody asked for it lately."""
-        copy = self._copies.get((form, compressed)) or self._add(form, compressed=compressed)
+    def kept(self, form: Format, *, compressed: bool = False) -> bytes | None:
+        """Return the exposition in this format at once, or None: nobody asked for it lately."""
+        copy = self._copies.get((form, compressed))
+        if copy is None:
+            return None
         copy.asked = time.monotonic()
         last = Renderer(form).render({None: self._fresh()}) + render_process(form)
         return copy.finish(last)
 
-    def _add(self, form: Format, *, compressed: bool) -> _Copy:
+    def body(self, form: Format, *, compressed: bool = False) -> bytes:
+        """Return the exposition in this format, rendered now if nobody asked for it lately."""
+        while (body := self.kept(form, compressed=compressed)) is None:
+            self._add(form, compressed=compressed)
+        return body
+
+    def _add(self, form: Format, *, compressed: bool) -> None:
         with self._lock:
             if (form, compressed) not in self._copies:
                 renderer = self._renderers.setdefault(form, Renderer(form))
                 finish = _finish(renderer.render(self._parts), compressed=compressed)
                 self._copies[form, compressed] = _Copy(finish, time.monotonic())
-            return self._copies[form, compressed]
 
     def _forget(self, before: float) -> None:
         self._copies = {key: copy for key, copy in self._copies.items() if copy.asked >= before}

@@ -162,10 +162,17 @@ class Service:
 
     # -- what the web pages ask --------------------------------------------------------------
 
+    def rendered(self, form: Format, *, gzip: bool) -> bytes | None:
+        """Return the body of /metrics, if it is rendered."""
+        return self._exposition().kept(form, compressed=gzip)
+
     def exposition(self, form: Format, *, gzip: bool) -> bytes:
         """Return the body of /metrics."""
+        return self._exposition().body(form, compressed=gzip)
+
+    def _exposition(self) -> Exposition:
         term = self.term
-        return (term.exposition if term else self._standby).body(form, compressed=gzip)
+        return term.exposition if term else self._standby
 
     def unhealthy(self) -> str:
         """Name a thread that is stuck. A database that is down is not our illness."""

@@ -36,8 +36,11 @@ _PLAIN = "text/plain; charset=utf-8"
 class Site(Protocol):
     """What is served. Called from the web server's thread, which waits: answer at once."""
 
+    def rendered(self, form: Format, /, *, gzip: bool) -> bytes | None:
+        """Return all metrics, or None where they have to be rendered first."""
+
     def exposition(self, form: Format, /, *, gzip: bool) -> bytes:
-        """Return all metrics. Called from threads of its own: it may have to render them first."""
+        """Return all metrics. Called from a thread of its own: it renders them where it must."""
 
     def unhealthy(self) -> str:
         """Return why the exporter should be restarted, or ""."""
@@ -156,8 +159,11 @@ class _Metrics(_Handler):
         self.set_header("Vary", "Accept, Accept-Encoding")
         if gzip:
             self.set_header("Content-Encoding", "gzip")
-        exposition = self.application.site.exposition
-        self.finish(await asyncio.to_thread(exposition, format_, gzip=gzip))
+        site = self.application.site
+        body = site.rendered(format_, gzip=gzip)
+        if body is None:
+            body = await asyncio.to_thread(site.exposition, format_, gzip=gzip)
+        self.finish(body)
 
 
 class _Probe(_Handler):

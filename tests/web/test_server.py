@@ -36,6 +36,9 @@ class Shop:
         self.broken: Exception | None = None
         self.rendering = threading.Lock()
 
+    def rendered(self, form: Format, *, gzip: bool) -> bytes | None:
+        del form, gzip
+
     def exposition(self, form: Format, *, gzip: bool) -> bytes:
         if self.broken:
             raise self.broken
