@@ -217,11 +217,13 @@ class Poller:
 
     def _pace(self, batches: Mapping[str, Batch], spent: float) -> None:
         """Fit the next chunk to what this one took, in time and rows, if there was more to read."""
-        for batch in batches.values():
-            if batch.upto is not None and batch.upto != batch.top:
-                asked = batch.plan.chunk
-                took = max(spent / CHUNK_SECONDS, len(batch.rows) / MOST_ROWS, 0.25)
-                self._chunk = round(min(max(asked / took, SMALLEST_CHUNK), LARGEST_CHUNK))
+        fitting = [
+            batch.plan.chunk / max(spent / CHUNK_SECONDS, len(batch.rows) / MOST_ROWS, 0.25)
+            for batch in batches.values()
+            if batch.upto is not None and batch.upto != batch.top
+        ]
+        if fitting:
+            self._chunk = round(min(max(min(fitting), SMALLEST_CHUNK), LARGEST_CHUNK))
 
     def _take_over(self, batches: Mapping[str, Batch]) -> bool:
         """Count what was read and keep it; say whether anything moved."""

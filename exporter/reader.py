@@ -93,9 +93,11 @@ class Reader:
         self._retries: ColumnElement[Any] = literal(0) if retries is None else retries
         done = table.column(layout.done)
         self._done: ColumnElement[Any] | None = done
+        state = self._state
+        self._exact_state = literal(SUCCESS) if state is None else dialect.exact(state)
         self._row_columns = [
             self._id,
-            literal(SUCCESS) if self._state is None else dialect.exact(self._state),
+            self._exact_state,
             *self._labels,
             self._retries,
             self._moment(done),
@@ -218,7 +220,7 @@ class Reader:
             return self._aggregated(connection, replace(plan, chunk=fewer), top)
         chunk.asked = plan.chunk
         if chunk.others and self._state is not None:
-            unlike = self.dialect.exact(self._state) != self._value(SUCCESS)
+            unlike = self._exact_state != self._value(SUCCESS)
             chunk.rows = self._rows(connection, and_(above, or_(self._state.is_(None), unlike)))
         if chunk.first is not None and chunk.upto is not None and _fresh(chunk.newest, plan):
             start = chunk.first if plan.after is None else plan.after + 1
@@ -229,7 +231,7 @@ class Reader:
 
     def _groups(self, connection: Connection, where: ColumnElement[bool], *, news: bool) -> _Chunk:
         """Aggregate rows: SUCCESS as groups, of the others only how many there are."""
-        state = self._row_columns[1]
+        state = self._exact_state
         keys = [*self._labels, state] if self._state is not None else []
         found: Sequence[Any] = connection.execute(
             select(
@@ -359,7 +361,7 @@ class Reader:
         digest = tuple(found)
         if digest == herd.digest:
             return digest, []
-        labels = select(self._id, self._row_columns[1], *self._labels)
+        labels = select(self._id, self._exact_state, *self._labels)
         rows = connection.execute(labels.where(self._listed(herd.ids)), execution_options=ONCE)
         present = {row_id: tuple(map(self._text, labels)) for row_id, *labels in rows}
         return digest, [i for i in herd.ids if present.get(i) != known[i].labels]
@@ -374,7 +376,7 @@ class Reader:
         if audit is None or self._state is None:
             return None
         within = self._id.between(*audit.segment.span)
-        state, task = self.dialect.exact(self._state), self._labels[0]
+        state, task = self._exact_state, self._labels[0]
         query = select(task, func.count()).where(within, state == self._value(SUCCESS))
         groups = connection.execute(query if _constant(task) else query.group_by(task))
         successes = {self._text(name): count for name, count in groups}
@@ -416,7 +418,7 @@ class Reader:
             self._id < below,
             or_(
                 self._state.is_(None),
-                and_(*[self.dialect.exact(self._state) != state for state in ready]),
+                and_(*[self._exact_state != state for state in ready]),
             ),
         )
         if start is not None:
@@ -444,7 +446,7 @@ class Reader:
         """Cut the first bytes in the database: a result may be megabytes."""
         if result is None or self._state is None:
             return null()
-        failed = self.dialect.exact(self._state) == self._value(FAILURE)
+        failed = self._exact_state == self._value(FAILURE)
         return case((failed, self.dialect.start_of_bytes(result, failures.RESULT_BYTES)))
 
     def _row(self, found: Any) -> Row:
@@ -466,7 +468,7 @@ class Reader:
         self, session: Session, above: int | None, upto: int
     ) -> Counter[tuple[str, str, str, str]]:
         """Count finished rows by (task, state, worker, queue); reads them all, for `verify`."""
-        state = literal(SUCCESS) if self._state is None else self.dialect.exact(self._state)
+        state = self._exact_state
         task, worker, queue = self._labels
         query = select(task, state, worker, queue, func.count()).where(self._id <= upto)
         if above is not None:
@@ -508,7 +510,7 @@ class Reader:
         """
         if self._done is None:
             return
-        query = select(self._row_columns[1], self._moment(self._done)).order_by(order)
+        query = select(self._exact_state, self._moment(self._done)).order_by(order)
         for state, done in connection.execute(query.limit(EDGE_ROWS)):
             moment = self._epoch(done)
             if moment is not None and (
