@@ -15,6 +15,7 @@ from exporter.results import STARTED, SUCCESS, Finished, Row, Vanished
 LONGEST_RECHECK = 60.0  # seconds; rule R3
 # `date_done` is wall time in a zone we may be told wrongly; no zone is further off than this.
 ZONE_SLACK = 26 * 3600.0
+SEASON_SLACK = 3600.0  # in autumn, wall time has one hour twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,14 @@ class Seen(NamedTuple):
     outcome: Finished | Vanished | None = None
 
 
+def slack(now: float, oldest: float | None) -> float:
+    """Bound how far off dates may be, in seconds; `oldest` is that of the newest results.
+
+    A zone that makes results look older by hours makes these look so, too, even if just written.
+    """
+    return ZONE_SLACK if oldest is None else min(now - oldest + SEASON_SLACK, ZONE_SLACK)
+
+
 @dataclass(frozen=True, slots=True)
 class Lifecycle:
     """Looks at rows at one moment."""
@@ -82,6 +91,7 @@ class Lifecycle:
     rules: Rules
     now: float  # Unix time, seconds
     named: bool  # whether rows of this table carry names at all
+    slack: float = ZONE_SLACK
 
     def first_sight(self, row: Row, *, live: bool) -> Seen:
         """See a row that is not watched. `live`: we would have seen it start."""
@@ -108,6 +118,10 @@ class Lifecycle:
     def may_change(self, done: float | None) -> bool:
         """Whether what finished then is still within the revision window."""
         return self._recent(done, self.rules.revision_window)
+
+    def is_over(self, row: Row) -> bool:
+        """Whether a row has finished, and stays as it is."""
+        return row.finished and not self.may_change(row.done) and not self._may_get_a_name(row)
 
     def counted_success(self, task: str) -> Watch:
         """Return what the watch of a row would be that was counted as a success of this task."""
@@ -198,7 +212,7 @@ class Lifecycle:
         )
 
     def _recent(self, done: float | None, span: float) -> bool:
-        return done is None or done > self.now - span - ZONE_SLACK
+        return done is None or done > self.now - span - self.slack
 
 
 def _runtime(started: float | None, done: float | None, now: float) -> float | None:

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypedDict
 from exporter import audit
 from exporter.audit import Audit, Found, Segments
 from exporter.lifecycle import ZONE_SLACK, Lifecycle, Rules, Seen, Watch
-from exporter.results import SUCCESS, Finished, Group, Row, Vanished
+from exporter.results import SUCCESS, Finished, Group, Row, Vanished, grouped
 from exporter.spans import MIN_ID, Missing, Span, each, missing, outside
 
 CHUNK_ROWS = 5_000
@@ -92,7 +92,8 @@ class Plan:
     deleted: Span | None = None  # ids up to the cursor that were seen to be gone
     anchors: tuple[Anchor, ...] = ()  # ascending; if the last holds, so do the others
     audit: Audit | None = None
-    old: float = 0.0  # ids missing among rows finished before this are holes of history
+    now: float = 0.0  # Unix time, seconds
+    grace: float = 0.0  # seconds; ids missing among rows older than that are holes of history
     chunk: int = CHUNK_ROWS  # rows
     news: bool = False  # not history: name the newest task of each group, too
 
@@ -111,6 +112,7 @@ class Batch:
     upto: int | None = None  # rows above `plan.after` were read up to this id; None: none there
     first: int | None = None  # lowest id of these
     newest: float | None = None  # newest `date_done` of these, Unix time, seconds
+    slack: float = ZONE_SLACK  # how far off their `date_done` may be, seconds
     groups: tuple[Group, ...] = ()  # SUCCESS among them
     rows: tuple[Row, ...] = ()  # all others among them
     holes: tuple[Span, ...] = ()  # ids missing among them, or among the newest rows at first look
@@ -270,7 +272,8 @@ class Position:
             else Span(self.fallen + 1, self.cursor),
             anchors=self.anchors,
             audit=self._audit(now),
-            old=now - self.rules.late_commit_grace - ZONE_SLACK,
+            now=now,
+            grace=self.rules.late_commit_grace,
             chunk=chunk,
             news=self.live,
         )
@@ -337,7 +340,7 @@ class Position:
             top=batch.top,
             segments=self.segments,
         )
-        life = Lifecycle(self.rules, now, change.named)
+        life = Lifecycle(self.rules, now, change.named, batch.slack)
         gaps: list[Gap] = []
         reused = self._reused_from(batch)
         if plan.look:
@@ -378,9 +381,14 @@ class Position:
         return change
 
     def _read_chunk(self, batch: Batch, life: Lifecycle, change: Change) -> None:
-        change.outcomes += [Finished(SUCCESS, *group) for group in batch.groups]
+        change.outcomes += [Finished(*group) for group in batch.groups]
+        over: list[Row] = []  # of history
         for row in batch.rows:
-            change.take(row.id, life.first_sight(row, live=self.live))
+            if not self.live and life.is_over(row):
+                over.append(row)
+            else:
+                change.take(row.id, life.first_sight(row, live=self.live))
+        change.outcomes += [Finished(*group) for group in grouped(over)]
         if batch.upto is not None and life.may_change(batch.newest):
             counted: Counter[str] = Counter()
             for group in batch.groups:

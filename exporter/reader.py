@@ -7,9 +7,10 @@ statement, row by row, and grouped here (R9).
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -20,12 +21,14 @@ from sqlalchemy import (
     Connection,
     and_,
     case,
+    false,
     func,
     literal,
     literal_column,
     null,
     or_,
     select,
+    true,
 )
 from sqlalchemy.sql import Select
 
@@ -33,14 +36,15 @@ from exporter import failures
 from exporter.audit import Audit, Found, missing
 from exporter.database import Session
 from exporter.dialects import Dialect
-from exporter.lifecycle import Watch
+from exporter.lifecycle import ZONE_SLACK, Watch, slack
 from exporter.position import REBORN_IDS, RECENT_IDS, Anchor, Batch, Digest, Herd, Plan
-from exporter.results import FAILURE, READY_STATES, SUCCESS, Group, Row
+from exporter.results import FAILURE, READY_STATES, SUCCESS, Group, Row, grouped
 from exporter.spans import MIN_ID, Missing, Span, holes, inside, windows
 from exporter.tables import ResultTable
 
 IDS_A_STATEMENT = 1_000  # SQL Server takes 2,100 parameters
 EDGE_ROWS = 100
+NEWEST_ROWS = 1_000  # whose dates show how far off the zone may be
 MOST_ROWS = 10_000  # that are read one by one at once, about: a hundred bytes each, for a while
 LABELS_KEPT = 20_000  # texts that are kept, so that equal ones are one
 ONCE = {"compiled_cache": None}  # a statement that does not come again
@@ -67,12 +71,16 @@ class _Chunk:
     asked: int = 0  # rows
     upto: int | None = None
     first: int | None = None
-    newest: float | None = None
+    slack: float = ZONE_SLACK
     groups: Sequence[Group] = ()
-    total: int = 0  # rows
-    others: int = 0  # of these are no SUCCESS
     rows: Sequence[Row] = ()
     holes: Sequence[Span] = ()
+
+    @property
+    def newest(self) -> float | None:
+        """The newest `date_done`, Unix time, seconds."""
+        moments = [group.done for group in self.groups] + [row.done for row in self.rows]
+        return max((moment for moment in moments if moment is not None), default=None)
 
 
 class Reader:
@@ -82,6 +90,7 @@ class Reader:
         self.table = table
         self.dialect = dialect
         self.zone = zone
+        self._utc = zone.key == "UTC"
         self._text = lru_cache(LABELS_KEPT)(dialect.text)
         self._id = table.id
         layout = table.layout
@@ -95,6 +104,9 @@ class Reader:
         self._done: ColumnElement[Any] | None = done
         state = self._state
         self._exact_state = literal(SUCCESS) if state is None else dialect.exact(state)
+        unlike = self._exact_state != self._value(SUCCESS)
+        self._success = true() if state is None else ~unlike
+        self._no_success = false() if state is None else or_(state.is_(None), unlike)
         self._row_columns = [
             self._id,
             self._exact_state,
@@ -144,6 +156,7 @@ class Reader:
             upto=chunk.upto,
             first=chunk.first,
             newest=chunk.newest,
+            slack=chunk.slack,
             groups=tuple(chunk.groups),
             rows=tuple(chunk.rows),
             holes=tuple(chunk.holes),
@@ -211,71 +224,75 @@ class Reader:
             named=any(self.dialect.text(row[1]) for row in recent),
         )
 
+    def _slack(self, connection: Connection, plan: Plan) -> float:
+        """Bound how far off dates of history may be; of news, all that are read matter anyway."""
+        if plan.news or self._done is None:
+            return ZONE_SLACK
+        columns = (self._id, self._exact_state.label("state"), self._done.label("done"))
+        newest = select(*columns).order_by(self._id.desc()).limit(NEWEST_ROWS).subquery().c
+        ready = or_(*[newest.state == self._value(state) for state in sorted(READY_STATES)])
+        oldest = connection.execute(select(self._moment(func.min(newest.done))).where(ready))
+        return slack(plan.now, self._epoch(oldest.scalar()))
+
     def _aggregated(self, connection: Connection, plan: Plan, top: int) -> _Chunk:
+        chunk = _Chunk(plan.chunk, slack=self._slack(connection, plan))
+        if plan.after is None:
+            chunk.first = start = connection.execute(select(func.min(self._id))).scalar_one()
+        else:
+            start = plan.after + 1
         end = self._chunk_end(connection, plan, top)
-        above = self._id <= end if plan.after is None else self._id.between(plan.after + 1, end)
-        chunk = self._groups(connection, above, news=plan.news)
-        if chunk.others > MOST_ROWS and plan.chunk > MOST_ROWS:
-            fewer = max(MOST_ROWS, chunk.total * MOST_ROWS // (chunk.others + 1))
-            return self._aggregated(connection, replace(plan, chunk=fewer), top)
-        chunk.asked = plan.chunk
-        if chunk.others and self._state is not None:
-            unlike = self._exact_state != self._value(SUCCESS)
-            chunk.rows = self._rows(connection, and_(above, or_(self._state.is_(None), unlike)))
-        if chunk.first is not None and chunk.upto is not None and _fresh(chunk.newest, plan):
-            start = chunk.first if plan.after is None else plan.after + 1
-            if chunk.total != chunk.upto - start + 1:
-                between = self._holes(connection, above)
-                chunk.holes = [*holes([start - 1, chunk.first]), *between]
+        if self._state is not None:
+            where = and_(self._id.between(start, end), self._no_success)
+            chunk.rows = self._rows(connection, where, MOST_ROWS)
+        many = len(chunk.rows) == MOST_ROWS
+        chunk.upto = end = chunk.rows[-1].id if many else end
+        where = self._id.between(start, end)
+        chunk.groups = self._groups(connection, where, news=plan.news)
+        total = len(chunk.rows) + sum(group.rows for group in chunk.groups)
+        if many:
+            chunk.asked = total
+        if _fresh(chunk, plan) and total != end - start + 1:
+            chunk.holes = list(self._holes(connection, where, plan.after))
         return chunk
 
-    def _groups(self, connection: Connection, where: ColumnElement[bool], *, news: bool) -> _Chunk:
-        """Aggregate rows: SUCCESS as groups, of the others only how many there are."""
-        state = self._exact_state
-        keys = [*self._labels, state] if self._state is not None else []
-        found: Sequence[Any] = connection.execute(
+    def _groups(
+        self, connection: Connection, where: ColumnElement[bool], *, news: bool
+    ) -> list[Group]:
+        """Aggregate successes."""
+        query = (
             select(
                 *self._labels,
-                state,
                 func.count(),
                 func.coalesce(func.sum(self._retries), 0),
                 self._moment(None if self._done is None else func.max(self._done)),
-                func.min(self._id),
-                func.max(self._id),
+                func.max(self._id) if news else null(),
             )
-            .where(where)
-            .group_by(*[key for key in keys if not _constant(key)])
-        ).all()
+            .where(where, self._success)
+            .group_by(*[label for label in self._labels if not _constant(label)])
+        )
         text = self._text
+        groups: list[Group] = []
         newest_ids: list[int] = []
-        chunk = _Chunk()
-        groups = []
-        for task, worker, queue, state_value, count, retries, done, first, last in found:
-            if not count:
-                continue
-            moment = self._epoch(done)
-            chunk.total += count
-            chunk.first = first if chunk.first is None else min(first, chunk.first)
-            chunk.upto = last if chunk.upto is None else max(last, chunk.upto)
-            if moment is not None:
-                chunk.newest = moment if chunk.newest is None else max(moment, chunk.newest)
-            if self._state is not None and text(state_value) != SUCCESS:
-                chunk.others += count
-                continue
-            newest_ids.append(last)
-            groups.append(
-                Group(text(task), text(worker), text(queue), count, _count(retries), moment)
-            )
-        chunk.groups = self._with_task_ids(connection, groups, newest_ids) if news else groups
-        return chunk
+        found: Sequence[Any] = connection.execute(query).all()
+        for task, worker, queue, count, retries, done, newest in found:
+            if count:  # without labels there is one group, even of nothing
+                labels = (text(task), text(worker), text(queue))
+                groups.append(Group(SUCCESS, *labels, count, _count(retries), self._epoch(done)))
+                newest_ids.append(newest)
+        return self._with_task_ids(connection, groups, newest_ids) if news else groups
 
-    def _holes(self, connection: Connection, where: ColumnElement[bool]) -> Iterator[Span]:
-        """Yield the ids missing between rows; the database finds them where it can."""
+    def _holes(
+        self, connection: Connection, where: ColumnElement[bool], after: int | None
+    ) -> Iterator[Span]:
+        """Yield the ids missing after that one; the database finds them where it can."""
         ids = select(self._id).where(where).order_by(self._id)
         if not self.dialect.has_window_functions(connection):
-            yield from holes(connection.execute(ids).scalars().all())
+            start = [] if after is None else [after]
+            yield from holes([*start, *connection.execute(ids).scalars()])
             return
-        below = func.lag(self._id).over(order_by=self._id)
+        below: ColumnElement[Any] = func.lag(self._id).over(order_by=self._id)
+        if after is not None:
+            below = func.coalesce(below, after)
         pairs = select(self._id.label("above"), below.label("below")).where(where).subquery()
         apart = select(pairs.c.below, pairs.c.above).where(pairs.c.above - pairs.c.below > 1)
         for ends in connection.execute(apart.order_by(pairs.c.above)):
@@ -314,18 +331,18 @@ class Reader:
         if not rows:
             return _Chunk(limit)
         rows = self._with_exceptions(connection, rows)
-        start = rows[0].id if plan.after is None else plan.after + 1
-        newest = max((row.done for row in rows if row.done is not None), default=None)
-        fresh = _fresh(newest, plan)
-        return _Chunk(
+        chunk = _Chunk(
             asked=limit,
             upto=rows[-1].id,
             first=rows[0].id,
-            newest=newest,
-            groups=_grouped(row for row in rows if row.state == SUCCESS),
+            slack=self._slack(connection, plan),
+            groups=list(grouped(row for row in rows if row.state == SUCCESS)),
             rows=[row for row in rows if row.state != SUCCESS],
-            holes=list(holes([start - 1, *(row.id for row in rows)])) if fresh else (),
         )
+        if _fresh(chunk, plan):
+            start = [] if plan.after is None else [plan.after]
+            chunk.holes = list(holes([*start, *(row.id for row in rows)]))
+        return chunk
 
     # -- rows --------------------------------------------------------------------------------
 
@@ -382,8 +399,7 @@ class Reader:
         successes = {self._text(name): count for name, count in groups}
         if not missing(audit.segment.counted, successes):
             return Found(successes)
-        unlike = or_(self._state.is_(None), state != self._value(SUCCESS))
-        others = select(self._id).where(within, unlike).order_by(self._id)
+        others = select(self._id).where(within, self._no_success).order_by(self._id)
         unknown = [
             row_id for row_id in connection.execute(others).scalars() if row_id not in audit.known
         ]
@@ -425,8 +441,10 @@ class Reader:
             unfinished = and_(unfinished, self._id >= start)
         return self._rows(connection, unfinished), start
 
-    def _rows(self, connection: Connection, where: ColumnElement[bool]) -> list[Row]:
-        query: Select[Any] = select(*self._row_columns).where(where).order_by(self._id)
+    def _rows(
+        self, connection: Connection, where: ColumnElement[bool], limit: int | None = None
+    ) -> list[Row]:
+        query: Select[Any] = select(*self._row_columns).where(where).order_by(self._id).limit(limit)
         rows = [self._row(found) for found in connection.execute(query).all()]
         return self._with_exceptions(connection, rows)
 
@@ -532,9 +550,11 @@ class Reader:
 
     def _epoch(self, value: Any) -> float | None:
         """Turn a `date_done` into Unix time: it is wall time in the configured zone."""
-        naive = self.dialect.naive(value)
+        seconds = self.dialect.seconds(value)
+        if seconds is None or self._utc:
+            return seconds
         try:
-            return None if naive is None else naive.replace(tzinfo=self.zone).timestamp()
+            return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=self.zone).timestamp()
         except (OverflowError, ValueError):
             return None
 
@@ -544,9 +564,9 @@ def _count(value: Any) -> int:
     return max(0, int(value)) if isinstance(value, (int, float, Decimal)) else 0
 
 
-def _fresh(newest: float | None, plan: Plan) -> bool:
-    """Whether ids missing among rows as new as this may still come (R2)."""
-    return newest is None or newest >= plan.old
+def _fresh(chunk: _Chunk, plan: Plan) -> bool:
+    """Whether ids missing among rows as new as these may still come (R2)."""
+    return chunk.newest is None or chunk.newest >= plan.now - plan.grace - chunk.slack
 
 
 def _below(anchors: Sequence[Anchor]) -> Span | None:
@@ -566,19 +586,3 @@ def used_ratio(top: int, highest: int) -> float:
 def _constant(expression: ColumnElement[Any]) -> bool:
     """Whether there is nothing to group by."""
     return expression.compare(null())
-
-
-def _grouped(rows: Iterable[Row]) -> list[Group]:
-    """Group rows as the database does."""
-    members: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        members[row.task, row.worker, row.queue].append(row)
-    return [
-        Group(
-            *labels,
-            rows=len(some),
-            retries=sum(row.retries for row in some),
-            done=max((row.done for row in some if row.done is not None), default=None),
-        )
-        for labels, some in members.items()
-    ]

@@ -130,16 +130,16 @@ class Dialect:
         """Return an expression for a DateTime column that no stored value can make fail."""
         return column
 
-    def naive(self, value: Any) -> datetime | None:
-        """Turn what `moment` gave into wall time; None where it cannot be one."""
+    def seconds(self, value: Any) -> float | None:
+        """Turn what `moment` gave into Unix time, as if in UTC; None where it cannot be one."""
         try:
             if isinstance(value, str):
                 value = datetime.fromisoformat(value)
             if isinstance(value, datetime):
-                return value.replace(tzinfo=None)
+                return value.replace(tzinfo=UTC).timestamp()
             if value is not None and math.isfinite(value):
-                return datetime.fromtimestamp(float(value), UTC).replace(tzinfo=None)
-        except (ValueError, OverflowError, OSError):
+                return float(value)
+        except (ValueError, OverflowError):
             pass
         return None
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from sqlalchemy import URL, ColumnElement, Connection, Table, func, select, text
+from sqlalchemy import URL, ColumnElement, Connection, Double, Table, cast, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from exporter.dialects import LONGEST_PAUSE, Dialect
@@ -110,7 +110,7 @@ class PostgreSQL(Dialect):
 
     def moment(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Read seconds: drivers raise on 'infinity' and on years after 9999."""
-        return func.extract("epoch", column)
+        return cast(func.extract("epoch", column), Double)
 
     def rows_estimate(self, connection: Connection, table: Table) -> int | None:
         """Read the planner's estimate; -1 means that nobody has counted yet."""

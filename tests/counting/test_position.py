@@ -100,7 +100,7 @@ class Table:
             () if held else tuple(i for i in ids if i < plan.anchors[0].id),
             upto=new[-1] if new else None,
             first=new[0] if new else None,
-            groups=tuple(Group(*key, n, 0, None) for key, n in good.items()),
+            groups=tuple(Group(SUCCESS, *key, n, 0, None) for key, n in good.items()),
             rows=tuple(r for r in rows if r.state != SUCCESS),
             holes=tuple(holes([*start, *new])),
             late=tuple(self.committed[i] for i in ids if any(i in gap for gap in plan.gaps)),

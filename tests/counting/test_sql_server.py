@@ -37,6 +37,8 @@ class Answer:
     def scalar(self) -> int:
         return 2**62
 
+    scalar_one = scalar
+
     def one(self) -> tuple[int, int, None]:
         return 2**62, MIN_ID, None
 

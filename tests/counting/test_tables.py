@@ -17,7 +17,7 @@ from exporter.dialects.postgresql import beyond_all
 from exporter.errors import BackendError, Reason
 from exporter.lifecycle import Rules
 from exporter.position import SETTLING, Batch, Plan
-from exporter.reader import Reader
+from exporter.reader import NEWEST_ROWS, Reader
 from exporter.tables import celery
 from tests.conftest import DATABASES
 from tests.counting.follow import GROUPS, TASKS, Follower, create_tables, insert, update
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 
 CONCURRENT = [name for name in DATABASES if name != "sqlite"]  # SQLite has one writer at a time
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 @pytest.fixture
@@ -408,6 +412,48 @@ def test_date_done_is_wall_time_in_the_configured_zone(database: Database, engin
     assert last == expected
     oldest = follower.value("celery_backend_oldest_result_timestamp_seconds", table="task")
     assert oldest == expected
+    follower.close()
+
+
+def _history(engine: Engine, done: datetime, newer: int) -> None:
+    """Insert ids 1 to 5, a hole at 6, and 7, which finished then; and newer ones that just did."""
+    with engine.begin() as connection:
+        for row, state in enumerate(("FAILURE", "FAILURE", "REVOKED", "STARTED", "SUCCESS"), 1):
+            error = b'{"exc_type": "OSError"}'
+            insert(connection, state, id=row, date_done=done, result=error, retries=2)
+        insert(connection, id=7, date_done=done)
+        if newer:
+            new = [{"id": i, "task_id": str(i), "status": "SUCCESS"} for i in range(8, 8 + newer)]
+            connection.execute(TASKS.insert(), new)
+
+
+def test_history_that_is_over_is_counted_and_let_go(
+    database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the newest rows show that the zone is right, old ones are not watched or waited for."""
+    monkeypatch.setattr("exporter.poller.CHUNK_ROWS", 6)
+    _history(engine, _now() - timedelta(hours=20), NEWEST_ROWS)
+    follower = Follower(database.reader_url).poll()
+    assert follower.states() == {"FAILURE": 2, "REVOKED": 1, "SUCCESS": 2 + NEWEST_ROWS}
+    assert follower.value("celery_task_failures_total", exception="OSError") == 2
+    assert follower.total("celery_task_retries_total") == 8
+    assert follower.value("celery_backend_watched_rows", table="task") == 1  # STARTED
+    assert follower.value("celery_backend_gap_ids", table="task") == 0
+    follower.close()
+
+
+@pytest.mark.parametrize("newer", [0, NEWEST_ROWS - 7])
+def test_zone_that_is_wrong_loses_nothing(database: Database, engine: Engine, newer: int) -> None:
+    """All workers, or one of many, write a time that looks older by hours."""
+    wrong = _now() - timedelta(hours=12)
+    _history(engine, wrong, newer)
+    follower = Follower(database.reader_url).poll()
+    with engine.begin() as connection:
+        update(connection, 1, "SUCCESS", date_done=wrong)
+        insert(connection, "FAILURE", id=6, date_done=wrong)
+    assert follower.poll().states() == {"FAILURE": 3, "REVOKED": 1, "SUCCESS": 3 + newer}
+    assert follower.total("celery_task_results_revised_total", from_state="FAILURE") == 1
+    assert follower.value("celery_backend_late_rows_total", table="task") == 1
     follower.close()
 
 
