@@ -205,16 +205,17 @@ class _Draft:
 
     def finished(self, outcome: Finished) -> None:
         own = (outcome.task, outcome.worker, outcome.queue)
-        task, worker, queue = self._admit(*own)
-        if (task, worker, queue) != own:
+        task, worker, queue = admitted = self._admit(*own)
+        if admitted != own:
             self.add(metrics.SERIES_FOLDED, (), outcome.rows, shown_from=self.now)
-        self.add(metrics.RESULTS, (task, outcome.state, worker, queue), outcome.rows)
-        self.exemplar(metrics.RESULTS, (task, outcome.state, worker, queue), outcome)
+        result = (task, outcome.state, worker, queue)
+        self.add(metrics.RESULTS, result, outcome.rows)
+        self.exemplar(metrics.RESULTS, result, outcome)
         if outcome.state == FAILURE:
             failure = (task, queue, self._exception(outcome.exception))
             self.add(metrics.FAILURES, failure, outcome.rows)
             self.exemplar(metrics.FAILURES, failure, outcome)
-        self.add(metrics.RETRIES, (task, worker, queue), outcome.retries)
+        self.add(metrics.RETRIES, admitted, outcome.retries)
         self.newest(metrics.LAST_FINISHED, (task, outcome.state), outcome.done)
         if outcome.revises is not None:
             old_task, old_state = outcome.revises
@@ -235,7 +236,8 @@ class _Draft:
             born = self.shown_from if shown_from is None else shown_from
             self.changes.totals[key] = Total(amount, self.now, born)
         elif amount:
-            self.changes.totals[key] = Total(before.value + amount, *before[1:])
+            value, created, shown_from = before
+            self.changes.totals[key] = Total(value + amount, created, shown_from)
 
     def newest(self, metric: Metric, labels: LabelValues, done: float | None) -> None:
         if done is None or done > self.now + FUTURE_SLACK:
@@ -251,11 +253,11 @@ class _Draft:
 
     def _exception(self, name: str) -> str:
         """Return the class as a label: there is room for MAX_EXCEPTIONS of them."""
-        known = self.tally.exceptions | self.changes.exceptions
-        if name not in known:
-            if len(known) >= MAX_EXCEPTIONS:
+        known, new = self.tally.exceptions, self.changes.exceptions
+        if name not in known and name not in new:
+            if len(known) + len(new) >= MAX_EXCEPTIONS:
                 return OTHER
-            self.changes.exceptions.add(name)
+            new.add(name)
         return name
 
     def _total(self, key: Key) -> Total | None:
