@@ -10,22 +10,23 @@ import pytest
 from exporter import metrics
 from exporter.exposition import Exposition
 from exporter.formats import Format
+from exporter.rendering import Renderer, render_process
 from exporter.tally import Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from exporter.tally import Samples
 
 SERIES = 1000
 
 
-def results(changed: int = 0, value: float = 2.0) -> Samples:
+def results(changed: int = 0, value: float = 2.0, series: int = SERIES) -> Samples:
     """Return samples of which the first `changed` have another value."""
     return {
         metrics.RESULTS: [
             Sample((f"task {i}", "SUCCESS", "w", "q"), value if i < changed else 1.0, 1.7e9)
-            for i in range(SERIES)
+            for i in range(series)
         ]
     }
 
@@ -65,6 +66,39 @@ def test_a_scrape_renders_nothing(exposition: Exposition) -> None:
         exposition.body(Format.TEXT)
         exposition.body(Format.TEXT, compressed=True)  # of the same lines
     assert exposition.rendered == SERIES
+
+
+@pytest.mark.parametrize("form", Format)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_bytes_rendered_at_a_scrape_do_not_depend_on_the_series(
+    monkeypatch: pytest.MonkeyPatch, form: Format, *, compressed: bool
+) -> None:
+    """What is told anew is the exporter's own: a few lines."""
+    made: list[int] = []
+
+    def counting(render: Callable[..., bytes]) -> Callable[..., bytes]:
+        def counted(*arguments: object) -> bytes:
+            text = render(*arguments)
+            made.append(len(text))
+            return text
+
+        return counted
+
+    monkeypatch.setattr(Renderer, "render", counting(Renderer.render))
+    monkeypatch.setattr("exporter.exposition.render_process", counting(render_process))
+
+    def scrape(series: int) -> int:
+        exposition = Exposition(lambda: {metrics.LEADER: [Sample((), 1.0)]})
+        exposition.publish("a", results(series=series))
+        exposition.body(form, compressed=compressed)
+        made.clear()
+        assert exposition.body(form, compressed=compressed)
+        assert len(made) == 2
+        return sum(made)
+
+    few = scrape(10)
+    assert abs(scrape(10 * SERIES) - few) < 100  # seconds of CPU, bytes of memory, as they are
+    assert few < 5_000
 
 
 def test_each_format_asked_for_is_kept(exposition: Exposition) -> None:
