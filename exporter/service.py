@@ -162,8 +162,8 @@ class Service:
 
     # -- what the web pages ask --------------------------------------------------------------
 
-    def rendered(self, form: Format, *, gzip: bool) -> bytes | None:
-        """Return the body of /metrics, if it is rendered."""
+    def kept(self, form: Format, *, gzip: bool) -> bytes | None:
+        """Return the body of /metrics at once, or None where it must be rendered first."""
         return self._exposition().kept(form, compressed=gzip)
 
     def exposition(self, form: Format, *, gzip: bool) -> bytes:

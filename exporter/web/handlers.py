@@ -36,7 +36,7 @@ _PLAIN = "text/plain; charset=utf-8"
 class Site(Protocol):
     """What is served. Called from the web server's thread, which waits: answer at once."""
 
-    def rendered(self, form: Format, /, *, gzip: bool) -> bytes | None:
+    def kept(self, form: Format, /, *, gzip: bool) -> bytes | None:
         """Return all metrics, or None where they have to be rendered first."""
 
     def exposition(self, form: Format, /, *, gzip: bool) -> bytes:
@@ -160,7 +160,7 @@ class _Metrics(_Handler):
         if gzip:
             self.set_header("Content-Encoding", "gzip")
         site = self.application.site
-        body = site.rendered(format_, gzip=gzip)
+        body = site.kept(format_, gzip=gzip)
         if body is None:
             body = await asyncio.to_thread(site.exposition, format_, gzip=gzip)
         self.finish(body)

@@ -34,7 +34,7 @@ class Site:
     def __init__(self, exposition: Exposition) -> None:
         self._exposition = exposition
 
-    def rendered(self, form: Format, *, gzip: bool) -> bytes | None:
+    def kept(self, form: Format, *, gzip: bool) -> bytes | None:
         return self._exposition.kept(form, compressed=gzip)
 
     def exposition(self, form: Format, *, gzip: bool) -> bytes:

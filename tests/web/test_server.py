@@ -36,7 +36,7 @@ class Shop:
         self.broken: Exception | None = None
         self.rendering = threading.Lock()
 
-    def rendered(self, form: Format, *, gzip: bool) -> bytes | None:
+    def kept(self, form: Format, *, gzip: bool) -> bytes | None:
         del form, gzip
 
     def exposition(self, form: Format, *, gzip: bool) -> bytes:
