@@ -23,6 +23,7 @@ ROWS = text(
     "SELECT id, name, status, worker, queue, retries, date_done"
     " FROM celery_taskmeta WHERE id BETWEEN 1 AND :last ORDER BY id"
 )
+ALONE = "SET max_parallel_workers_per_gather = 0"  # as one of our chunks is counted
 UNFINISHED_SHARE = 2_000  # one row in so many
 
 
@@ -46,11 +47,14 @@ def _on(lab: Lab, kind: str, name: str) -> Iterator[Finding]:
     rows, took = ours[-1]
     group_by = group_bys[-1][1]
     fetching = _ask(database, ROWS, rows)
+    compared = [f"GROUP BY: {seconds(group_by)}", f"fetching the rows: {seconds(fetching)}"]
+    if kind == "postgresql":
+        compared.insert(1, f"by one process: {seconds(_ask(database, GROUP_BY, rows, ALONE))}")
     ratio = took / group_by
     yield Figure(
         f"catch-up, {power(rows)} rows, {name}",
         f"{seconds(took)}, {count(rows / took)} rows/s",
-        f"GROUP BY: {seconds(group_by)}; fetching the rows: {seconds(fetching)}",
+        "; ".join(compared),
         ratio,
         f"≤ {MOST_RATIO} × GROUP BY",
         ratio <= MOST_RATIO,
@@ -85,6 +89,7 @@ def _ours(database: Database, rows: int) -> tuple[float, float]:
     return took, cpu
 
 
-def _ask(database: Database, query: TextClause, last: int) -> float:
+def _ask(database: Database, query: TextClause, last: int, before: str = "SELECT 1") -> float:
     with database.reader_engine().connect() as connection:
+        connection.exec_driver_sql(before)
         return timed(lambda: connection.execute(query, {"last": last}).all())

@@ -119,10 +119,6 @@ class Lifecycle:
         """Whether what finished then is still within the revision window."""
         return self._recent(done, self.rules.revision_window)
 
-    def is_over(self, row: Row) -> bool:
-        """Whether a row has finished, and stays as it is."""
-        return row.finished and not self.may_change(row.done) and not self._may_get_a_name(row)
-
     def counted_success(self, task: str) -> Watch:
         """Return what the watch of a row would be that was counted as a success of this task."""
         counted = (task, SUCCESS)

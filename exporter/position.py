@@ -17,7 +17,7 @@ from typing import NamedTuple, TypedDict
 from exporter import audit
 from exporter.audit import Audit, Found, Segments
 from exporter.lifecycle import ZONE_SLACK, Lifecycle, Rules, Seen, Watch
-from exporter.results import SUCCESS, Finished, Group, Row, Vanished, grouped
+from exporter.results import SUCCESS, Finished, Group, Row, Vanished
 from exporter.spans import MIN_ID, Missing, Span, each, missing, outside
 
 CHUNK_ROWS = 5_000
@@ -93,7 +93,10 @@ class Plan:
     anchors: tuple[Anchor, ...] = ()  # ascending; if the last holds, so do the others
     audit: Audit | None = None
     now: float = 0.0  # Unix time, seconds
-    grace: float = 0.0  # seconds; ids missing among rows older than that are holes of history
+    # Seconds; ids missing among rows older than that are holes of history, and what of history is
+    # older than that stays as it is.
+    grace: float = 0.0
+    settling: float = 0.0
     chunk: int = CHUNK_ROWS  # rows
     news: bool = False  # not history: name the newest task of each group, too
 
@@ -113,7 +116,7 @@ class Batch:
     first: int | None = None  # lowest id of these
     newest: float | None = None  # newest `date_done` of these, Unix time, seconds
     slack: float = ZONE_SLACK  # how far off their `date_done` may be, seconds
-    groups: tuple[Group, ...] = ()  # SUCCESS among them
+    groups: tuple[Group, ...] = ()  # SUCCESS among them, and what stays as it is
     rows: tuple[Row, ...] = ()  # all others among them
     holes: tuple[Span, ...] = ()  # ids missing among them, or among the newest rows at first look
     late: tuple[Row, ...] = ()  # rows in `plan.gaps`
@@ -274,6 +277,7 @@ class Position:
             audit=self._audit(now),
             now=now,
             grace=self.rules.late_commit_grace,
+            settling=max(self.rules.late_commit_grace, self.rules.revision_window),
             chunk=chunk,
             news=self.live,
         )
@@ -382,17 +386,13 @@ class Position:
 
     def _read_chunk(self, batch: Batch, life: Lifecycle, change: Change) -> None:
         change.outcomes += [Finished(*group) for group in batch.groups]
-        over: list[Row] = []  # of history
         for row in batch.rows:
-            if not self.live and life.is_over(row):
-                over.append(row)
-            else:
-                change.take(row.id, life.first_sight(row, live=self.live))
-        change.outcomes += [Finished(*group) for group in grouped(over)]
+            change.take(row.id, life.first_sight(row, live=self.live))
         if batch.upto is not None and life.may_change(batch.newest):
             counted: Counter[str] = Counter()
             for group in batch.groups:
-                counted[group.task] += group.rows
+                if group.state == SUCCESS:
+                    counted[group.task] += group.rows
             after = batch.plan.after
             span = Span(MIN_ID if after is None else after + 1, batch.upto)
             window = self.rules.revision_window

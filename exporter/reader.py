@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
+from math import inf
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -38,7 +39,7 @@ from exporter.database import Session
 from exporter.dialects import Dialect
 from exporter.lifecycle import ZONE_SLACK, Watch, slack
 from exporter.position import REBORN_IDS, RECENT_IDS, Anchor, Batch, Digest, Herd, Plan
-from exporter.results import FAILURE, READY_STATES, SUCCESS, Group, Row, grouped
+from exporter.results import FAILURE, READY_STATES, SUCCESS, Group, Row
 from exporter.spans import MIN_ID, Missing, Span, holes, inside, windows
 from exporter.tables import ResultTable
 
@@ -72,7 +73,7 @@ class _Chunk:
     upto: int | None = None
     first: int | None = None
     slack: float = ZONE_SLACK
-    groups: Sequence[Group] = ()
+    groups: list[Group] = field(default_factory=list)
     rows: Sequence[Row] = ()
     holes: Sequence[Span] = ()
 
@@ -230,9 +231,11 @@ class Reader:
             return ZONE_SLACK
         columns = (self._id, self._exact_state.label("state"), self._done.label("done"))
         newest = select(*columns).order_by(self._id.desc()).limit(NEWEST_ROWS).subquery().c
-        ready = or_(*[newest.state == self._value(state) for state in sorted(READY_STATES)])
-        oldest = connection.execute(select(self._moment(func.min(newest.done))).where(ready))
-        return slack(plan.now, self._epoch(oldest.scalar()))
+        query = select(self._moment(func.min(newest.done)))
+        if self._state is not None:
+            ready = [newest.state == self._value(state) for state in sorted(READY_STATES)]
+            query = query.where(or_(*ready))
+        return slack(plan.now, self._epoch(connection.execute(query).scalar()))
 
     def _aggregated(self, connection: Connection, plan: Plan, top: int) -> _Chunk:
         chunk = _Chunk(plan.chunk, slack=self._slack(connection, plan))
@@ -241,19 +244,51 @@ class Reader:
         else:
             start = plan.after + 1
         end = self._chunk_end(connection, plan, top)
-        if self._state is not None:
-            where = and_(self._id.between(start, end), self._no_success)
-            chunk.rows = self._rows(connection, where, MOST_ROWS)
-        many = len(chunk.rows) == MOST_ROWS
-        chunk.upto = end = chunk.rows[-1].id if many else end
+        others = self._select_rows(and_(self._id.between(start, end), self._no_success))
+        found = connection.execute(others.limit(MOST_ROWS)).all() if self._state is not None else []
+        if len(found) == MOST_ROWS:
+            end = found[-1][0]
+        chunk.upto = end
         where = self._id.between(start, end)
         chunk.groups = self._groups(connection, where, news=plan.news)
-        total = len(chunk.rows) + sum(group.rows for group in chunk.groups)
-        if many:
+        total = len(found) + sum(group.rows for group in chunk.groups)
+        if len(found) == MOST_ROWS:
             chunk.asked = total
+        self._sort(connection, found, plan, chunk)
         if _fresh(chunk, plan) and total != end - start + 1:
             chunk.holes = list(self._holes(connection, where, plan.after))
         return chunk
+
+    def _sort(
+        self, connection: Connection, found: Sequence[Any], plan: Plan, chunk: _Chunk
+    ) -> None:
+        """Add rows to the chunk, as groups where nothing will be asked of them one by one.
+
+        That holds for successes, and for history that stays as it is.
+        """
+        over = -inf if plan.news else plan.now - plan.settling - chunk.slack
+        text = self._text
+        rows = []
+        sums: dict[tuple[Any, ...], tuple[int, int, float | None]] = {}
+        for values in found:
+            _, state, task, worker, queue, retries, done, _, result = values
+            name = SUCCESS if self._state is None else text(state)
+            moment = self._epoch(done)
+            exception = failures.from_result(bytes(result)) if result else ""
+            told = name in READY_STATES and (exception or name != FAILURE)
+            if name == SUCCESS or (told and moment is not None and moment < over):
+                key = (name, task, worker, queue, exception)
+                count, total, newest = sums.get(key, (0, 0, moment))
+                if moment is not None and (newest is None or newest < moment):
+                    newest = moment
+                sums[key] = count + 1, total + _count(retries), newest
+            else:
+                rows.append(self._row(values))
+        chunk.rows = self._with_exceptions(connection, rows)
+        chunk.groups += [
+            Group(name, text(task), text(worker), text(queue), *of_these, exception=exception)
+            for (name, task, worker, queue, exception), of_these in sums.items()
+        ]
 
     def _groups(
         self, connection: Connection, where: ColumnElement[bool], *, news: bool
@@ -324,24 +359,20 @@ class Reader:
         """Read a range by one statement: nothing can change between two looks at it."""
         del top
         limit = min(plan.chunk, MOST_ROWS)
-        query = select(*self._row_columns).order_by(self._id).limit(limit)
-        if plan.after is not None:
-            query = query.where(self._id > plan.after)
-        rows = [self._row(found) for found in connection.execute(query).all()]
-        if not rows:
+        where = true() if plan.after is None else self._id > plan.after
+        found = connection.execute(self._select_rows(where).limit(limit)).all()
+        if not found:
             return _Chunk(limit)
-        rows = self._with_exceptions(connection, rows)
         chunk = _Chunk(
             asked=limit,
-            upto=rows[-1].id,
-            first=rows[0].id,
+            upto=found[-1][0],
+            first=found[0][0],
             slack=self._slack(connection, plan),
-            groups=list(grouped(row for row in rows if row.state == SUCCESS)),
-            rows=[row for row in rows if row.state != SUCCESS],
         )
+        self._sort(connection, found, plan, chunk)
         if _fresh(chunk, plan):
             start = [] if plan.after is None else [plan.after]
-            chunk.holes = list(holes([*start, *(row.id for row in rows)]))
+            chunk.holes = list(holes([*start, *(row[0] for row in found)]))
         return chunk
 
     # -- rows --------------------------------------------------------------------------------
@@ -441,12 +472,12 @@ class Reader:
             unfinished = and_(unfinished, self._id >= start)
         return self._rows(connection, unfinished), start
 
-    def _rows(
-        self, connection: Connection, where: ColumnElement[bool], limit: int | None = None
-    ) -> list[Row]:
-        query: Select[Any] = select(*self._row_columns).where(where).order_by(self._id).limit(limit)
-        rows = [self._row(found) for found in connection.execute(query).all()]
+    def _rows(self, connection: Connection, where: ColumnElement[bool]) -> list[Row]:
+        rows = [self._row(found) for found in connection.execute(self._select_rows(where))]
         return self._with_exceptions(connection, rows)
+
+    def _select_rows(self, where: ColumnElement[bool]) -> Select[Any]:
+        return select(*self._row_columns).where(where).order_by(self._id)
 
     def _with_exceptions(self, connection: Connection, rows: list[Row]) -> list[Row]:
         """Name the exceptions that `result` did not tell from the end of the traceback."""
@@ -555,7 +586,7 @@ class Reader:
             return seconds
         try:
             return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=self.zone).timestamp()
-        except (OverflowError, ValueError):
+        except (OverflowError, ValueError, OSError):
             return None
 
 

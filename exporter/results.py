@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from celery.states import FAILURE, READY_STATES, STARTED, SUCCESS
@@ -42,17 +40,6 @@ class Group(NamedTuple):
     done: float | None  # newest `date_done`, Unix time, seconds
     task_id: str = ""  # of the newest row, where it was asked for
     exception: str = ""  # class name, of failures
-
-
-def grouped(rows: Iterable[Row]) -> Iterator[Group]:
-    """Aggregate finished rows as a database does."""
-    members: dict[tuple[str, str, str, str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        members[row.state, row.task, row.worker, row.queue, row.exception].append(row)
-    for (state, task, worker, queue, exception), some in members.items():
-        done = max((row.done for row in some if row.done is not None), default=None)
-        retries = sum(row.retries for row in some)
-        yield Group(state, task, worker, queue, len(some), retries, done, exception=exception)
 
 
 class Finished(NamedTuple):
