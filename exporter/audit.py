@@ -82,6 +82,7 @@ def extend(
     last = segments[-1] if segments else None
     if (
         last is not None
+        and last.span.hi + 1 == span.lo
         and now < last.since + STRETCH * window
         and not last.audits
         and sum(last.counted.values()) < MOST_ROWS

@@ -76,12 +76,14 @@ class Seen(NamedTuple):
     outcome: Finished | Vanished | None = None
 
 
-def slack(now: float, oldest: float | None) -> float:
-    """Bound how far off dates may be, in seconds; `oldest` is that of the newest results.
+def slack_shown_by(oldest: float | None, now: float) -> float:
+    """Bound how far off dates may be, in seconds; `oldest` is the oldest of the newest results.
 
     A zone that makes results look older by hours makes these look so, too, even if just written.
     """
-    return ZONE_SLACK if oldest is None else min(now - oldest + SEASON_SLACK, ZONE_SLACK)
+    if oldest is None:
+        return ZONE_SLACK
+    return min(max(now - oldest, 0.0) + SEASON_SLACK, ZONE_SLACK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,6 @@ class Lifecycle:
     rules: Rules
     now: float  # Unix time, seconds
     named: bool  # whether rows of this table carry names at all
-    slack: float = ZONE_SLACK
 
     def first_sight(self, row: Row, *, live: bool) -> Seen:
         """See a row that is not watched. `live`: we would have seen it start."""
@@ -208,7 +209,7 @@ class Lifecycle:
         )
 
     def _recent(self, done: float | None, span: float) -> bool:
-        return done is None or done > self.now - span - self.slack
+        return done is None or done > self.now - span - ZONE_SLACK
 
 
 def _runtime(started: float | None, done: float | None, now: float) -> float | None:

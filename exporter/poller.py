@@ -218,9 +218,9 @@ class Poller:
     def _pace(self, batches: Mapping[str, Batch], spent: float) -> None:
         """Fit the next chunk to what this one took, in time and rows, if there was more to read."""
         fitting = [
-            batch.plan.chunk / max(spent / CHUNK_SECONDS, len(batch.rows) / MOST_ROWS, 0.25)
+            batch.plan.chunk / max(spent / CHUNK_SECONDS, batch.single_rows / MOST_ROWS, 0.25)
             for batch in batches.values()
-            if batch.upto is not None and batch.upto != batch.top
+            if batch.goes_on
         ]
         if fitting:
             self._chunk = round(min(max(min(fitting), SMALLEST_CHUNK), LARGEST_CHUNK))

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypedDict
 
 from exporter import audit
 from exporter.audit import Audit, Found, Segments
-from exporter.lifecycle import ZONE_SLACK, Lifecycle, Rules, Seen, Watch
+from exporter.lifecycle import Lifecycle, Rules, Seen, Watch
 from exporter.results import SUCCESS, Finished, Group, Row, Vanished
 from exporter.spans import MIN_ID, Missing, Span, each, missing, outside
 
@@ -93,10 +93,7 @@ class Plan:
     anchors: tuple[Anchor, ...] = ()  # ascending; if the last holds, so do the others
     audit: Audit | None = None
     now: float = 0.0  # Unix time, seconds
-    # Seconds; ids missing among rows older than that are holes of history, and what of history is
-    # older than that stays as it is.
-    grace: float = 0.0
-    settling: float = 0.0
+    open_for: float = 0.0  # seconds; among what finished before, no row changes or is to come
     chunk: int = CHUNK_ROWS  # rows
     news: bool = False  # not history: name the newest task of each group, too
 
@@ -114,9 +111,8 @@ class Batch:
     lower: tuple[int, ...] = ()  # and ids below all of them (the lowest REBORN_IDS)
     upto: int | None = None  # rows above `plan.after` were read up to this id; None: none there
     first: int | None = None  # lowest id of these
-    newest: float | None = None  # newest `date_done` of these, Unix time, seconds
-    slack: float = ZONE_SLACK  # how far off their `date_done` may be, seconds
-    groups: tuple[Group, ...] = ()  # SUCCESS among them, and what stays as it is
+    over: bool = False  # they finished so long ago that none changes, or is still to come
+    groups: tuple[Group, ...] = ()  # SUCCESS among them; where they are over, most others, too
     rows: tuple[Row, ...] = ()  # all others among them
     holes: tuple[Span, ...] = ()  # ids missing among them, or among the newest rows at first look
     late: tuple[Row, ...] = ()  # rows in `plan.gaps`
@@ -130,6 +126,16 @@ class Batch:
     found: Found | None = None  # by `plan.audit`
     named: bool = False  # a row with a name was seen
     horizon: Horizon | None = None  # where there are gaps to close, and the server says it
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a chunk was read, and is not the last."""
+        return self.upto not in (None, self.top) or self.below_from is not None
+
+    @property
+    def single_rows(self) -> int:
+        """How many rows of a chunk came one by one."""
+        return max(len(self.rows), len(self.below_rows))
 
 
 class Mark(TypedDict):
@@ -276,8 +282,7 @@ class Position:
             anchors=self.anchors,
             audit=self._audit(now),
             now=now,
-            grace=self.rules.late_commit_grace,
-            settling=max(self.rules.late_commit_grace, self.rules.revision_window),
+            open_for=max(self.rules.late_commit_grace, self.rules.revision_window),
             chunk=chunk,
             news=self.live,
         )
@@ -344,7 +349,7 @@ class Position:
             top=batch.top,
             segments=self.segments,
         )
-        life = Lifecycle(self.rules, now, change.named, batch.slack)
+        life = Lifecycle(self.rules, now, change.named)
         gaps: list[Gap] = []
         reused = self._reused_from(batch)
         if plan.look:
@@ -388,11 +393,10 @@ class Position:
         change.outcomes += [Finished(*group) for group in batch.groups]
         for row in batch.rows:
             change.take(row.id, life.first_sight(row, live=self.live))
-        if batch.upto is not None and life.may_change(batch.newest):
+        if batch.upto is not None and not batch.over:
             counted: Counter[str] = Counter()
             for group in batch.groups:
-                if group.state == SUCCESS:
-                    counted[group.task] += group.rows
+                counted[group.task] += group.rows
             after = batch.plan.after
             span = Span(MIN_ID if after is None else after + 1, batch.upto)
             window = self.rules.revision_window

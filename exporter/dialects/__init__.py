@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from exporter.tables import Facts
 # How long a transaction that writes may wait for its client: a client that was paused, or whose
 # machine is gone, keeps rows locked. Longer than any pause between two of our statements.
 LONGEST_PAUSE = 10.0  # seconds
+YEAR_1, YEAR_10_000 = -62_135_596_800.0, 253_402_300_800.0  # Unix time
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,10 @@ class Dialect:
         """Return an expression for the last characters of a text column."""
         return func.right(column, length, type_=String)
 
+    def total(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return an expression for a sum of integers that no stored value can make fail."""
+        return func.sum(column)
+
     def moment(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return an expression for a DateTime column that no stored value can make fail."""
         return column
@@ -137,7 +141,7 @@ class Dialect:
                 value = datetime.fromisoformat(value)
             if isinstance(value, datetime):
                 return value.replace(tzinfo=UTC).timestamp()
-            if value is not None and math.isfinite(value):
+            if value is not None and YEAR_1 <= value < YEAR_10_000:
                 return float(value)
         except (ValueError, OverflowError):
             pass

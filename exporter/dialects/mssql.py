@@ -10,6 +10,7 @@ from sqlalchemy import (
     VARBINARY,
     ColumnElement,
     Connection,
+    Numeric,
     Table,
     Unicode,
     case,
@@ -85,6 +86,10 @@ class SQLServer(Dialect):
     def start_of_bytes(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
         """Cut IMAGE, which Celery's tables have here, as well as VARBINARY."""
         return func.substring(column, 1, length, type_=VARBINARY(length))
+
+    def total(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Sum as DECIMAL: a sum of INT is one, too, and overflows."""
+        return func.sum(cast(column, Numeric(38, 0)))
 
     def end_of_text(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
         """Cut TEXT, which RIGHT does not take."""

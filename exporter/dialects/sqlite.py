@@ -101,6 +101,10 @@ class SQLite(Dialect):
         """Count from the end: there is no RIGHT."""
         return func.substr(cast(column, String), -length, type_=String)
 
+    def total(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Sum as floating point: SUM raises on overflow."""
+        return func.total(column)
+
     def moment(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Read the stored text itself; whatever else is stored there is read as text."""
         return func.substr(cast(type_coerce(column, String), String), 1, 32)

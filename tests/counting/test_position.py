@@ -12,8 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from exporter import audit
 from exporter.audit import AGES, Found
-from exporter.lifecycle import Rules
+from exporter.lifecycle import Rules, slack_shown_by
 from exporter.position import Anchor, Batch, Change, Horizon, Plan, Position
 from exporter.results import READY_STATES, SUCCESS, Finished, Group, Row, Vanished
 from exporter.spans import LONGEST_MASK, MIN_ID, Span, holes
@@ -363,6 +364,24 @@ def test_deleted_success_is_no_revision() -> None:
         following.poll(60.0)
     assert following.counted.revised == {}
     assert following.counted.results == {("a", SUCCESS): 5, ("a", "FAILURE"): 2}
+
+
+def test_audits_pass_over_what_nobody_counted() -> None:
+    """Successes of history that lie between two ranges would hide what is missing from these."""
+    first = audit.extend((), Span(1, 6), {"a": 6}, now=0.0, window=64.0)
+    beside = audit.extend(first, Span(7, 9), {"a": 3}, now=0.1, window=64.0)
+    assert [(some.span, some.counted) for some in beside] == [(Span(1, 9), {"a": 9})]
+    beyond = audit.extend(first, Span(8, 9), {"a": 2}, now=0.1, window=64.0)
+    assert [some.span for some in beyond] == [Span(1, 6), Span(8, 9)]
+
+
+@pytest.mark.parametrize(
+    ("oldest", "hours"), [(None, 26), (-40, 26), (-8, 9), (0, 1), (9, 1)], ids=str
+)
+def test_newest_results_bound_what_dates_may_be_off_by(oldest: int | None, hours: int) -> None:
+    now = 1.7e9
+    shown = slack_shown_by(None if oldest is None else now + 3600.0 * oldest, now)
+    assert shown == 3600.0 * hours
 
 
 def test_open_gap_is_not_counted_as_ids() -> None:

@@ -402,6 +402,34 @@ def test_negative_and_huge_ids(database: Database) -> None:
     follower.close()
 
 
+def test_highest_id_of_all(database: Database) -> None:
+    """The first look begins at the highest id there can be."""
+    engine = database.engine()
+    sqlite = database.owner.get_backend_name() == "sqlite"
+    table = f"id {'INTEGER' if sqlite else 'BIGINT'} PRIMARY KEY, status VARCHAR(50)"
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE TABLE celery_taskmeta ({table})"))
+        for row, state in ((-(2**63), "STARTED"), (2**63 - 1, "STARTED")):
+            query = text("INSERT INTO celery_taskmeta (id, status) VALUES (:i, :s)")
+            connection.execute(query, {"i": row, "s": state})
+    follower = Follower(database.reader_url, start="end").poll()
+    assert follower.total("celery_task_unfinished", state="STARTED") == 2
+    follower.close()
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("retries", ["9e999", "4611686018427387904", "'many'"])
+def test_retries_that_are_no_number_of_retries(
+    follower: Follower, engine: Engine, retries: str
+) -> None:
+    """SQLite stores anything in any column, and its SUM raises on overflow."""
+    with engine.begin() as connection:
+        for state in ("SUCCESS", "SUCCESS", "FAILURE"):
+            insert(connection, state)
+        connection.execute(text(f"UPDATE celery_taskmeta SET retries = {retries}"))
+    assert follower.poll().states() == {"SUCCESS": 2, "FAILURE": 1}
+
+
 def test_date_done_is_wall_time_in_the_configured_zone(database: Database, engine: Engine) -> None:
     done = datetime(2026, 1, 2, 12, 0, 0)  # noqa: DTZ001 - naive, as it is stored
     with engine.begin() as connection:
@@ -442,6 +470,23 @@ def test_history_that_is_over_is_counted_and_let_go(
     follower.close()
 
 
+def test_history_is_not_blamed_for_successes_that_were_deleted(
+    database: Database, engine: Engine
+) -> None:
+    """An audit takes only those for revised that nobody has counted as what they are."""
+    _history(engine, _now() - timedelta(hours=20), NEWEST_ROWS)
+    window = {"revision_window": 16.0, "late_commit_grace": 0.1}
+    follower = Follower(database.reader_url, **window).poll()
+    with engine.begin() as connection:
+        connection.execute(delete(TASKS).where(TASKS.c.id.in_([5, 7, 8, 9])))
+    deadline = time.monotonic() + 16.0 * AGES[1]
+    while time.monotonic() < deadline:
+        follower.poll()
+    assert follower.states() == {"FAILURE": 2, "REVOKED": 1, "SUCCESS": 2 + NEWEST_ROWS}
+    assert follower.total("celery_task_results_revised_total") == 0
+    follower.close()
+
+
 @pytest.mark.parametrize("newer", [0, NEWEST_ROWS - 7])
 def test_zone_that_is_wrong_loses_nothing(database: Database, engine: Engine, newer: int) -> None:
     """All workers, or one of many, write a time that looks older by hours."""
@@ -454,6 +499,24 @@ def test_zone_that_is_wrong_loses_nothing(database: Database, engine: Engine, ne
     assert follower.poll().states() == {"FAILURE": 3, "REVOKED": 1, "SUCCESS": 3 + newer}
     assert follower.total("celery_task_results_revised_total", from_state="FAILURE") == 1
     assert follower.value("celery_backend_late_rows_total", table="task") == 1
+    follower.close()
+
+
+def test_first_look_at_a_large_table(
+    database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every unfinished row is found, by chunks that grow, and hold only so many of them."""
+    monkeypatch.setattr("exporter.reader.MOST_ROWS", 500)
+    rows = [
+        {"id": i, "task_id": str(i), "status": "STARTED" if i % 11 == 0 else "SUCCESS"}
+        for i in range(1, 30_001)
+    ]
+    with engine.begin() as connection:
+        for start in range(0, len(rows), 5000):
+            connection.execute(TASKS.insert(), rows[start : start + 5000])
+    follower = Follower(database.reader_url, start="end").poll()
+    assert follower.states() == {}
+    assert follower.total("celery_task_unfinished", state="STARTED") == 30_000 // 11
     follower.close()
 
 
