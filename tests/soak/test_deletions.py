@@ -38,9 +38,10 @@ RESTART = {
 
 
 def resets(exporter: Exporter) -> tuple[float, int]:
-    """Return how often ids began again: as the metric has it, and as the log has it."""
+    """Return how often ids of tasks began again: as the metric has it, and as the log has it."""
     counted = exporter.scrape().value("celery_backend_id_resets_total", table="task") or 0.0
-    return counted, sum(BEGAN_AGAIN in line for line in exporter.logs())
+    lines = [line for line in exporter.logs() if BEGAN_AGAIN in line]
+    return counted, sum("table=celery_taskmeta" in line for line in lines)
 
 
 def truncate(database: Database, *, restart: bool = True) -> None:
