@@ -218,7 +218,7 @@ class Poller:
     def _pace(self, batches: Mapping[str, Batch], spent: float) -> None:
         """Fit the next chunk to what this one took, in time and rows, if there was more to read."""
         fitting = [
-            batch.plan.chunk / max(spent / CHUNK_SECONDS, batch.single_rows / MOST_ROWS, 0.25)
+            batch.plan.chunk / max(spent / CHUNK_SECONDS, batch.fetched / MOST_ROWS, 0.25)
             for batch in batches.values()
             if batch.goes_on
         ]

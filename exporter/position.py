@@ -93,9 +93,13 @@ class Plan:
     anchors: tuple[Anchor, ...] = ()  # ascending; if the last holds, so do the others
     audit: Audit | None = None
     now: float = 0.0  # Unix time, seconds
-    open_for: float = 0.0  # seconds; among what finished before, no row changes or is to come
+    open_for: float = 0.0  # seconds in which rows may change, and missing ones may come
     chunk: int = CHUNK_ROWS  # rows
     news: bool = False  # not history: name the newest task of each group, too
+
+    def is_over(self, newest: float | None, slack: float) -> bool:
+        """Whether rows that finished by then stay as they are; dates may be off by `slack`."""
+        return newest is not None and newest < self.now - self.open_for - slack
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +114,11 @@ class Batch:
     keys: Mapping[int, str] = field(default_factory=dict)  # else: those of the anchors still there
     lower: tuple[int, ...] = ()  # and ids below all of them (the lowest REBORN_IDS)
     upto: int | None = None  # rows above `plan.after` were read up to this id; None: none there
-    first: int | None = None  # lowest id of these
+    first: int | None = None  # lowest id of these, where none was read before
     over: bool = False  # they finished so long ago that none changes, or is still to come
     groups: tuple[Group, ...] = ()  # SUCCESS among them; where they are over, most others, too
     rows: tuple[Row, ...] = ()  # all others among them
+    fetched: int = 0  # how many rows were read one by one, of a chunk above or below
     holes: tuple[Span, ...] = ()  # ids missing among them, or among the newest rows at first look
     late: tuple[Row, ...] = ()  # rows in `plan.gaps`
     late_complete: bool = True  # `late` holds all there are
@@ -131,11 +136,6 @@ class Batch:
     def goes_on(self) -> bool:
         """Whether a chunk was read, and is not the last."""
         return self.upto not in (None, self.top) or self.below_from is not None
-
-    @property
-    def single_rows(self) -> int:
-        """How many rows of a chunk came one by one."""
-        return max(len(self.rows), len(self.below_rows))
 
 
 class Mark(TypedDict):

@@ -379,39 +379,41 @@ def test_table_of_an_old_celery(database: Database) -> None:
     follower.close()
 
 
-def test_negative_and_huge_ids(database: Database) -> None:
-    """Ids may begin at the smallest bigint, as on SQL Server."""
+def _table_of_bigints(database: Database) -> Engine:
+    """Make a table of ids and states only."""
     sqlite = database.owner.get_backend_name() == "sqlite"
     table = f"id {'INTEGER' if sqlite else 'BIGINT'} PRIMARY KEY, status VARCHAR(50)"
-
-    def store(connection: Connection, row: int, state: str) -> None:
-        query = text("INSERT INTO celery_taskmeta (id, status) VALUES (:i, :s)")
-        connection.execute(query, {"i": row, "s": state})
-
     engine = database.engine()
     with engine.begin() as connection:
         connection.execute(text(f"CREATE TABLE celery_taskmeta ({table})"))
+    return engine
+
+
+def _store(connection: Connection, row: int, state: str) -> None:
+    query = text("INSERT INTO celery_taskmeta (id, status) VALUES (:i, :s)")
+    connection.execute(query, {"i": row, "s": state})
+
+
+def test_negative_and_huge_ids(database: Database) -> None:
+    """Ids may begin at the smallest bigint, as on SQL Server."""
+    engine = _table_of_bigints(database)
+    with engine.begin() as connection:
         for row in (-(2**63), -(2**63) + 1, -5, 0, 2**62):
-            store(connection, row, "SUCCESS")
+            _store(connection, row, "SUCCESS")
     follower = Follower(database.reader_url).poll()
     assert follower.states() == {"SUCCESS": 5}
     assert follower.value("celery_backend_id_used_ratio", table="task") == pytest.approx(0.5)
     with engine.begin() as connection:
-        store(connection, 2**63 - 1, "FAILURE")
+        _store(connection, 2**63 - 1, "FAILURE")
     assert follower.poll().states() == {"SUCCESS": 5, "FAILURE": 1}
     follower.close()
 
 
 def test_highest_id_of_all(database: Database) -> None:
     """The first look begins at the highest id there can be."""
-    engine = database.engine()
-    sqlite = database.owner.get_backend_name() == "sqlite"
-    table = f"id {'INTEGER' if sqlite else 'BIGINT'} PRIMARY KEY, status VARCHAR(50)"
-    with engine.begin() as connection:
-        connection.execute(text(f"CREATE TABLE celery_taskmeta ({table})"))
-        for row, state in ((-(2**63), "STARTED"), (2**63 - 1, "STARTED")):
-            query = text("INSERT INTO celery_taskmeta (id, status) VALUES (:i, :s)")
-            connection.execute(query, {"i": row, "s": state})
+    with _table_of_bigints(database).begin() as connection:
+        for row in (-(2**63), 2**63 - 1):
+            _store(connection, row, "STARTED")
     follower = Follower(database.reader_url, start="end").poll()
     assert follower.total("celery_task_unfinished", state="STARTED") == 2
     follower.close()
@@ -502,6 +504,12 @@ def test_zone_that_is_wrong_loses_nothing(database: Database, engine: Engine, ne
     follower.close()
 
 
+def _insert_all(engine: Engine, rows: list[dict[str, object]]) -> None:
+    with engine.begin() as connection:
+        for start in range(0, len(rows), 5000):
+            connection.execute(TASKS.insert(), rows[start : start + 5000])
+
+
 def test_first_look_at_a_large_table(
     database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -511,9 +519,7 @@ def test_first_look_at_a_large_table(
         {"id": i, "task_id": str(i), "status": "STARTED" if i % 11 == 0 else "SUCCESS"}
         for i in range(1, 30_001)
     ]
-    with engine.begin() as connection:
-        for start in range(0, len(rows), 5000):
-            connection.execute(TASKS.insert(), rows[start : start + 5000])
+    _insert_all(engine, rows)
     follower = Follower(database.reader_url, start="end").poll()
     assert follower.states() == {}
     assert follower.total("celery_task_unfinished", state="STARTED") == 30_000 // 11
@@ -535,9 +541,7 @@ def test_long_history_is_read_in_chunks(
         for i in range(1, 24_001)
         if i % 7
     ]
-    with engine.begin() as connection:
-        for start in range(0, len(rows), 5000):
-            connection.execute(TASKS.insert(), rows[start : start + 5000])
+    _insert_all(engine, rows)
     follower = Follower(database.reader_url).poll()
     assert follower.states() == Counter(row["status"] for row in rows)
     assert follower.value("celery_backend_backlog_ids", table="task") == 0
