@@ -428,8 +428,9 @@ class Reader:
         within = self._id.between(*audit.segment.span)
         task = self._labels[0]
         query = select(task, func.count()).where(within, self._success)
-        groups = connection.execute(query if _constant(task) else query.group_by(task))
-        successes = {self._text(name): count for name, count in groups}
+        successes: Counter[str] = Counter()  # two names may make one label: NULL and ""
+        for name, count in connection.execute(query if _constant(task) else query.group_by(task)):
+            successes[self._text(name)] += count
         if not missing(audit.segment.counted, successes):
             return Found(successes)
         others = select(self._id).where(within, self._no_success).order_by(self._id)
@@ -517,12 +518,12 @@ class Reader:
         if above is not None:
             query = query.where(self._id > above)
         keys = [key for key in (task, state, worker, queue) if not _constant(key)]
-        text = self._text
-        found = [
-            ((text(a), text(b), text(c), text(d)), count)
-            for a, b, c, d, count in session.connection.execute(query.group_by(*keys))
-        ]
-        return Counter({labels: count for labels, count in found if labels[1] in READY_STATES})
+        counts: Counter[tuple[str, str, str, str]] = Counter()
+        for *labels, count in session.connection.execute(query.group_by(*keys)):
+            a, b, c, d = map(self._text, labels)
+            if b in READY_STATES:
+                counts[a, b, c, d] += count
+        return counts
 
     def rows_in(self, session: Session, gaps: Sequence[Missing]) -> list[Row]:
         """Read rows that have come into gaps since."""

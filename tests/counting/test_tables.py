@@ -244,7 +244,8 @@ def test_revised_result_counts_again(follower: Follower, engine: Engine) -> None
 def test_overwritten_success_is_found(database: Database, engine: Engine, tmp_path: Path) -> None:
     """Celery up to 5.6 lets FAILURE follow SUCCESS, and revoke() wipes the name; over a restart."""
     with engine.begin() as connection:
-        rows = [insert(connection, name=name) for name in ("app.add", "app.mul", "app.mul")]
+        names = ("app.add", "app.mul", "app.mul", None, "")  # the last two make one label
+        rows = [insert(connection, name=name) for name in names]
         insert(connection, "FAILURE")
     window = {"revision_window": 16.0, "late_commit_grace": 0.5}  # audited after 0.25 and 1 s
     checkpoint = open_file(tmp_path / "checkpoint.sqlite")
@@ -260,7 +261,7 @@ def test_overwritten_success_is_found(database: Database, engine: Engine, tmp_pa
     deadline = time.monotonic() + 20
     while follower.poll().states()["REVOKED"] == 0 and time.monotonic() < deadline:
         pass
-    assert follower.states() == {"SUCCESS": 3, "FAILURE": 2, "REVOKED": 1}
+    assert follower.states() == {"SUCCESS": 5, "FAILURE": 2, "REVOKED": 1}
     revised = "celery_task_results_revised_total"
     assert follower.value(revised, task="app.add", from_state="SUCCESS", to_state="FAILURE") == 1
     assert follower.value(revised, task="app.mul", from_state="SUCCESS", to_state="REVOKED") == 1

@@ -67,6 +67,22 @@ def test_counts_that_hold(
     checkpoint.close()
 
 
+def test_names_that_make_one_label(
+    database: Database, engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "checkpoint.sqlite"
+    with engine.begin() as connection:
+        for name in (None, ""):
+            insert(connection, name=name)
+    checkpoint = open_file(path)
+    follower = Follower(database.reader_url, checkpoint).poll()
+    code, out = verified(follower, path, capsys)
+    assert "2 present, 2 counted, 0 missing" in out
+    assert code == 0
+    follower.close()
+    checkpoint.close()
+
+
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_row_that_was_not_counted(
     database: Database, engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
