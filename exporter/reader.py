@@ -91,9 +91,9 @@ class Reader:
         self._id = table.id
         layout = table.layout
         self._state = table.column(layout.state)
-        self._labels = [
-            self._exact(column) for column in (layout.task, layout.worker, layout.queue)
-        ]
+        names = (layout.task, layout.worker, layout.queue)
+        self._keys = [self._exact(name) for name in names]
+        self._labels = [self._label(name) for name in names]
         retries = table.column(layout.retries)
         self._retries: ColumnElement[Any] = literal(0) if retries is None else retries
         done = table.column(layout.done)
@@ -101,20 +101,21 @@ class Reader:
         self._ready = [self._value(state) for state in sorted(READY_STATES)]
         state = self._state
         self._exact_state = literal(SUCCESS) if state is None else dialect.exact(state)
+        self._state_label = literal(SUCCESS) if state is None else dialect.label(state)
         unlike = self._exact_state != self._value(SUCCESS)
         self._success = true() if state is None else ~unlike
         self._no_success = false() if state is None else or_(state.is_(None), unlike)
         self._row_columns = [
             self._id,
-            self._exact_state,
+            self._state_label,
             *self._labels,
             self._retries,
             self._moment(done),
-            self._exact(layout.task_id),
+            self._label(layout.task_id),
             self._start_of_result(table.column(layout.result)),
         ]
         self._traceback = table.column(layout.traceback)
-        self._key = self._exact(layout.task_id)
+        self._task_id = self._label(layout.task_id)
         # Whatever is written to a row, a new state, another worker, comes with a newer date. The
         # finished are counted, too: a worker's clock may be slow.
         counts: list[ColumnElement[Any]] = [func.count()]
@@ -149,7 +150,7 @@ class Reader:
             bottom=bottom,
             last=None if chunk.upto is None else self._anchor(connection, chunk.upto),
             held=held,
-            keys={} if held else self._keys(connection, [anchor.id for anchor in plan.anchors]),
+            keys={} if held else self._task_ids(connection, [anchor.id for anchor in plan.anchors]),
             lower=() if held else tuple(self._ids_in(connection, _below(plan.anchors))),
             upto=chunk.upto,
             first=chunk.first,
@@ -174,7 +175,7 @@ class Reader:
     def _edges(self, connection: Connection, plan: Plan) -> tuple[int | None, Anchor | None, bool]:
         """Read the highest id, the lowest row, and whether the last known row is still there."""
         newest = plan.anchors[-1] if plan.anchors else None
-        key = select(self._key).where(self._id == newest.id) if newest else select(null())
+        key = select(self._task_id).where(self._id == newest.id) if newest else select(null())
         # Each by itself: an index answers them at once, but not both in one statement's FROM.
         top, lowest, found = connection.execute(
             select(
@@ -192,11 +193,11 @@ class Reader:
         return top, self._anchor(connection, lowest), held
 
     def _anchor(self, connection: Connection, row_id: int) -> Anchor | None:
-        key = self._keys(connection, [row_id]).get(row_id)
+        key = self._task_ids(connection, [row_id]).get(row_id)
         return None if key is None else Anchor(row_id, key)
 
-    def _keys(self, connection: Connection, ids: Sequence[int]) -> dict[int, str]:
-        found = connection.execute(select(self._id, self._key).where(self._id.in_(ids)))
+    def _task_ids(self, connection: Connection, ids: Sequence[int]) -> dict[int, str]:
+        found = connection.execute(select(self._id, self._task_id).where(self._id.in_(ids)))
         return {row_id: self.dialect.text(key) for row_id, key in found}
 
     def _first_look(
@@ -310,7 +311,7 @@ class Reader:
                 func.max(self._id) if news else null(),
             )
             .where(where, self._success)
-            .group_by(*[label for label in self._labels if not _constant(label)])
+            .group_by(*_grouping(self._keys))
         )
         text = self._text
         groups: list[Group] = []
@@ -346,7 +347,7 @@ class Reader:
         """Name the newest task of each group, for exemplars."""
         names: dict[int, str] = {}
         for ids in _portions(newest_ids):
-            names |= self._keys(connection, ids)
+            names |= self._task_ids(connection, ids)
         return [
             group._replace(task_id=names.get(newest, ""))
             for group, newest in zip(groups, newest_ids, strict=True)
@@ -411,7 +412,7 @@ class Reader:
         digest = tuple(found)
         if digest == herd.digest:
             return digest, []
-        labels = select(self._id, self._exact_state, *self._labels)
+        labels = select(self._id, self._state_label, *self._labels)
         rows = connection.execute(labels.where(self._listed(herd.ids)), execution_options=ONCE)
         present = {row_id: tuple(map(self._text, labels)) for row_id, *labels in rows}
         return digest, [i for i in herd.ids if present.get(i) != known[i].labels]
@@ -426,10 +427,9 @@ class Reader:
         if audit is None or self._state is None:
             return None
         within = self._id.between(*audit.segment.span)
-        task = self._labels[0]
-        query = select(task, func.count()).where(within, self._success)
+        query = select(self._labels[0], func.count()).where(within, self._success)
         successes: Counter[str] = Counter()  # two names may make one label: NULL and ""
-        for name, count in connection.execute(query if _constant(task) else query.group_by(task)):
+        for name, count in connection.execute(query.group_by(*_grouping(self._keys[:1]))):
             successes[self._text(name)] += count
         if not missing(audit.segment.counted, successes):
             return Found(successes)
@@ -512,17 +512,15 @@ class Reader:
         self, session: Session, above: int | None, upto: int
     ) -> Counter[tuple[str, str, str, str]]:
         """Count finished rows by (task, state, worker, queue); reads them all, for `verify`."""
-        state = self._exact_state
-        task, worker, queue = self._labels
-        query = select(task, state, worker, queue, func.count()).where(self._id <= upto)
+        query = select(self._state_label, *self._labels, func.count()).where(self._id <= upto)
         if above is not None:
             query = query.where(self._id > above)
-        keys = [key for key in (task, state, worker, queue) if not _constant(key)]
+        query = query.group_by(self._exact_state, *_grouping(self._keys))
         counts: Counter[tuple[str, str, str, str]] = Counter()
-        for *labels, count in session.connection.execute(query.group_by(*keys)):
-            a, b, c, d = map(self._text, labels)
-            if b in READY_STATES:
-                counts[a, b, c, d] += count
+        for *labels, count in session.connection.execute(query):
+            state, task, worker, queue = map(self._text, labels)
+            if state in READY_STATES:
+                counts[task, state, worker, queue] += count
         return counts
 
     def rows_in(self, session: Session, gaps: Sequence[Missing]) -> list[Row]:
@@ -554,7 +552,7 @@ class Reader:
         """
         if self._done is None:
             return
-        query = select(self._exact_state, self._moment(self._done)).order_by(order)
+        query = select(self._state_label, self._moment(self._done)).order_by(order)
         for state, done in connection.execute(query.limit(EDGE_ROWS)):
             moment = self._epoch(done)
             if moment is not None and (
@@ -567,6 +565,10 @@ class Reader:
     def _exact(self, name: str | None) -> ColumnElement[Any]:
         column = self.table.column(name)
         return null() if column is None else self.dialect.exact(column)
+
+    def _label(self, name: str | None) -> ColumnElement[Any]:
+        column = self.table.column(name)
+        return null() if column is None else self.dialect.label(column)
 
     def _moment(self, column: ColumnElement[Any] | None) -> ColumnElement[Any]:
         return null() if column is None else self.dialect.moment(column)
@@ -608,6 +610,6 @@ def used_ratio(top: int, highest: int) -> float:
     return top / highest if top >= 0 else (top + highest + 1) / (2 * (highest + 1))
 
 
-def _constant(expression: ColumnElement[Any]) -> bool:
-    """Whether there is nothing to group by."""
-    return expression.compare(null())
+def _grouping(keys: Iterable[ColumnElement[Any]]) -> list[ColumnElement[Any]]:
+    """Leave out the labels that the table does not have: there is no grouping by a constant."""
+    return [key for key in keys if not key.compare(null())]

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import URL, ColumnElement, Connection, LargeBinary, String, Table, func, inspect
@@ -23,6 +23,7 @@ from exporter.tables import Facts
 # How long a transaction that writes may wait for its client: a client that was paused, or whose
 # machine is gone, keeps rows locked. Longer than any pause between two of our statements.
 LONGEST_PAUSE = 10.0  # seconds
+EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  # what is stored has no zone
 YEAR_1, YEAR_10_000 = -62_135_596_800.0, 253_402_300_800.0  # Unix time
 
 
@@ -110,12 +111,16 @@ class Dialect:
         """Return an expression that compares and groups `column` byte by byte."""
         return column
 
+    def label(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return an expression that fetches what `exact` compares, of a bounded length."""
+        return self.exact(column)
+
     def exact_value(self, value: str) -> str | bytes:
         """Return what `exact` of a column with this text equals."""
         return value
 
     def text(self, value: Any) -> str:
-        """Turn what `exact` gave into text; NULL is "" (R11)."""
+        """Turn what `label` gave into text; NULL is "" (R11)."""
         return _clean(value.decode("utf-8", "replace") if isinstance(value, bytes) else value)
 
     def start_of_bytes(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
@@ -140,7 +145,7 @@ class Dialect:
             if isinstance(value, str):
                 value = datetime.fromisoformat(value)
             if isinstance(value, datetime):
-                return value.replace(tzinfo=UTC).timestamp()
+                return (value.replace(tzinfo=None) - EPOCH).total_seconds()
             if value is not None and YEAR_1 <= value < YEAR_10_000:
                 return float(value)
         except (ValueError, OverflowError):

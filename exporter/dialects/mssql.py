@@ -97,7 +97,7 @@ class SQLServer(Dialect):
         return func.substring(column, case((start > 0, start), else_=0) + 1, length, type_=Unicode)
 
     def text(self, value: Any) -> str:
-        """Decode what `exact` gave."""
+        """Decode what `label` gave."""
         return super().text(value.decode("utf-16-le", "replace") if value is not None else None)
 
     def rows_estimate(self, connection: Connection, table: Table) -> int | None:

@@ -90,8 +90,12 @@ class SQLite(Dialect):
         return f"SQLite {connection.exec_driver_sql('SELECT sqlite_version()').scalar_one()}"
 
     def exact(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
-        """Compare bytes, even in a NOCASE column, of a bounded length."""
-        return func.substr(cast(column, String), 1, LONGEST_LABEL).collate("BINARY")
+        """Compare bytes, even in a NOCASE column."""
+        return cast(column, String).collate("BINARY")
+
+    def label(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Cut it: this is done for each row that is fetched, not for each that is compared."""
+        return func.substr(self.exact(column), 1, LONGEST_LABEL)
 
     def start_of_bytes(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
         """Cut bytes, whatever type the value was stored with."""
