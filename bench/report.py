@@ -10,23 +10,36 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.figures import Figure, Finding, Listing, Plot
+from bench.figures import Figure, Finding, Listing, Plot, seconds
 from bench.plots import draw
 
 COLUMNS = ("what", "ours", "compared with", "ratio", "must", "met?")
 LIBRARIES = ("sqlalchemy", "psycopg", "pymysql", "prometheus-client", "tornado")
 
 
-def write(findings: Sequence[Finding], folder: Path, took: float, versions: Sequence[str]) -> Path:
-    """Write the report and its plots; return the report's path."""
+def write(
+    findings: Sequence[Finding],
+    folder: Path,
+    took: float,
+    versions: Sequence[str],
+    speeds: Sequence[float],
+) -> Path:
+    """Write the report and its plots; return the report's path.
+
+    `took` is the run's time, `speeds` what a fixed loop took during it, all in seconds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "RESULTS.md"
-    path.write_text("\n".join(_lines(findings, folder, took, versions)) + "\n")
+    path.write_text("\n".join(_lines(findings, folder, took, versions, speeds)) + "\n")
     return path
 
 
 def _lines(
-    findings: Sequence[Finding], folder: Path, took: float, versions: Sequence[str]
+    findings: Sequence[Finding],
+    folder: Path,
+    took: float,
+    versions: Sequence[str],
+    speeds: Sequence[float],
 ) -> Iterator[str]:
     libraries = [f"{name} {version(name)}" for name in LIBRARIES]
     yield "# What it costs"
@@ -36,6 +49,8 @@ def _lines(
     yield ""
     yield f"- {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {took / 60:.0f} minutes"
     yield f"- {os.cpu_count()} cores, {_processor()}, {platform.system()} {platform.release()}"
+    loops = ", ".join(map(seconds, speeds))
+    yield f"- one loop of Python, between the parts: {loops}; times vary as it does"
     yield f"- Python {platform.python_version()}, {', '.join(libraries)}"
     yield f"- {', '.join(versions)}"
     yield ""
