@@ -230,7 +230,7 @@ class Poller:
         now = time.time()
         staged = []
         for kind, position in self.positions.items():
-            batch = batches.get(kind) or Batch(position.plan(now))  # no table: an empty one
+            batch = batches.get(kind) or Batch.of_no_table(position.plan(now))
             change = position.advance(batch, now)
             changes = self.tally.count(kind, change, now, live=position.live)
             staged.append(Staged(kind, position, change, changes))

@@ -132,6 +132,12 @@ class Batch:
     named: bool = False  # a row with a name was seen
     horizon: Horizon | None = None  # where there are gaps to close, and the server says it
 
+    @classmethod
+    def of_no_table(cls, plan: Plan) -> Batch:
+        """Answer for a table that is not there: so are none of its rows."""
+        strays = tuple(row_id for herd in plan.herds for row_id in herd.ids)
+        return cls(plan, digests=((),) * len(plan.herds), strays=strays)
+
     @property
     def goes_on(self) -> bool:
         """Whether a chunk was read, and is not the last."""

@@ -359,6 +359,26 @@ def test_tables_may_come_later(database: Database) -> None:
     follower.close()
 
 
+@pytest.mark.parametrize("rows", [3, Rules().herd + 100])
+def test_rows_vanish_with_their_table(follower: Follower, engine: Engine, rows: int) -> None:
+    with engine.begin() as connection:
+        for _ in range(rows):
+            insert(connection, "STARTED")
+    follower.poll().poll().poll()
+    TASKS.drop(engine)
+    assert not follower.poller.try_poll()
+    follower.poll()
+    assert follower.total("celery_task_unfinished") == 0
+    assert follower.value("celery_task_unfinished_vanished_total", state="STARTED") == rows
+    TASKS.create(engine)
+    with engine.begin() as connection:
+        insert(connection)
+    deadline = time.monotonic() + 20
+    while not follower.poll().states() and time.monotonic() < deadline:
+        pass
+    assert follower.states() == {"SUCCESS": 1}
+
+
 def test_table_of_an_old_celery(database: Database) -> None:
     """Celery 4.0 to 4.3 has no labels; and SQLAlchemy before 1.4 no sequence."""
     with database.engine().begin() as connection:
