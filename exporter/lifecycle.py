@@ -27,6 +27,7 @@ class Rules:
     late_commit_grace: float = 300.0
     revision_window: float = 3600.0
     herd: int = 1000  # rows that are watched together once they stay as they are
+    herds_a_step: int = 25  # of them; more than that take turns
     # Whether rows carry names (`result_extended`); None: as seen in the table.
     named: bool | None = None
 

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypedDict
 
 from exporter import audit
 from exporter.audit import Audit, Found, Segments
-from exporter.lifecycle import Lifecycle, Rules, Seen, Watch
+from exporter.lifecycle import LONGEST_RECHECK, Lifecycle, Rules, Seen, Watch
 from exporter.results import SUCCESS, Finished, Group, Row, Vanished
 from exporter.spans import MIN_ID, Missing, Span, each, missing, outside
 
@@ -28,7 +28,6 @@ MAX_ANCHORS = 15  # beside the lowest
 MAX_EMPTY_SETS = 50_000  # label sets without an unfinished row that are still remembered, at 0
 GAPS_A_STEP = 2_000
 WATCHED_A_STEP = 2_000
-HERDS_A_STEP = 50
 # A statement may have drawn its id but not yet its transaction id; after this it surely has both.
 SETTLING = 1.0  # seconds
 
@@ -53,7 +52,7 @@ class Gap(NamedTuple):
 Digest = tuple[object, ...]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Herd:
     """Watched rows that are asked about together, since most stay as they are."""
 
@@ -62,6 +61,7 @@ class Herd:
     until: float  # end of the first watch to end
     due: float = 0.0
     digest: Digest = ()  # of these rows, when last seen
+    seen: float = 0.0  # when that was
 
 
 class Anchor(NamedTuple):
@@ -254,7 +254,8 @@ class Position:
         self._schedule: list[tuple[float, int]] = []
         self._calm: set[int] = set()  # in the schedule, but ready for a herd
         self._aside: list[int] = []
-        self._herds: list[Herd] = []
+        self._herds: list[Herd] = []  # first those that were not looked at for the longest time
+        self._herded = -NEVER  # when herds were last looked at
         self._asked: dict[int, None] = {}  # an ordered set
         self._clock = 0.0
 
@@ -269,6 +270,8 @@ class Position:
             self._schedule = [(now, i) for i, watch in self.watched.items() if watch.due < NEVER]
             for herd in self._herds:
                 herd.due = min(herd.due, now)
+                herd.seen = min(herd.seen, now)
+            self._herded = -NEVER
             self.gaps = tuple(gap._replace(due=min(gap.due, now)) for gap in self.gaps)
             self.segments = tuple(s._replace(since=min(s.since, now)) for s in self.segments)
         self._clock = now
@@ -294,13 +297,23 @@ class Position:
         )
 
     def _gather_herds(self, now: float) -> tuple[Herd, ...]:
-        """Return herds that are due; members whose own time is over are due by themselves."""
-        due = [herd for herd in self._herds if herd.due <= now][:HERDS_A_STEP]
-        for herd in due:
+        """Return herds to look at; members whose own time is over are due by themselves."""
+        herds = self._herds_due(now)[: self.rules.herds_a_step]
+        for herd in herds:
             if herd.until <= now or len(herd.ids) < self.rules.herd / 4:
                 self._thin(herd, now)
         self._herds = [herd for herd in self._herds if herd.ids]
-        return tuple(herd for herd in due if herd.ids)
+        return tuple(herd for herd in herds if herd.ids)
+
+    def _herds_due(self, now: float) -> list[Herd]:
+        """Return herds that may be looked at, first those that were not for the longest time.
+
+        Many take turns: one step of a poll looks at some, and others only at those that nobody has
+        looked at for a minute (R3).
+        """
+        in_this_poll = now < self._herded + self.rules.poll_interval / 2
+        latest = now - LONGEST_RECHECK if in_this_poll else now
+        return [herd for herd in self._herds if herd.due <= now and herd.seen <= latest]
 
     def _thin(self, herd: Herd, now: float) -> None:
         """Let members go whose own time is over, and all of them where few are left."""
@@ -337,7 +350,7 @@ class Position:
             or self.below is not None
             or (self.top is not None and (self.cursor is None or self.cursor < self.top))
             or bool(self._schedule and self._schedule[0][0] <= now)
-            or any(herd.due <= now for herd in self._herds)
+            or bool(self._herds_due(now))
             or any(gap.due <= now for gap in self.gaps)
             or self._audit(now) is not None
         )
@@ -577,8 +590,13 @@ class Position:
         for row_id, watch in change.watch.items():
             self._put(row_id, watch)
         self._asked.clear()
-        for herd, digest in change.herds:
+        looked_at = dict(change.herds)
+        if looked_at:
+            self._herded = self._clock
+            self._herds = [herd for herd in self._herds if herd not in looked_at] + [*looked_at]
+        for herd, digest in looked_at.items():
             herd.digest = digest
+            herd.seen = self._clock
             herd.due = self._clock + self.rules.recheck(self._clock - herd.youngest)
         self._make_herds()
         if len(self.unfinished) - len(self.watched) > MAX_EMPTY_SETS:
@@ -637,7 +655,7 @@ class Position:
             due = min(watch.due for watch in watches)
             youngest = max(watch.first_seen for watch in watches)
             until = min(watch.until or NEVER for watch in watches)
-            self._herds.append(Herd(herd, youngest, until, due))
+            self._herds.append(Herd(herd, youngest, until, due, seen=self._clock))
         self._aside = []
         self._calm = set(ready[full:])
         for row_id in self._calm.intersection(aside):

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from exporter import audit
 from exporter.audit import AGES, Found
 from exporter.lifecycle import Rules, slack_shown_by
-from exporter.position import Anchor, Batch, Change, Horizon, Plan, Position
+from exporter.position import Anchor, Batch, Change, Herd, Horizon, Plan, Position
 from exporter.results import READY_STATES, SUCCESS, Finished, Group, Row, Vanished
 from exporter.spans import LONGEST_MASK, MIN_ID, Span, holes
 
@@ -146,8 +146,9 @@ class Following:
 
     def __init__(self, table: Table, **rules: object) -> None:
         self.table = table
-        defaults = {"start": "beginning", "poll_interval": 1.0, "late_commit_grace": 1e9, "herd": 3}
-        self.position = Position(Rules(**{**defaults, "revision_window": 1e9, **rules}))
+        defaults = {"start": "beginning", "poll_interval": 1.0, "herd": 3, "herds_a_step": 2}
+        graces = {"late_commit_grace": 1e9, "revision_window": 1e9}
+        self.position = Position(Rules(**{**defaults, **graces, **rules}))
         self.counted = Counted()
         self.now = 1000.0
         self.late = self.expired = self.resets = 0
@@ -165,6 +166,23 @@ class Following:
             self.resets += change.resets
             if not self.position.busy(self.now):
                 return self
+
+    def poll_until_all_were_due(self) -> None:
+        """Poll after a minute, and until every herd had its turn."""
+        self.poll(61.0)
+        for _ in range(len(self.position._herds) // self.position.rules.herds_a_step):
+            self.poll()
+
+    def herds_of_a_poll(self) -> list[Herd]:
+        """Poll; return the herds that were looked at."""
+        looked_at: list[Herd] = []
+        self.take_over = lambda change: self._apply(change, looked_at)
+        self.poll(self.position.rules.poll_interval)
+        return looked_at
+
+    def _apply(self, change: Change, looked_at: list[Herd]) -> None:
+        looked_at += [herd for herd, _ in change.herds]
+        self.position.apply(change)
 
 
 class ManyWriters(RuleBasedStateMachine):
@@ -231,14 +249,17 @@ class ManyWriters(RuleBasedStateMachine):
     @rule(after=st.floats(0.1, 100.0))
     def poll(self, after: float) -> None:
         self.following.poll(after)
-        if after >= 60.0:  # everything was due
-            self._see()
+
+    @rule()
+    def see(self) -> None:
+        """A finished state that no poll sees is not counted."""
+        self.following.poll_until_all_were_due()
+        self._see()
 
     @invariant()
     def everything_counts_once(self) -> None:
-        """After a poll at which all was due, the counts are what was seen."""
-        self.following.poll(61.0)
-        self._see()
+        """After polls at which all was due, the counts are what was seen."""
+        self.see()
         assert self.following.counted.net == Counter(self.net.values())
         unfinished = Counter(
             (r.task, r.state) for r in self.table.committed.values() if not r.finished
@@ -530,10 +551,12 @@ def test_deleted_tail_is_no_reset() -> None:
     assert (following.resets, following.counted.results["a", SUCCESS]) == (0, 11)
 
 
-def test_clock_set_back_delays_nothing() -> None:
+@pytest.mark.parametrize("rows", [1, 3])  # alone, in a herd
+def test_clock_set_back_delays_nothing(rows: int) -> None:
     table = Table()
-    row = table.add("STARTED")
-    following = Following(table).poll()
+    for _ in range(rows):
+        row = table.add("STARTED")
+    following = Following(table).poll().poll()
     table.update(row, SUCCESS)
     following.poll(after=-3600.0)
     assert following.counted.results == {("a", SUCCESS): 1}
@@ -552,6 +575,50 @@ def test_work_does_not_grow_with_what_is_watched() -> None:
         asked += len(plan.watched)
         following.position.apply(following.position.advance(table.read(plan), following.now + 7200))
     assert asked <= 12_000
+
+
+@pytest.mark.parametrize(("age", "looks"), [(15.0, [25] * 12), (7200.0, [0, 0, 0, 100] * 3)])
+def test_many_herds_take_turns(age: float, looks: list[int]) -> None:
+    """Each is looked at once a minute; a poll looks at some, or at all that are due by then."""
+    table = Table()
+    rows = [table.add("STARTED") for _ in range(300)]  # 100 herds
+    following = Following(table, poll_interval=15.0, herds_a_step=25).poll().poll(age)
+    polls = [following.herds_of_a_poll() for _ in looks]
+    assert [len(herds) for herds in polls] == looks
+    for first in range(9):
+        herds = [herd for some in polls[first : first + 4] for herd in some]
+        assert sorted(row_id for herd in herds for row_id in herd.ids) == rows
+
+
+def test_few_herds_are_looked_at_in_every_poll() -> None:
+    table = Table()
+    for _ in range(24):
+        table.add("STARTED")  # 8 herds
+    following = Following(table, poll_interval=15.0, herds_a_step=8).poll()
+    assert [len(following.herds_of_a_poll()) for _ in range(8)] == [8] * 8
+
+
+def test_herds_that_shrink_wait_no_longer() -> None:
+    table = Table()
+    rows = [table.add("STARTED") for _ in range(3000)]
+    following = Following(table, poll_interval=15.0, herds_a_step=25).poll().poll(30.0)
+    for row in rows:
+        table.update(row, SUCCESS)
+    for _ in range(4):
+        following.poll(15.0)
+    assert following.counted.results == {("a", SUCCESS): len(rows)}
+
+
+def test_clock_that_goes_back_at_each_poll_takes_nobodys_turn() -> None:
+    table = Table()
+    for _ in range(24):
+        row = table.add("STARTED")  # 8 herds
+    following = Following(table, poll_interval=15.0).poll().poll(15.0)
+    for number in range(8):
+        if number == 4:
+            table.update(row, SUCCESS)
+        following.poll(-1.0)
+    assert following.counted.results == {("a", SUCCESS): 1}
 
 
 def test_memory_does_not_grow_behind_a_stuck_row() -> None:
