@@ -8,7 +8,7 @@ statement, row by row, and grouped here (R9).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -92,8 +92,9 @@ class Reader:
         layout = table.layout
         self._state = table.column(layout.state)
         names = (layout.task, layout.worker, layout.queue)
-        self._keys = [self._exact(name) for name in names]
-        self._labels = [self._label(name) for name in names]
+        self._keys = [self._of(name, dialect.exact) for name in names]
+        self._labels = [self._of(name, dialect.label) for name in names]
+        self._task_id = self._of(layout.task_id, dialect.label)
         retries = table.column(layout.retries)
         self._retries: ColumnElement[Any] = literal(0) if retries is None else retries
         done = table.column(layout.done)
@@ -111,11 +112,10 @@ class Reader:
             *self._labels,
             self._retries,
             self._moment(done),
-            self._label(layout.task_id),
+            self._task_id,
             self._start_of_result(table.column(layout.result)),
         ]
         self._traceback = table.column(layout.traceback)
-        self._task_id = self._label(layout.task_id)
         # Whatever is written to a row, a new state, another worker, comes with a newer date. The
         # finished are counted, too: a worker's clock may be slow.
         counts: list[ColumnElement[Any]] = [func.count()]
@@ -562,13 +562,11 @@ class Reader:
 
     # -- values ------------------------------------------------------------------------------
 
-    def _exact(self, name: str | None) -> ColumnElement[Any]:
+    def _of(
+        self, name: str | None, expression: Callable[[ColumnElement[Any]], ColumnElement[Any]]
+    ) -> ColumnElement[Any]:
         column = self.table.column(name)
-        return null() if column is None else self.dialect.exact(column)
-
-    def _label(self, name: str | None) -> ColumnElement[Any]:
-        column = self.table.column(name)
-        return null() if column is None else self.dialect.label(column)
+        return null() if column is None else expression(column)
 
     def _moment(self, column: ColumnElement[Any] | None) -> ColumnElement[Any]:
         return null() if column is None else self.dialect.moment(column)
