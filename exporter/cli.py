@@ -75,8 +75,8 @@ _FLAGS = (
     _Flag(
         "log.level",
         "LEVEL",
-        "debug, info, warning or error (default info; warning for check and once)",
-        choices=("debug", "info", "warning", "error"),
+        "debug, info, warning (warn) or error (default info; warning for check, once and verify)",
+        choices=("debug", "info", "warning", "warn", "error"),
     ),
     _Flag("log.format", "FORMAT", "logfmt or json (default logfmt)", choices=("logfmt", "json")),
 )
@@ -206,6 +206,8 @@ def _given(flags: Mapping[str, list[str] | None], env: Mapping[str, str]) -> dic
             if not text or (flag.switch and text == "false"):
                 continue
             texts = [part.strip() for part in text.split(",")] if flag.repeatable else [text]
+        if flag.choices:
+            texts = [text.lower() for text in texts]  # Python's level names are in capitals
         given = _Given(texts, origin)
         if not flag.supported:
             faults.append(f"{origin} is not supported yet")

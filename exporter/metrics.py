@@ -115,6 +115,11 @@ LAST_POLL = Metric(
     "gauge",
     "When the backend was last polled with success, Unix time.",
 )
+POLL_INTERVAL = Metric(
+    "celery_backend_poll_interval_seconds",
+    "gauge",
+    "How often the backend is polled while it is up, as configured.",
+)
 POLL_DURATION = Metric(
     "celery_backend_poll_duration_seconds", "histogram", "How long polls of the backend took."
 )

@@ -354,6 +354,7 @@ class Poller:
         born = self._born
         samples = {
             metrics.UP: [Sample((), float(bool(self._up)))],
+            metrics.POLL_INTERVAL: [Sample((), self.settings.poll_interval)],
             metrics.POLLS: [Sample((), self._polls, born)],
             metrics.POLL_ERRORS: [
                 Sample((reason.value,), count, born) for reason, count in self._errors.items()

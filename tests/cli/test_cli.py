@@ -85,7 +85,7 @@ def test_help_names_every_flag_and_variable() -> None:
         (["--config.file"], "argument --config.file: expected one argument; see --help"),
         (["--config.file="], "--config.file is empty"),
         (["check", "run"], "unrecognized arguments: run; see --help"),
-        (["--log.level=loud"], "--log.level: 'loud' is not one of debug, info, warning, error"),
+        (["--log.level=loud"], "--log.level: 'loud' is not one of debug, info, warning, warn"),
         (["--log.format=xml"], "--log.format: 'xml' is not one of logfmt, json"),
         (["--web.config.file=x"], "--web.config.file is not supported yet"),
         (["--web.enable-lifecycle"], "--web.enable-lifecycle is not supported yet"),
@@ -171,6 +171,18 @@ def test_message_names_the_variable_that_is_wrong() -> None:
     assert line.startswith("CELERY_RESULTS_EXPORTER_LOG_LEVEL: 'loud' is not one of")
     (line,) = faults(CELERY_RESULTS_EXPORTER_WEB_ENABLE_LIFECYCLE="true")
     assert line == "CELERY_RESULTS_EXPORTER_WEB_ENABLE_LIFECYCLE is not supported yet"
+
+
+@pytest.mark.parametrize("level", ["warn", "WARN", "warning", "WARNING"])
+def test_level_as_people_write_it(level: str, tmp_path: Path) -> None:
+    """Other exporters say warn, Python says WARNING."""
+    url = {"CELERY_RESULT_BACKEND": f"sqlite:///{tmp_path}/x.sqlite"}
+    by_flag = run("once", f"--log.level={level}", **url)
+    by_variable = run("once", CELERY_RESULTS_EXPORTER_LOG_LEVEL=level, **url)
+    for result in (by_flag, by_variable):
+        assert result.returncode == 1, result.stderr
+        assert "level=warning" in result.stderr
+        assert "level=info" not in result.stderr
 
 
 def test_switch_that_is_false_is_no_fault() -> None:

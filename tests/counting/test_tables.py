@@ -71,6 +71,8 @@ def test_each_state_counts_under_its_labels(follower: Follower, engine: Engine) 
     assert follower.value("celery_task_unfinished", state="STARTED", **labels) == 4
     assert follower.value("celery_task_retries_total", **labels) == 12
     assert follower.value("celery_backend_up") == 1
+    interval = follower.poller.settings.poll_interval
+    assert follower.value("celery_backend_poll_interval_seconds") == interval
     follower.poll()
     assert follower.states() == {"SUCCESS": 3, "FAILURE": 2, "REVOKED": 1}
 

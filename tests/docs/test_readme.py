@@ -153,6 +153,14 @@ def test_example_of_a_file_loads(tmp_path: Path) -> None:
     assert backend.url.password == "p@ss"  # noqa: S105 - the example's
 
 
+def test_quick_start_begins_with_the_driver_it_uses() -> None:
+    first = blocks(README.partition("## Quick start")[2], "sh")[0].splitlines()
+    (driver,) = re.findall(r"db\+postgresql\+(\w+)://", "".join(first))
+    (extra,) = re.findall(r"^pip install '\.\[(\w+)\]'", first[0])
+    wanted = PROJECT["project"]["optional-dependencies"][extra]
+    assert driver in {normal(requirement) for requirement in wanted}
+
+
 def test_every_flag_is_told() -> None:
     told = {row[0]: row for row in rows(README) if row[0].startswith("--")}
     del told["--version`, `--help"]
