@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from celery import Celery, chain, chord, group
+from kombu.transport import TRANSPORT_ALIASES
 
 if TYPE_CHECKING:
     from celery import Task
 
 folder = Path(os.environ.get("DEMO_DIR", ".")).resolve()
 
+TRANSPORT_ALIASES["folder"] = "folder_broker:Transport"
+
 app = Celery("shop")
 app.conf.update(
-    broker_url="filesystem://",
+    broker_url="folder://",
     broker_transport_options={
         "data_folder_in": str(folder / "queue"),
         "data_folder_out": str(folder / "queue"),

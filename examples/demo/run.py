@@ -51,6 +51,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="celery-demo-") as name:
         folder = Path(name)
         (folder / "queue").mkdir()
+        (folder / "control").mkdir()
         env = environment(folder)
         try:
             for part, arguments in PARTS.items():

@@ -6,10 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from kombu import Connection
+from kombu.simple import SimpleQueue
+from kombu.transport import TRANSPORT_ALIASES
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.servers.process import HOST, free_port, wait_until
@@ -25,6 +31,24 @@ def start(folder: Path, address: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+@contextmanager
+def orders(folder: Path) -> Iterator[SimpleQueue]:
+    """Open a queue of the demo's broker."""
+    sys.path.insert(0, str(DEMO))
+    TRANSPORT_ALIASES["folder"] = "folder_broker:Transport"
+    folders = {"data_folder_in": folder, "data_folder_out": folder, "control_folder": folder}
+    options = {name: str(path) for name, path in folders.items()} | {"polling_interval": 0.01}
+    with Connection("folder://", transport_options=options) as connection:
+        yield connection.SimpleQueue("orders")
+
+
+def send(folder: Path, number: int) -> None:
+    """Send that many messages."""
+    with orders(folder) as queue:
+        for n in range(number):
+            queue.put({"order": n})
 
 
 def results(url: str) -> set[tuple[str, str]]:
@@ -60,13 +84,17 @@ def test_demo_shows_results_and_leaves_nothing(tmp_path: Path) -> None:
         try:
             wait_until(
                 lambda: (
-                    len({task for task, _ in results(f"http://{address}/metrics")}) >= 5
-                    and {state for _, state in results(f"http://{address}/metrics")}
-                    == {"SUCCESS", "FAILURE", "REVOKED"}
+                    demo.poll() is not None
+                    or (
+                        len({task for task, _ in results(f"http://{address}/metrics")}) >= 5
+                        and {state for _, state in results(f"http://{address}/metrics")}
+                        == {"SUCCESS", "FAILURE", "REVOKED"}
+                    )
                 ),
                 "5 tasks and 3 states",
                 timeout=60,
             )
+            assert demo.poll() is None
             assert left_behind(tmp_path)
         finally:
             demo.send_signal(signal.SIGINT)
@@ -74,6 +102,19 @@ def test_demo_shows_results_and_leaves_nothing(tmp_path: Path) -> None:
     assert demo.returncode == 0
     assert f"http://{address}/metrics" in printed
     assert left_behind(tmp_path) == []
+
+
+def test_no_message_is_read_before_it_is_written(tmp_path: Path) -> None:
+    """The worker ended with JSONDecodeError, often within the first minute."""
+    senders = [get_context("spawn").Process(target=send, args=(tmp_path, 1000)) for _ in range(2)]
+    with orders(tmp_path) as queue:
+        for sender in senders:
+            sender.start()
+        for _ in range(2000):
+            queue.get(timeout=30).ack()
+    for sender in senders:
+        sender.join(10)
+        assert sender.exitcode == 0
 
 
 def test_demo_tells_which_part_failed(tmp_path: Path) -> None:
