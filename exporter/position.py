@@ -257,23 +257,14 @@ class Position:
         self._herds: list[Herd] = []  # first those that were not looked at for the longest time
         self._herded = -NEVER  # when herds were last looked at
         self._asked: dict[int, None] = {}  # an ordered set
-        self._clock = 0.0
+        self._clock = NEVER  # set back, as far as we know, where others wrote the checkpoint
 
     # -- asking ------------------------------------------------------------------------------
 
     def plan(self, now: float, chunk: int = CHUNK_ROWS) -> Plan:
         """Say what to ask at `now` (Unix time, seconds), `chunk` rows of what is new at most."""
-        if now < self._clock:  # the clock was set back: nothing may wait for it to return
-            for row_id, watch in self.watched.items():
-                if watch.due < NEVER:
-                    self.watched[row_id] = watch._replace(due=now)
-            self._schedule = [(now, i) for i, watch in self.watched.items() if watch.due < NEVER]
-            for herd in self._herds:
-                herd.due = min(herd.due, now)
-                herd.seen = min(herd.seen, now)
-            self._herded = -NEVER
-            self.gaps = tuple(gap._replace(due=min(gap.due, now)) for gap in self.gaps)
-            self.segments = tuple(s._replace(since=min(s.since, now)) for s in self.segments)
+        if now < self._clock:
+            self._set_back(now)
         self._clock = now
         herds = self._gather_herds(now)
         self._collect_due(now)
@@ -295,6 +286,34 @@ class Position:
             chunk=chunk,
             news=self.live,
         )
+
+    def _set_back(self, now: float) -> None:
+        """Let nothing lie in the future: where the clock was set back nobody waits for its return.
+
+        Also after a restart: then everything is due in any case.
+        """
+        for row_id, watch in self.watched.items():
+            self.watched[row_id] = self._not_after(now, watch)
+        self._schedule = [(now, i) for i, watch in self.watched.items() if watch.due < NEVER]
+        for herd in self._herds:
+            herd.due = min(herd.due, now)
+            herd.seen = min(herd.seen, now)
+            herd.until = min((self.watched[i].until or NEVER for i in herd.ids), default=NEVER)
+        self._herded = -NEVER
+        self.gaps = tuple(
+            gap._replace(since=min(gap.since, now), due=min(gap.due, now)) for gap in self.gaps
+        )
+        self.segments = tuple(s._replace(since=min(s.since, now)) for s in self.segments)
+
+    def _not_after(self, now: float, watch: Watch) -> Watch:
+        """Return the watch as it would be had the clock always been right, at most."""
+        if watch.unfinished and watch.first_seen > now:
+            self._count(watch, -1)
+            watch = watch._replace(first_seen=now)
+            self._count(watch, 1)
+        lasts = self.rules.late_commit_grace if watch.held else self.rules.revision_window
+        until = None if watch.until is None else min(watch.until, now + lasts)
+        return watch._replace(due=watch.due if watch.due == NEVER else now, until=until)
 
     def _gather_herds(self, now: float) -> tuple[Herd, ...]:
         """Return herds to look at; members whose own time is over are due by themselves."""

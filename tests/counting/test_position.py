@@ -553,6 +553,30 @@ def test_clock_set_back_delays_nothing(rows: int) -> None:
     assert following.counted.results == {("a", SUCCESS): 1}
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_nothing_waits_for_a_clock_set_back_to_return(*, restart: bool) -> None:
+    """Each wait lasts as long again as it may last at most: a held row, a gap, a watch."""
+    table = Table()
+    following = Following(table, late_commit_grace=60.0, revision_window=600.0, named=True)
+    following.now = 1e6
+    table.add("FAILURE")
+    table.insert(SUCCESS)
+    table.add("REVOKED", task="")
+    table.add("STARTED")
+    following.poll()
+    if restart:
+        before, after = following.position, Position(following.position.rules)
+        after.restore(before.mark, before.gaps, before.segments, before.watched)
+        following.position = after
+    following.poll(after=-36_000.0)
+    assert following.position.oldest() == {("a", "STARTED"): following.now}
+    following.poll(after=61.0)
+    assert following.counted.results == {("a", "FAILURE"): 1, ("", "REVOKED"): 1}
+    assert (following.expired, following.position.gap_ids) == (1, 0)
+    following.poll(after=660.0)
+    assert [watch.state for watch in following.position.watched.values()] == ["STARTED"]
+
+
 def test_work_does_not_grow_with_what_is_watched() -> None:
     """Old unfinished rows are asked for once a minute, at most 2,000 in one statement."""
     table = Table()
