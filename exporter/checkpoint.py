@@ -125,14 +125,14 @@ class Staged:
     kind: str
     position: Position
     change: Change
-    changes: Changes
 
 
 @dataclass(frozen=True, slots=True)
 class Save:
     """All that one step changes of a backend. By its stamp it is found again."""
 
-    staged: tuple[Staged, ...]
+    staged: tuple[Staged, ...] = ()
+    changes: Changes = field(default_factory=Changes)
     stamp: str = field(default_factory=lambda: uuid4().hex)
 
 
@@ -212,9 +212,8 @@ class Checkpoint:
 
         After an error ask `holds` whether it was kept: the answer to a commit may be lost.
         """
-        writes = [
-            write for stage in save.staged for write in _writes(backend, identity, stage, tally)
-        ]
+        writes = [write for stage in save.staged for write in _writes(backend, identity, stage)]
+        writes += _total_writes(backend, save.changes, tally)
         if not writes:
             return
         with self._store.transaction() as connection:
@@ -382,10 +381,8 @@ def _put_stamp(connection: Connection, backend: str, stamp: str) -> None:
         connection.execute(insert(_saves).values(backend=backend, stamp=stamp))
 
 
-def _writes(
-    backend: str, identity: Mapping[str, str], stage: Staged, tally: Tally
-) -> Iterator[Write]:
-    """Yield the statements that bring the store from the position and tally to the change."""
+def _writes(backend: str, identity: Mapping[str, str], stage: Staged) -> Iterator[Write]:
+    """Yield the statements that bring the store from the position to the change."""
     owner = {"backend": backend, "kind": stage.kind}
     before, change = stage.position, stage.change
     if before.mark != change.mark or not before.looked:
@@ -394,7 +391,6 @@ def _writes(
     yield from _gap_writes(owner, before.gaps, change.gaps)
     yield from _segment_writes(owner, before.segments, change.segments)
     yield from _watch_writes(owner, before.watched, change.watch)
-    yield from _total_writes(backend, stage.changes, tally)
 
 
 def _put(

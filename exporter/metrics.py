@@ -247,6 +247,7 @@ SERIES_FOLDED = Metric(
 CATALOGUE: dict[str, Metric] = {
     metric.name: metric for metric in list(globals().values()) if isinstance(metric, Metric)
 }
+TASK_METRICS = frozenset(metric for metric in CATALOGUE.values() if metric.labels[:1] == ("task",))
 
 RUNTIME_BUCKETS = (
     1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0, 86400.0,

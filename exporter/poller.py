@@ -23,7 +23,7 @@ from exporter.position import CHUNK_ROWS, Batch, Change, Position
 from exporter.reader import MOST_ROWS, Health, Reader
 from exporter.status import BackendStatus, TableStatus, TaskStatus
 from exporter.tables import ResultTable, celery
-from exporter.tally import Histogram, Sample, Tally
+from exporter.tally import Changes, Histogram, Sample, Tally
 
 log = logging.getLogger(__name__)
 
@@ -191,6 +191,7 @@ class Poller:
         """Read one snapshot, understand it, take it over; say whether anything came of it."""
         self.restore()
         self._settle()
+        self._reveal()
         self._maybe_look_again()
         try:
             batches = self._read()
@@ -228,26 +229,33 @@ class Poller:
     def _take_over(self, batches: Mapping[str, Batch]) -> bool:
         """Count what was read and keep it; say whether anything moved."""
         now = time.time()
-        staged = []
+        staged, changes = [], Changes()
         for kind, position in self.positions.items():
             batch = batches.get(kind) or Batch.of_no_table(position.plan(now))
             change = position.advance(batch, now)
-            changes = self.tally.count(kind, change, now, live=position.live)
-            staged.append(Staged(kind, position, change, changes))
-        save = Save(tuple(staged))
-        if self._checkpoint is not None:  # before anything is served; if it fails, nothing was
+            changes.update(self.tally.count(kind, change, now, live=position.live))
+            staged.append(Staged(kind, position, change))
+        moved = any(stage.change.moves(stage.position) for stage in staged)
+        self._keep(Save(tuple(staged), changes))
+        return moved
+
+    def _reveal(self) -> None:
+        """Show what was 0 for long enough, also while the database is down."""
+        self._keep(Save(changes=self.tally.reveal(time.time())))
+
+    def _keep(self, save: Save) -> None:
+        """Save, then take over; before anything is served. If it fails, nothing was."""
+        if self._checkpoint is not None:
             self._unanswered = save
             self._checkpoint.save(self.settings.name, self.database.identity(), save, self.tally)
             self._unanswered = None
-        moved = any(stage.change.moves(stage.position) for stage in staged)
         self._apply(save)
-        return moved
 
     def _apply(self, save: Save) -> None:
         for stage in save.staged:
             self._note(stage.kind, stage.position, stage.change)
             stage.position.apply(stage.change)
-            self.tally.apply(stage.changes)
+        self.tally.apply(save.changes)
 
     def _settle(self) -> None:
         """Find out what became of a save that failed: a lost answer may have been a yes."""
@@ -270,7 +278,7 @@ class Poller:
         )
         self._restored = True
         if all(position.complete for position in self.positions.values()):
-            self._counted = self.tally.samples(time.time())
+            self._counted = self.tally.samples()
         if known:
             log.info("going on from the checkpoint", extra={"backend": self.settings.name})
 
@@ -331,9 +339,8 @@ class Poller:
     # -- what others see ---------------------------------------------------------------------
 
     def _publish(self) -> None:
-        now = time.time()
         if all(position.live for position in self.positions.values()):
-            self._counted = self.tally.samples(now)
+            self._counted = self.tally.samples()
         samples: dict[Metric, list[Sample]] = {**self._counted, **self._own_samples()}
         task = self.positions["task"]
         samples[metrics.UNFINISHED] = [

@@ -42,11 +42,11 @@ class Histogram(NamedTuple):
 
 
 class Total(NamedTuple):
-    """A counter's value, its birth, and from when its value is shown rather than 0 (R12)."""
+    """A counter's value, its birth, and until when 0 is served in its place (R12)."""
 
     value: float
     created: float  # Unix time, seconds
-    shown_from: float
+    zero_until: float | None = None  # Unix time, seconds; None: the value is shown, for good
 
 
 class Exemplar(NamedTuple):
@@ -78,6 +78,14 @@ class Changes:
     exemplars: dict[Key, Exemplar] = field(default_factory=dict)
     exceptions: set[str] = field(default_factory=set)
 
+    def update(self, other: Changes) -> None:
+        """Add what another part of the step changes: none changes what another does."""
+        self.totals |= other.totals
+        self.newest |= other.newest
+        self.histograms |= other.histograms
+        self.exemplars |= other.exemplars
+        self.exceptions |= other.exceptions
+
 
 class Tally:
     """The numbers of one backend.
@@ -94,11 +102,13 @@ class Tally:
         self.histograms: dict[Key, Histogram] = {}
         self.exemplars: dict[Key, Exemplar] = {}
         self.exceptions: set[str] = set()  # those that have a label of their own
-        # What was served last, what has changed since, and from when the rest shows its value.
+        # What was served last, and what has changed since.
         self._samples: dict[Metric, list[Sample]] = {}
         self._served: dict[Metric, dict[LabelValues, Sample]] = {}
         self._changed: dict[Key, None] = {}  # an ordered set
-        self._hidden: dict[Key, float] = {}
+        # Totals served as 0, each with the end of that, by a clock that was last at `_clock`.
+        self._zeros: dict[Key, float] = {}
+        self._clock = float("inf")
 
     def count(self, table: str, change: Change, now: float, *, live: bool) -> Changes:
         """Say what a change of the position in `table`, made at `now`, adds. Touches nothing.
@@ -111,15 +121,32 @@ class Tally:
             (metrics.EXPIRED_GAPS, change.expired_ids),
             (metrics.ID_RESETS, change.resets),
         ):
-            draft.add(metric, (table,), amount, shown_from=now)
+            draft.add(metric, (table,), amount)
         if table == "group":
             draft.groups(change.outcomes)
         else:
             draft.tasks(change)
         return draft.changes
 
+    def reveal(self, now: float) -> Changes:
+        """Say which totals have been served as 0 for long enough, and show their value (R12).
+
+        That is a change like any other, kept before it is served: what was shown stays shown.
+        """
+        if now < self._clock:  # restored, or the clock was set back: nothing waits for its return
+            latest = now + self.first_zero
+            self._zeros = {key: min(until, latest) for key, until in self._zeros.items()}
+        self._clock = now
+        due = (key for key, until in self._zeros.items() if until <= now)
+        return Changes({key: self.totals[key]._replace(zero_until=None) for key in due})
+
     def apply(self, changes: Changes) -> None:
         """Take changes over. Never fails."""
+        for key, total in changes.totals.items():
+            if total.zero_until is None:
+                self._zeros.pop(key, None)
+            else:
+                self._zeros.setdefault(key, total.zero_until)
         self.totals.update(changes.totals)
         self.newest.update(changes.newest)
         self.histograms.update(changes.histograms)
@@ -132,29 +159,25 @@ class Tally:
         """How many series the task labels make."""
         return len(self.totals) + len(self.newest) + len(self.histograms)
 
-    def samples(self, now: float) -> dict[Metric, list[Sample]]:
-        """List what is served at `now`: the same lists while nothing changes."""
-        due = (key for key, until in self._hidden.items() if until <= now)
-        self._changed.update(dict.fromkeys(due))
+    def samples(self) -> dict[Metric, list[Sample]]:
+        """List what is served: the same lists while nothing changes."""
         touched = {metric for metric, _ in self._changed}
         for metric, labels in self._changed:
-            self._served.setdefault(metric, {})[labels] = self._sample((metric, labels), now)
+            self._served.setdefault(metric, {})[labels] = self._sample((metric, labels))
         self._changed.clear()
         lists = {metric: list(self._served[metric].values()) for metric in touched}
         self._samples = {**self._samples, **lists}
         return self._samples
 
-    def _sample(self, key: Key, now: float) -> Sample:
+    def _sample(self, key: Key) -> Sample:
         labels = key[1]
         if key in self.newest:
             return Sample(labels, self.newest[key])
         if key in self.histograms:
             return Sample(labels, self.histograms[key])
         total = self.totals[key]
-        if total.shown_from > now:
-            self._hidden[key] = total.shown_from
+        if total.zero_until is not None:
             return Sample(labels, 0.0, total.created)
-        self._hidden.pop(key, None)
         exemplar = self.exemplars.get(key) if total.value else None
         return Sample(labels, total.value, total.created, exemplar)
 
@@ -182,12 +205,12 @@ class _Draft:
     def __init__(self, tally: Tally, now: float, *, live: bool) -> None:
         self.tally = tally
         self.now = now
-        self.shown_from = now + tally.first_zero if live else now
+        self.zero_until = now + tally.first_zero if live and tally.first_zero else None
         self.changes = Changes()
 
     def groups(self, outcomes: Iterable[Finished | Vanished]) -> None:
         """Count saved groups; they have no state and no labels."""
-        self.add(metrics.GROUP_RESULTS, (), 0, shown_from=self.now)
+        self.add(metrics.GROUP_RESULTS, (), 0)
         for outcome in outcomes:
             if isinstance(outcome, Finished):
                 self.add(metrics.GROUP_RESULTS, (), outcome.rows)
@@ -207,7 +230,7 @@ class _Draft:
         own = (outcome.task, outcome.worker, outcome.queue)
         task, worker, queue = admitted = self._admit(*own)
         if admitted != own:
-            self.add(metrics.SERIES_FOLDED, (), outcome.rows, shown_from=self.now)
+            self.add(metrics.SERIES_FOLDED, (), outcome.rows)
         result = (task, outcome.state, worker, queue)
         self.add(metrics.RESULTS, result, outcome.rows)
         self.exemplar(metrics.RESULTS, result, outcome)
@@ -227,17 +250,15 @@ class _Draft:
             before = before or Histogram.empty(metrics.RUNTIME_BUCKETS)
             self.changes.histograms[key] = before.observe(outcome.runtime)
 
-    def add(
-        self, metric: Metric, labels: LabelValues, amount: float, shown_from: float | None = None
-    ) -> None:
+    def add(self, metric: Metric, labels: LabelValues, amount: float) -> None:
         key = (metric, labels)
         before = self._total(key)
         if before is None:
-            born = self.shown_from if shown_from is None else shown_from
-            self.changes.totals[key] = Total(amount, self.now, born)
+            zero_until = self.zero_until if metric in metrics.TASK_METRICS else None
+            self.changes.totals[key] = Total(amount, self.now, zero_until)
         elif amount:
-            value, created, shown_from = before
-            self.changes.totals[key] = Total(value + amount, created, shown_from)
+            value, created, zero_until = before
+            self.changes.totals[key] = Total(value + amount, created, zero_until)
 
     def newest(self, metric: Metric, labels: LabelValues, done: float | None) -> None:
         if done is None or done > self.now + FUTURE_SLACK:

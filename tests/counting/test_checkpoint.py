@@ -51,8 +51,8 @@ class Crashing(ManyWriters):
 
         def take_over(change: object) -> None:
             changes = self.tally.count("task", change, following.now, live=True)  # type: ignore[arg-type]
-            staged = Staged("task", following.position, change, changes)  # type: ignore[arg-type]
-            store.save("a", ONE, Save((staged,)), self.tally)
+            staged = Staged("task", following.position, change)  # type: ignore[arg-type]
+            store.save("a", ONE, Save((staged,), changes), self.tally)
             following.position.apply(change)  # type: ignore[arg-type]
             self.tally.apply(changes)
 
@@ -66,8 +66,8 @@ class Crashing(ManyWriters):
         change = following.position.advance(batch, following.now)
         changes = self.tally.count("task", change, following.now, live=True)
         if saved:
-            staged = Staged("task", following.position, change, changes)
-            self.store.save("a", ONE, Save((staged,)), self.tally)
+            staged = Staged("task", following.position, change)
+            self.store.save("a", ONE, Save((staged,), changes), self.tally)
             following.counted.take(change.outcomes)
             self._see()
         following.position = Position(following.position.rules)

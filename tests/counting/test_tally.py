@@ -23,7 +23,8 @@ def feed(
 
 
 def served(tally: Tally, now: float) -> dict[tuple[str, ...], float | Histogram]:
-    return {sample.labels: sample.value for sample in tally.samples(now)[metrics.RESULTS]}
+    tally.apply(tally.reveal(now))
+    return {sample.labels: sample.value for sample in tally.samples()[metrics.RESULTS]}
 
 
 def test_first_failure_ever_is_preceded_by_zero() -> None:
@@ -52,7 +53,7 @@ def test_created_is_the_birth_of_the_series() -> None:
     tally = Tally(1000, first_zero=0.0)
     feed(tally, Finished("SUCCESS", "a", "w", "q"))
     feed(tally, Finished("SUCCESS", "a", "w", "q"), now=NOW + 50)
-    samples = tally.samples(NOW + 50)[metrics.RESULTS]
+    samples = tally.samples()[metrics.RESULTS]
     assert Sample(("a", "SUCCESS", "w", "q"), 2, created=NOW) in samples
 
 
@@ -60,7 +61,7 @@ def test_retries_are_summed() -> None:
     tally = Tally(1000, first_zero=0.0)
     feed(tally, Finished("SUCCESS", "a", "w", "q", rows=2, retries=3))
     feed(tally, Finished("FAILURE", "a", "w", "q", retries=2))
-    assert tally.samples(NOW)[metrics.RETRIES] == [Sample(("a", "w", "q"), 5, NOW)]
+    assert tally.samples()[metrics.RETRIES] == [Sample(("a", "w", "q"), 5, NOW)]
 
 
 def test_sums_stay_exact_beyond_the_limit() -> None:
@@ -74,9 +75,9 @@ def test_sums_stay_exact_beyond_the_limit() -> None:
     assert sum(v for labels, v in values.items() if labels[1] == "FAILURE") == 100
     assert values[OTHER, "SUCCESS", OTHER, OTHER] > 0
     assert tally.series() < 50
-    folded = tally.samples(NOW)[metrics.SERIES_FOLDED][0].value
+    folded = tally.samples()[metrics.SERIES_FOLDED][0].value
     assert folded == values[OTHER, "SUCCESS", OTHER, OTHER] + values[OTHER, "FAILURE", OTHER, OTHER]
-    vanished = tally.samples(NOW)[metrics.VANISHED]
+    vanished = tally.samples()[metrics.VANISHED]
     assert sum(sample.value for sample in vanished) == 100
 
 
@@ -104,18 +105,18 @@ def test_gauges_keep_to_the_limit() -> None:
 def test_date_done_in_the_future_is_not_believed() -> None:
     tally = Tally(1000, first_zero=0.0)
     feed(tally, Finished("SUCCESS", "a", "w", "q", done=NOW + 1e9))
-    assert metrics.LAST_FINISHED not in tally.samples(NOW)
+    assert metrics.LAST_FINISHED not in tally.samples()
     feed(tally, Finished("SUCCESS", "a", "w", "q", done=900.0))
     feed(tally, Finished("SUCCESS", "a", "w", "q", done=800.0))
     feed(tally, Finished("SUCCESS", "a", "w", "q", done=None))
-    assert tally.samples(NOW)[metrics.LAST_FINISHED] == [Sample(("a", "SUCCESS"), 900.0)]
+    assert tally.samples()[metrics.LAST_FINISHED] == [Sample(("a", "SUCCESS"), 900.0)]
 
 
 def test_runtime_falls_into_its_bucket() -> None:
     tally = Tally(1000, first_zero=0.0)
     feed(tally, Finished("SUCCESS", "a", "w", "q", runtime=2.5))
     feed(tally, Finished("FAILURE", "a", "w", "q", runtime=1e6))
-    histogram = tally.samples(NOW)[metrics.RUNTIME][0].value
+    histogram = tally.samples()[metrics.RUNTIME][0].value
     assert isinstance(histogram, Histogram)
     counts = dict(zip((*histogram.bounds, "inf"), histogram.counts, strict=True))
     assert {bound: n for bound, n in counts.items() if n} == {2.5: 1, "inf": 1}
@@ -126,4 +127,4 @@ def test_counting_touches_nothing_until_it_is_taken_over() -> None:
     tally = Tally(1000, first_zero=0.0)
     change = Change(cursor=1, outcomes=[Finished("SUCCESS", "a", "w", "q")])
     tally.count("task", change, NOW, live=True)
-    assert tally.samples(NOW) == {}
+    assert tally.samples() == {}
