@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from tornado.http1connection import HTTP1Connection
+    from tornado.iostream import IOStream
 
     from exporter.formats import Format
     from exporter.status import ServiceStatus
@@ -85,6 +86,7 @@ class Pages(Application):
         self.site = site
         self.telemetry_path = telemetry_path
         self.limits = limits
+        self.waiting: dict[IOStream, None] = {}  # connections from which a request is yet to come
         self.unsent: set[asyncio.Task[None]] = set()  # answers on their way
         self.faults: dict[str, str] = {}  # what each probe has answered last, by path
 
@@ -102,6 +104,13 @@ class _Handler(RequestHandler):
 
     application: Pages
     SUPPORTED_METHODS = _METHODS
+
+    def prepare(self) -> None:
+        self.application.waiting.pop(self._connection.stream, None)
+
+    @property
+    def _connection(self) -> HTTP1Connection:
+        return cast("HTTP1Connection", self.request.connection)
 
     def head(self) -> Awaitable[None] | None:
         return self.get()  # tornado leaves the body out and keeps its length
@@ -129,7 +138,7 @@ class _Handler(RequestHandler):
         """Hang up on a client that does not take its answer: tornado has no such deadline."""
         _, late = await asyncio.wait([sent], timeout=self.application.limits.answer)
         if late:
-            cast("HTTP1Connection", self.request.connection).close()
+            self._connection.close()
 
     def write_error(self, status_code: int, **_kwargs: Any) -> None:
         if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -209,4 +218,5 @@ class _Status(_Handler):
 
 class _NotFound(_Handler):
     def prepare(self) -> None:
+        super().prepare()
         raise HTTPError(HTTPStatus.NOT_FOUND)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tornado.httpserver import HTTPServer
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
+    from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
+    from tornado.httputil import HTTPConnection, HTTPMessageDelegate
     from tornado.iostream import IOStream
 
 __all__ = ["Address", "Limits", "Site", "WebServer", "parse_address"]
@@ -75,6 +77,7 @@ class WebServer:
             max_body_size=limits.body_bytes,
         )
         server.limit = limits.connections
+        server.waiting = self._pages.waiting
         server.add_sockets(sockets)
         await self._stopping.wait()
         server.stop()
@@ -84,18 +87,35 @@ class WebServer:
 
 
 class _CappedServer(HTTPServer):
-    """Hangs up at once on connections over a limit, so that open files never run out."""
+    """Keeps to a limit of connections, so that open files never run out.
+
+    One more takes the place of the one that has kept silent for the longest time; where all of them
+    are being answered, it is hung up on.
+    """
 
     limit = 0
+    waiting: dict[IOStream, None]  # from which no whole request has come, the longest wait first
     _open = 0
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
         if self._open >= self.limit:
-            stream.close()
-            return
+            silent = next(iter(self.waiting), stream)
+            silent.close()
+            if silent is stream:
+                return
+            del self.waiting[silent]
         self._open += 1
         super().handle_stream(stream, address)
 
+    def start_request(
+        self, server_conn: object, request_conn: HTTPConnection
+    ) -> HTTPMessageDelegate:
+        stream = cast("HTTP1Connection", request_conn).stream
+        self.waiting.pop(stream, None)
+        self.waiting[stream] = None
+        return super().start_request(server_conn, request_conn)
+
     def on_close(self, server_conn: object) -> None:
         self._open -= 1
+        self.waiting.pop(cast("HTTP1ServerConnection", server_conn).stream, None)
         super().on_close(server_conn)

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = Address("127.0.0.1", 0)
 QUICK = Limits(idle=0.5, body=0.5, answer=0.5, connections=20, head_bytes=4096)
+REQUEST = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 METRICS = b"# TYPE celery_backend_up gauge\ncelery_backend_up 1\n"
 
 
@@ -34,10 +36,12 @@ class Shop:
         self.ill = ""
         self.busy = ""
         self.broken: Exception | None = None
+        self.scrapes = 0
         self.rendering = threading.Lock()
 
     def kept(self, form: Format, *, gzip: bool) -> bytes | None:
         del form, gzip
+        self.scrapes += 1
 
     def exposition(self, form: Format, *, gzip: bool) -> bytes:
         if self.broken:
@@ -368,8 +372,7 @@ class TestUnfriendlyClients:
         """Who does not read is hung up on, and others are answered meanwhile."""
         shop.metrics = b"x" * 30_000_000
         with serving(shop) as (_, port), ExitStack() as stack:
-            request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-            clients = [stack.enter_context(connect(port, request)) for _ in range(3)]
+            clients = [stack.enter_context(connect(port, REQUEST)) for _ in range(3)]
             assert ask(port, "/-/healthy")[0].status == 200
             time.sleep(1)
             assert all(received(client) < len(shop.metrics) for client in clients)
@@ -379,7 +382,7 @@ class TestUnfriendlyClients:
     ) -> None:
         shop.metrics = b"x" * 30_000_000
         with serving(shop, Limits()) as (server, port):
-            with connect(port, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n") as client:
+            with connect(port, REQUEST) as client:
                 client.recv(1000)
             assert ask(port, "/-/healthy")[0].status == 200
             began = time.monotonic()
@@ -387,15 +390,34 @@ class TestUnfriendlyClients:
             assert time.monotonic() - began < 1  # nothing is waited for
         assert caplog.records == []
 
-    def test_too_many_connections(self, shop: Shop) -> None:
-        """Over the limit a client is hung up on at once; when others leave there is room."""
-        with serving(shop) as (_, port):
-            with ExitStack() as stack:
-                clients = [stack.enter_context(connect(port)) for _ in range(QUICK.connections)]
-                extra = stack.enter_context(connect(port))
-                assert closed(extra, within=0.3)
-                clients[0].sendall(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n")
-                assert clients[0].recv(1000).startswith(b"HTTP/1.1 200")
+    def test_silent_connections_make_room(self, shop: Shop) -> None:
+        """However many say nothing, each scrape is answered; who scrapes again keeps his place."""
+        with serving(shop, replace(QUICK, idle=30)) as (_, port), ExitStack() as stack:
+
+            def silent(starts: int) -> list[socket.socket]:
+                parts = (REQUEST[: n % 9] for n in range(starts))
+                return [stack.enter_context(connect(port, part)) for part in parts]
+
+            scraper = stack.enter_context(connect(port))
+            first, *others = silent(QUICK.connections - 1)
+            for _ in range(3):
+                scraper.sendall(REQUEST)
+                assert scraper.recv(1000).startswith(b"HTTP/1.1 200")
+                assert ask(port, "/-/healthy")[0].status == 200
+                others += silent(QUICK.connections // 2)
+            assert closed(first, within=1)
+            assert not closed(others[-1], within=0.1)
+
+    def test_too_many_requests_at_once(self, shop: Shop) -> None:
+        """Where all are being answered one more is hung up on; when others leave there is room."""
+        with serving(shop) as (_, port), ExitStack() as stack:
+            with shop.rendering:
+                clients = [
+                    stack.enter_context(connect(port, REQUEST)) for _ in range(QUICK.connections)
+                ]
+                eventually(lambda: shop.scrapes == QUICK.connections)
+                assert closed(stack.enter_context(connect(port)), within=1)
+            assert clients[0].recv(1000).startswith(b"HTTP/1.1 200")
             eventually(lambda: ask(port, "/metrics")[0].status == 200)
 
     @pytest.mark.parametrize(
@@ -487,7 +509,7 @@ class TestLife:
         shop.metrics = b"x" * 30_000_000
         with (
             serving(shop, Limits()) as (server, port),
-            connect(port, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n") as client,
+            connect(port, REQUEST) as client,
         ):
             client.recv(1000)
             began = time.monotonic()
