@@ -212,7 +212,7 @@ def run(config: Config, options: Options) -> int:
     faulthandler.enable()  # a crash of a driver, or SIGABRT, shows where each thread stood
     # Blocked in every thread to come, and waited for here. A handler would do for one thread: with
     # many, another one may be given the signal, and the main thread sleeps on (seen under load).
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS | {signal.SIGHUP})
     service = Service(config)
     addresses = [parse_address(address) for address in options.listen_addresses]
     server = WebServer(service, addresses, options.telemetry_path)
@@ -222,7 +222,8 @@ def run(config: Config, options: Options) -> int:
     if config.checkpoint is None:
         log.warning("no checkpoint: counts live in memory, and begin at 0 after a restart")
     service.start()
-    signal.sigwait(ENDS)
+    while signal.sigwait(ENDS | {signal.SIGHUP}) == signal.SIGHUP:
+        log.warning("SIGHUP is ignored: to read the configuration again, restart")
     faulthandler.dump_traceback_later(ENDED_AFTER, exit=True)  # whatever hangs, needing no thread
     log.info("stopping")
     service.stop()

@@ -144,6 +144,10 @@ class Exporter:
         """Return the polls of each backend so far."""
         return self.scrape().sums("celery_backend_polls_total", "backend")
 
+    def send(self, how: signal.Signals) -> None:
+        """Send it a signal."""
+        self._child.send_signal(how)
+
     def stop(self, how: signal.Signals = signal.SIGTERM, within: float = PROMISED_END) -> None:
         """Stop it as an orchestrator does, and insist that it ends well in time."""
         self._child.send_signal(how)
