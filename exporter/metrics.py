@@ -97,7 +97,11 @@ GROUP_LAST_SAVED = Metric(
     "gauge",
     "Newest date_done of the saved group results, Unix time.",
 )
-UP = Metric("celery_backend_up", "gauge", "Whether the last poll of the backend worked (1) or not.")
+UP = Metric(
+    "celery_backend_up",
+    "gauge",
+    "Whether the last poll of the backend worked (1) or not; none before the first.",
+)
 INFO = Metric(
     "celery_backend_info",
     "gauge",

@@ -270,7 +270,10 @@ class Poller:
         self._unanswered = None
 
     def restore(self) -> None:
-        """Go on from the checkpoint, if there is one; raise CheckpointError if it is not ours."""
+        """Go on from the checkpoint, if there is one, and serve at once what it has kept.
+
+        Raise CheckpointError if it is not ours.
+        """
         if self._restored or self._checkpoint is None:
             return
         known = self._checkpoint.restore(
@@ -281,6 +284,7 @@ class Poller:
             self._counted = self.tally.samples()
         if known:
             log.info("going on from the checkpoint", extra={"backend": self.settings.name})
+            self._publish()
 
     def _maybe_look_again(self) -> None:
         task_table = any(table.layout.kind == "task" for table in self._tables or ())
@@ -360,7 +364,6 @@ class Poller:
     def _own_samples(self) -> dict[Metric, list[Sample]]:
         born = self._born
         samples = {
-            metrics.UP: [Sample((), float(bool(self._up)))],
             metrics.POLL_INTERVAL: [Sample((), self.settings.poll_interval)],
             metrics.POLLS: [Sample((), self._polls, born)],
             metrics.POLL_ERRORS: [
@@ -369,6 +372,8 @@ class Poller:
             metrics.POLL_DURATION: [Sample((), self._durations)],
             metrics.SERIES: [Sample((), self.tally.series())],
         }
+        if self._up is not None:  # there was a poll
+            samples[metrics.UP] = [Sample((), float(self._up))]
         if self._last_poll is not None:
             samples[metrics.LAST_POLL] = [Sample((), self._last_poll)]
         if self._skew is not None:

@@ -179,6 +179,34 @@ def test_ready_once_each_backend_was_tried(tmp_path: Path) -> None:
             assert exporter.get("/-/healthy").status == 200
 
 
+@pytest.mark.parametrize("place", ["path", "url"])
+def test_first_scrape_shows_what_the_checkpoint_has_kept(
+    sqlite: Database, tmp_path: Path, place: str
+) -> None:
+    """However long the first poll takes: a gap would hide an outage, or look like one."""
+    with sqlite.engine().begin() as connection:
+        insert(connection, "STARTED")
+    kept = tmp_path / "checkpoint.sqlite"
+    config = one_backend(sqlite.reader_url, query_timeout="60s")
+    config["checkpoint"] = {place: str(kept) if place == "path" else f"sqlite:///{kept}"}
+    with running(tmp_path, config) as exporter:
+        exporter.wait_for(RESULTS, 1, state="SUCCESS")
+    with sqlite.engine().connect() as connection:
+        connection.exec_driver_sql("BEGIN EXCLUSIVE")
+        with running(tmp_path, config) as exporter:
+            if place == "url":
+                exporter.wait_for("celery_results_exporter_leader", 1)
+                exporter.wait_until(exporter.polls, "it goes on from the checkpoint")
+            scrape = exporter.scrape()
+            assert scrape.value(RESULTS, state="SUCCESS") == 1
+            assert scrape.value("celery_task_unfinished", state="STARTED") == 1
+            assert scrape.value("celery_backend_polls_total") in {0, 1}
+            assert scrape.value("celery_backend_up") is None  # nobody knows yet
+            connection.rollback()
+            exporter.wait_for("celery_backend_up", 1)
+            assert exporter.scrape().value(RESULTS, state="SUCCESS") == 1
+
+
 # --- commands -----------------------------------------------------------------------------------
 
 
