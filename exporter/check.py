@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -19,6 +20,8 @@ from exporter.lease import LIMITS, Lease
 from exporter.reader import Health, Reader
 from exporter.store import Store
 from exporter.tables import ResultTable, celery
+
+log = logging.getLogger(__name__)
 
 AHEAD = 60.0  # seconds; clocks differ by less than this, zones by more
 
@@ -101,6 +104,7 @@ def _examine(settings: Backend) -> Report:
         with database.session() as session:
             _describe(report, database, session)
     except BackendError as error:
+        log.debug("not read", extra={"backend": settings.name}, exc_info=error)
         report.errors.append(f"{error.reason}: {error}")
     finally:
         database.close()

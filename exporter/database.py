@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, Select, select
+from sqlalchemy import URL, Connection, Engine, Select, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from exporter import dialects, tables
+from exporter import dialects, drivers, tables
 from exporter.config import Backend
 from exporter.errors import BackendAbsent, BackendError, ConfigError, Reason
-from exporter.link import Link, message, reading_engine
+from exporter.link import Link, message, reading_engine, unexpected
 from exporter.tables import Layout, ResultTable, celery
 
 # Options that only make sense for the pool that Celery uses.
@@ -40,7 +40,7 @@ class Database(Link[Connection]):
         super().__init__(dialects.of(settings.url.get_backend_name(), limits))
         self.settings = settings
         self._tables: tuple[ResultTable, ...] | None = None
-        self._make_engine()  # a mistake in database_engine_options shows at start
+        self._make_engine(settings.url)  # a mistake in database_engine_options shows at start
 
     @property
     def driver(self) -> str:
@@ -92,15 +92,14 @@ class Database(Link[Connection]):
         absent = self.dialect.absent(self.settings.url)
         if absent:
             raise BackendAbsent(f"{absent}; waiting for Celery to create it")
-        connection = self._make_engine().connect()
+        connection = self._make_engine(self.settings.connection_url()).connect()
         self._connection = connection
         with self.dialect.deadline(connection):
             self.dialect.prepare(connection)
             self.server = self.dialect.server(connection)
         return connection
 
-    def _make_engine(self) -> Engine:
-        url = self.settings.connection_url()
+    def _make_engine(self, url: URL) -> Engine:
         options = {
             key: value
             for key, value in self.settings.database_engine_options.items()
@@ -186,16 +185,27 @@ class Database(Link[Connection]):
         except BackendError:
             self.close()
             raise
-        except DBAPIError as error:
+        except Exception as error:
+            connecting = self._connection is None
             self.close()
-            reason = self.dialect.reason(error)
-            raise BackendError(reason, message(error.orig or error)) from error
-        except (SQLAlchemyError, OSError, UnicodeError) as error:
-            self.close()
-            raise BackendError(Reason.QUERY, message(error)) from error
+            raise self._trouble(error, connecting=connecting) from error
         except BaseException:
             self.close()
             raise
+
+    def _trouble(self, error: Exception, *, connecting: bool) -> BackendError:
+        """Say what went wrong. Drivers raise all sorts of errors for a mistake of their user."""
+        reason = Reason.CONNECT if connecting else Reason.QUERY
+        original = getattr(error, "orig", None) or error
+        mistake = drivers.mistake(message(original), self.driver)
+        if connecting and mistake:
+            return BackendError(reason, mistake)
+        if isinstance(error, DBAPIError):
+            return BackendError(self.dialect.reason(error), message(original))
+        if isinstance(error, (SQLAlchemyError, OSError, UnicodeError)):
+            return BackendError(reason, message(error))
+        given = self.settings.url.query or self.settings.database_engine_options.get("connect_args")
+        return unexpected(error, reason, drivers.CHECK_ARGUMENTS if connecting and given else "")
 
     def _reason(self, error: BackendError | DBAPIError) -> Reason:
         return error.reason if isinstance(error, BackendError) else self.dialect.reason(error)

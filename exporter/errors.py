@@ -34,16 +34,17 @@ class Reason(StrEnum):
 class BackendError(ExporterError):
     """A backend could not be read. The poller logs it, backs off and tries again."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, *, unexpected: bool = False) -> None:
         super().__init__(message)
         self.reason = reason
+        self.unexpected = unexpected  # by nobody: its cause's traceback is worth a look
 
 
 class CheckpointError(BackendError):
     """The checkpoint cannot be read or written: nothing is counted until it can."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(Reason.CHECKPOINT, message)
+    def __init__(self, message: str, *, unexpected: bool = False) -> None:
+        super().__init__(Reason.CHECKPOINT, message, unexpected=unexpected)
 
 
 class BackendAbsent(BackendError):  # noqa: N818  # not an error yet

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from exporter import secrets
 from exporter.dialects import Dialect
-from exporter.errors import Reason
+from exporter.errors import BackendError, Reason
 
 Begun = TypeVar("Begun")
 
@@ -67,6 +67,14 @@ def reading_engine(
         connect_args={**arguments, **connect_args},
         **options,
     )
+
+
+def unexpected(error: Exception, reason: Reason, advice: str = "") -> BackendError:
+    """Return what nobody foresaw, a mistake of ours or of a driver, as trouble of a backend."""
+    words = "; ".join(filter(None, (f"{type(error).__name__}: {message(error)}", advice)))
+    trouble = BackendError(reason, words, unexpected=True)
+    trouble.__cause__ = error
+    return trouble
 
 
 def message(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import logging
 import random
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from exporter.database import Database, Session
 from exporter.errors import BackendAbsent, BackendError, Reason
 from exporter.exposition import Exposition
 from exporter.lifecycle import Rules
+from exporter.link import unexpected
 from exporter.metrics import Metric
 from exporter.position import CHUNK_ROWS, Batch, Change, Position
 from exporter.reader import MOST_ROWS, Health, Reader
@@ -74,6 +76,7 @@ class Poller:
         self._up: bool | None = None
         self._message = "not tried yet"
         self._failures = 0
+        self._seen: set[object] = set()  # unexpected errors, by their place in code
         self._polls = 0
         self._errors: Counter[Reason] = Counter(dict.fromkeys(Reason, 0))
         self._durations = Histogram.empty(metrics.POLL_BUCKETS)
@@ -134,9 +137,8 @@ class Poller:
             self._failed(error, 1)
         except BackendError as error:
             self._failed(error, self._failures + 1)
-        except Exception as error:  # our own mistake: the other backends must go on
-            log.exception("unexpected error", extra={"backend": self.settings.name})
-            self._failed(BackendError(Reason.QUERY, f"unexpected {type(error).__name__}"), 1)
+        except Exception as error:  # noqa: BLE001  # our own: the other backends must go on
+            self._failed(unexpected(error, Reason.QUERY), self._failures + 1)
         else:
             self._worked(time.monotonic() - started)
         self._publish()
@@ -159,7 +161,18 @@ class Poller:
         self._chunk = max(self._chunk // 10, SMALLEST_CHUNK)  # it may have been too much at once
         level = logging.WARNING if not known or self._failures > 1 else logging.DEBUG
         fields = {"backend": self.settings.name, "reason": error.reason, "error": str(error)}
-        log.log(level, "poll failed", extra=fields)
+        log.log(level, "poll failed", extra=fields, exc_info=self._worth_a_look(error))
+
+    def _worth_a_look(self, error: BackendError) -> BaseException | None:
+        """Return what is behind an unexpected error: once for each place, always for who debugs."""
+        cause, debugging = error.__cause__, log.isEnabledFor(logging.DEBUG)
+        if cause is None or not (error.unexpected or debugging):
+            return None
+        innermost = traceback.extract_tb(cause.__traceback__, limit=-1)
+        place = (type(cause), *((frame.filename, frame.lineno) for frame in innermost))
+        new = place not in self._seen
+        self._seen.add(place)
+        return cause if new or debugging else None
 
     # -- a poll ------------------------------------------------------------------------------
 

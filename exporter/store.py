@@ -12,15 +12,16 @@ from contextlib import contextmanager
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from exporter import dialects
+from exporter import dialects, drivers
 from exporter.dialects import Limits
-from exporter.errors import CheckpointError
+from exporter.errors import CheckpointError, ExporterError
 from exporter.link import Link, message, reading_engine
 
 # Called first in a transaction that writes: raises CheckpointError where another may write, too.
 Fence = Callable[[Connection], None]
 
 LIMITS = Limits(connect=5.0, query=30.0)
+_FORESEEN = (SQLAlchemyError, OSError, ValueError, KeyError, TypeError)
 
 
 class Store(Link[Connection]):
@@ -105,9 +106,14 @@ class Store(Link[Connection]):
         """Say where the trouble is; what was stored may be of any shape."""
         try:
             yield
-        except (SQLAlchemyError, OSError, ValueError, KeyError, TypeError) as error:
-            what = message(getattr(error, "orig", None) or error)
-            raise CheckpointError(f"{self.place}: {what}") from error
+        except ExporterError:
+            raise
+        except Exception as error:
+            words = message(getattr(error, "orig", None) or error)
+            mistake = drivers.mistake(words, self.driver)
+            foreseen = bool(mistake) or isinstance(error, _FORESEEN)
+            what = mistake or (words if foreseen else f"{type(error).__name__}: {words}")
+            raise CheckpointError(f"{self.place}: {what}", unexpected=not foreseen) from error
 
 
 class Snapshots(Store):

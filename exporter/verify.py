@@ -5,6 +5,7 @@ Rows may have been counted and deleted since, so counted may exceed present; nev
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from exporter.reader import Reader
 from exporter.tables import celery
 from exporter.tally import OTHER, Tally
 
+log = logging.getLogger(__name__)
+
 Labels = tuple[str, str, str, str]  # task, state, worker, queue
 HEADINGS = ("TASK", "STATE", "WORKER", "QUEUE", "PRESENT", "COUNTED", "MISSING")
 
@@ -34,6 +37,7 @@ def verify(config: Config) -> int:
         try:
             lines, missing = _compare(settings, checkpoint)
         except BackendError as error:
+            log.debug("not read", extra={"backend": settings.name}, exc_info=error)
             lines, missing = [f"backend {settings.name}: error: {error.reason}: {error}"], True
         sys.stdout.write("\n".join(lines) + "\n")
         failed = failed or missing
@@ -47,6 +51,7 @@ def _compare(settings: Backend, checkpoint: Checkpoint) -> tuple[list[str], bool
     positions = {"task": position, "group": Position(Rules())}
     tally = Tally(settings.series_limit, 0.0)
     if not checkpoint.restore(settings.name, database.identity(), positions, tally):
+        _try(database)
         return [f"backend {settings.name}: not in the {checkpoint.place} yet"], False
     present = _present(database, position)
     counted = Counter(
@@ -57,6 +62,15 @@ def _compare(settings: Backend, checkpoint: Checkpoint) -> tuple[list[str], bool
         }
     )
     return _report(settings.name, _folded(present, counted), counted)
+
+
+def _try(database: Database) -> None:
+    """Raise BackendError if it cannot be read: then that is why nothing of it is counted."""
+    try:
+        with database.session():
+            pass
+    finally:
+        database.close()
 
 
 def _present(database: Database, position: Position) -> Counter[Labels]:

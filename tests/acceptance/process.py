@@ -172,7 +172,9 @@ class Exporter:
 
 
 @contextlib.contextmanager
-def running(folder: Path, config: Mapping[str, Any], *flags: str, **env: str) -> Iterator[Exporter]:
+def running(
+    folder: Path, config: Mapping[str, Any], *flags: str, tracebacks: int = 0, **env: str
+) -> Iterator[Exporter]:
     """Run an exporter until the end of the test; it must then end well, without a traceback."""
     stdout, stderr = folder / "exporter.out", folder / "exporter.err"
     with stdout.open("wb") as out, stderr.open("wb") as err:
@@ -202,7 +204,7 @@ def running(folder: Path, config: Mapping[str, Any], *flags: str, **env: str) ->
         raise
     finally:
         exporter.kill()
-    assert "Traceback" not in exporter.printed()
+    assert exporter.printed().count("Traceback") == tracebacks
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
