@@ -17,6 +17,7 @@ from exporter.config import Backend, Config
 from exporter.database import Database, Session
 from exporter.errors import BackendError, CheckpointError
 from exporter.lease import LIMITS, Lease
+from exporter.printable import printable
 from exporter.reader import Health, Reader
 from exporter.store import Store
 from exporter.tables import ResultTable, celery
@@ -37,12 +38,12 @@ class Report:
     def lines(self, of: str) -> Iterator[str]:
         """Render it."""
         verdict = "FAILED" if self.errors else "ok"
-        yield f"{of}: {verdict}"
+        yield f"{printable(of)}: {verdict}"
         width = max((len(label) for label, _ in self.facts), default=0)
         for label, value in self.facts:
-            yield f"  {label:<{width}}  {value}"
-        yield from (f"  warning: {warning}" for warning in self.warnings)
-        yield from (f"  error: {error}" for error in self.errors)
+            yield f"  {label:<{width}}  {printable(value)}"
+        yield from (f"  warning: {printable(warning)}" for warning in self.warnings)
+        yield from (f"  error: {printable(error)}" for error in self.errors)
 
 
 def check(config: Config) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, cast
 from exporter import __version__, secrets
 from exporter.errors import ConfigError, ExporterError
 from exporter.options import Options
+from exporter.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # ruff: noqa: PLC0415
 
 _PROGRAM = "celery-results-exporter"
+_LONGEST_FAULT = 1_000  # characters
 _FAULT, _USAGE, _INTERRUPTED, _BROKEN_PIPE = 1, 2, 130, 141  # the last two as shells count signals
 
 
@@ -132,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complain(faults: Sequence[str], code: int) -> int:
     for fault in faults:
-        sys.stderr.write(f"{_PROGRAM}: error: {secrets.mask(fault)}\n")
+        sys.stderr.write(f"{_PROGRAM}: error: {printable(secrets.mask(fault), _LONGEST_FAULT)}\n")
     return code
 
 

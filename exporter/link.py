@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from exporter import secrets
 from exporter.dialects import Dialect
 from exporter.errors import BackendError, Reason
+from exporter.printable import printable
 
 Begun = TypeVar("Begun")
 
@@ -80,7 +81,7 @@ def unexpected(error: Exception, reason: Reason, advice: str = "") -> BackendErr
 def message(error: BaseException) -> str:
     """Return what the error says: one line of bounded length, without a password."""
     # Masked before it is cut, or a password across the cut would show its beginning.
-    return " ".join(secrets.mask(_words(error)).split())[:500]
+    return printable(" ".join(secrets.mask(_words(error)).split()))
 
 
 def _words(error: BaseException) -> str:

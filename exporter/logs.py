@@ -15,11 +15,14 @@ from pythonjsonlogger.core import RESERVED_ATTRS, BaseJsonFormatter
 from pythonjsonlogger.json import JsonFormatter
 
 from exporter import secrets
+from exporter.printable import lines, printable
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 Format = Literal["logfmt", "json"]
+
+LONGEST_MESSAGE = 2_000  # characters; warnings of libraries are long
 
 _FIRST = ["time", "level", "name", "message"]  # before what a call gives as `extra`
 _RENAMED = {"name": "logger", "message": "msg", "exc_info": "exception", "stack_info": "stack"}
@@ -57,30 +60,26 @@ class _Logfmt(BaseJsonFormatter):
 
 def _logfmt(value: object) -> str:
     text = json.dumps(value) if value is None or isinstance(value, bool) else str(value)
-    if text.isprintable() and _BARE.fullmatch(text):
-        return text
-    quoted = json.dumps(text, ensure_ascii=False)
-    # JSON leaves some control characters alone; a terminal obeys them.
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in quoted)
+    return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
 def _prepare(record: logging.LogRecord) -> bool:
-    """Give a record the fields that are shown, as masked text."""
+    """Give a record the fields that are shown, as text that is masked and then printable."""
     time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
     record.time, record.level = time.replace("+00:00", "Z"), record.levelname.lower()
     try:
         message = record.getMessage()
     except Exception:  # noqa: BLE001 - a log line never ends the work that it tells of
         message = f"{record.msg} (its arguments do not fit)"
-    record.msg, record.args = secrets.mask(message), None
+    record.msg, record.args = printable(secrets.mask(message), LONGEST_MESSAGE), None
     if record.exc_info:
-        record.exc_text = secrets.mask(_TRACEBACKS.formatException(record.exc_info))
+        record.exc_text = lines(secrets.mask(_TRACEBACKS.formatException(record.exc_info)))
         record.exc_info = None
     if record.stack_info:
-        record.stack_info = secrets.mask(record.stack_info)
+        record.stack_info = lines(secrets.mask(record.stack_info))
     for key, value in vars(record).items():
         if key not in _OWN and not _is_plain(value):
-            setattr(record, key, secrets.mask(str(value)))
+            setattr(record, key, printable(secrets.mask(str(value))))
     return True
 
 

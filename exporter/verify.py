@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator
 
 from exporter import metrics
 from exporter.checkpoint import Checkpoint, read
@@ -17,6 +16,7 @@ from exporter.database import Database
 from exporter.errors import BackendError, ConfigError
 from exporter.lifecycle import Rules
 from exporter.position import Position
+from exporter.printable import columns, printable
 from exporter.reader import Reader
 from exporter.tables import celery
 from exporter.tally import OTHER, Tally
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 Labels = tuple[str, str, str, str]  # task, state, worker, queue
 HEADINGS = ("TASK", "STATE", "WORKER", "QUEUE", "PRESENT", "COUNTED", "MISSING")
+WIDTHS = (60, 20, 40, 30, 20, 20, 20)  # characters at most
 
 
 def verify(config: Config) -> int:
@@ -39,7 +40,7 @@ def verify(config: Config) -> int:
         except BackendError as error:
             log.debug("not read", extra={"backend": settings.name}, exc_info=error)
             lines, missing = [f"backend {settings.name}: error: {error.reason}: {error}"], True
-        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.write("\n".join(map(printable, lines)) + "\n")
         failed = failed or missing
     checkpoint.close()
     return int(failed)
@@ -116,11 +117,5 @@ def _report(
     ]
     missing = sum((present - counted).values())
     total = f"{present.total()} present, {counted.total()} counted, {missing} missing"
-    return [f"backend {name}: {total}", *_columns([HEADINGS, *rows])], missing > 0
-
-
-def _columns(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        yield "  " + "  ".join(cells).rstrip()
+    table = columns([HEADINGS, *rows], WIDTHS)
+    return [f"backend {name}: {total}", *(f"  {row}" for row in table)], missing > 0

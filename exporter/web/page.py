@@ -6,7 +6,6 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +13,14 @@ from typing import TYPE_CHECKING
 from tornado.escape import xhtml_escape
 from tornado.template import Template
 
+from exporter.durations import ago, span, utc
+from exporter.printable import printable
+
 if TYPE_CHECKING:
     from exporter.status import BackendStatus, ServiceStatus, TaskStatus
 
 TASKS_SHOWN = 100
+LONGEST_STATE = 40  # characters
 REFRESH = 15  # seconds
 STATES = ("SUCCESS", "FAILURE", "REVOKED")  # finished states with a column of their own
 
@@ -28,7 +31,6 @@ CONTENT_SECURITY_POLICY = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def render(
@@ -51,7 +53,9 @@ def render(
         refresh=REFRESH if refresh else None,
         states=STATES,
         badge=badge,
+        escaped=escaped,
         breakable=breakable,
+        shortened=shortened,
         busiest=busiest,
         finished_by_state=finished_by_state,
         span=span,
@@ -64,7 +68,7 @@ def render(
 @cache
 def _template() -> Template:
     source = (_HERE / "status.html").read_text(encoding="utf-8")
-    return Template(source, name="status.html")  # escapes every value unless told not to
+    return Template(source, name="status.html", autoescape=escaped.__name__)  # of every value
 
 
 def badge(backend: BackendStatus) -> str:
@@ -74,9 +78,19 @@ def badge(backend: BackendStatus) -> str:
     return "up" if backend.up and not backend.message else "waiting"
 
 
+def escaped(text: str | bytes) -> str:
+    """Return any text as HTML that shows all of it: nothing in it is markup or turns text round."""
+    return xhtml_escape(printable(text if isinstance(text, str) else text.decode()))
+
+
 def breakable(name: str) -> str:
     """Return a dotted name as HTML that may wrap after its dots and underscores."""
-    return re.sub("[._]", r"\g<0><wbr>", xhtml_escape(name))
+    return re.sub("[._]", r"\g<0><wbr>", escaped(name))
+
+
+def shortened(state: str) -> str:
+    """Return a state in a few words' length; Celery's own are shorter."""
+    return printable(state, LONGEST_STATE)
 
 
 def busiest(tasks: tuple[TaskStatus, ...]) -> list[TaskStatus]:
@@ -94,29 +108,3 @@ def finished_by_state(tasks: tuple[TaskStatus, ...]) -> Counter[str]:
     for task in tasks:
         total.update(task.finished)
     return total
-
-
-def span(seconds: float) -> str:
-    """Write a length of time in two or three digits: ``12 ms``, ``3.4 s``, ``5 min``."""
-    whole = round(seconds)
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if whole >= 2 * size:
-            return f"{whole // size} {unit}"
-    value, unit = (seconds, "s") if seconds >= 1 else (seconds * 1000, "ms")
-    return f"{round(value, 1) if value < 10 else round(value):g} {unit}"  # noqa: PLR2004 (digits)
-
-
-def ago(moment: float, now: float) -> str:
-    """Say how long before or after now a moment is, in whole seconds or larger units."""
-    seconds = round(now - moment)
-    if seconds == 0:
-        return "just now"
-    return f"{span(seconds)} ago" if seconds > 0 else f"in {span(-seconds)}"
-
-
-def utc(moment: float) -> str:
-    """Write a Unix time as a date; "" where no calendar has it (databases hold odd dates)."""
-    try:
-        return (_EPOCH + timedelta(seconds=moment)).strftime("%Y-%m-%d %H:%M:%S UTC")
-    except (OverflowError, ValueError):
-        return ""

@@ -1,4 +1,4 @@
-"""Durations are Prometheus's."""
+"""Durations are Prometheus's, and people read them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from exporter import durations
+from exporter.durations import ago, span, utc
+
+NOW = 1_800_000_000.0  # 2027-01-15 08:00:00 UTC
 
 
 @pytest.mark.parametrize(
@@ -58,3 +61,37 @@ def test_a_bare_number_is_told_what_it_lacks() -> None:
 def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
     with contextlib.suppress(ValueError):
         assert durations.parse(text) >= 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0, "0 ms"), (0.0004, "0.4 ms"), (0.0123, "12 ms"), (0.87, "870 ms"),
+        (1, "1 s"), (3.44, "3.4 s"), (9.96, "10 s"), (15, "15 s"), (119, "119 s"), (120, "2 min"),
+        (119.7, "2 min"), (7199, "119 min"), (7200, "2 h"), (172799, "47 h"), (172800, "2 d"),
+    ],
+)  # fmt: skip
+def test_span(seconds: float, expected: str) -> None:
+    assert span(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("moment", "expected"),
+    [(NOW, "just now"), (NOW - 0.4, "just now"), (NOW - 1, "1 s ago"), (NOW + 300, "in 5 min")],
+)
+def test_ago(moment: float, expected: str) -> None:
+    assert ago(moment, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("moment", "expected"),
+    [
+        (NOW, "2027-01-15 08:00:00 UTC"),
+        (-1, "1969-12-31 23:59:59 UTC"),
+        (1e12, ""),
+        (1e300, ""),
+        (float("nan"), ""),
+    ],
+)
+def test_utc(moment: float, expected: str) -> None:
+    assert utc(moment) == expected

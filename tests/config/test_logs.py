@@ -35,8 +35,8 @@ SCRIPT = """
 log.debug("not shown")
 log.info("polled")
 log.warning("poll failed: %s", 'hunter2"x', extra={"backend": "or ders", "seconds": 0.5,
-    "task": 'a\\nlevel=error "x"\\x1b[31m\\x9b\\u2028', "up": False, "table": None, "empty": "",
-    "name_": "日本", "error": ValueError('hunter2"x'), "ratio": float("nan")})
+    "task": 'a\\nlevel=error "x"\\x1b[31m\\x9b\\u2028\\u202e', "up": False, "table": None,
+    "empty": "", "name_": "日本", "error": ValueError('hunter2"x'), "ratio": float("nan")})
 log.info("%d", "no number")
 try:
     raise ValueError("mysql://u:hunter3@h/d")
@@ -52,7 +52,7 @@ def test_logfmt() -> None:
     assert re.fullmatch(rf"time={TIME} level=info logger=exporter.poller msg=polled", polled)
     assert failed.partition(" ")[2] == (
         'level=warning logger=exporter.poller msg="poll failed: ***" backend="or ders" seconds=0.5 '
-        r'task="a\nlevel=error \"x\"\u001b[31m\u009b\u2028" up=false table=null empty="" '
+        r'task="a\\nlevel=error \"x\"\\x1b[31m\\x9b\\u2028\\u202e" up=false table=null empty="" '
         "name_=日本 error=*** ratio=nan"
     )
     assert unfit.endswith('msg="%d (its arguments do not fit)"')
@@ -71,7 +71,7 @@ def test_json() -> None:
         "msg": "poll failed: ***",
         "backend": "or ders",
         "seconds": 0.5,
-        "task": 'a\nlevel=error "x"\x1b[31m\x9b\u2028',
+        "task": r'a\nlevel=error "x"\x1b[31m\x9b\u2028\u202e',
         "up": False,
         "table": None,
         "empty": "",
@@ -80,6 +80,23 @@ def test_json() -> None:
         "ratio": "nan",
     }
     assert oops["exception"].endswith("ValueError: mysql://u:***@h/d")
+
+
+@pytest.mark.parametrize("log_format", ["logfmt", "json"])
+def test_lines_are_bounded_and_hold_nothing_that_a_terminal_obeys(log_format: str) -> None:
+    """A traceback, too, and what a viewer makes of JSON."""
+    script = """
+hostile = "\\x1b]0;owned\\x07\\u202e\\udc80" + "x" * 100_000
+try:
+    raise ValueError(hostile)
+except ValueError:
+    log.exception(hostile, extra={"task": hostile})
+"""
+    (line,) = lines(log_format, script)
+    assert len(line) < 5_000
+    shown = line if log_format == "logfmt" else "".join(json.loads(line).values())
+    assert shown.replace("\n", "").isprintable()
+    assert shown.count("]0;owned") == 3
 
 
 @pytest.mark.parametrize("log_format", ["logfmt", "json"])

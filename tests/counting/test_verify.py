@@ -117,3 +117,26 @@ def test_checkpoint_in_a_database(
     assert "2 present, 2 counted, 0 missing" in capsys.readouterr().out
     follower.close()
     checkpoint.close()
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_hostile_text_is_only_text(
+    database: Database, engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row is a line, of bounded width, and nothing in it is obeyed by a terminal."""
+    path = tmp_path / "checkpoint.sqlite"
+    with engine.begin() as connection:
+        for name in ("a\x1b]0;owned\x07\nb\u202e", "x" * 255):
+            insert(connection, name=name, worker="w" * 255, queue="q" * 255)
+    checkpoint = open_file(path)
+    follower = Follower(database.reader_url, checkpoint).poll()
+    code, out = verified(follower, path, capsys)
+    assert code == 0
+    total, _, *rows = out.splitlines()
+    assert total.endswith("2 present, 2 counted, 0 missing")
+    assert out.replace("\n", "").isprintable()
+    assert r"a\x1b]0;owned\x07\nb\u202e " in out
+    assert len(rows) == 2
+    assert max(map(len, rows)) < 200
+    follower.close()
+    checkpoint.close()
