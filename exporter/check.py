@@ -15,9 +15,11 @@ from sqlalchemy import URL
 from exporter.checkpoint import IN_A_DATABASE, Checkpoint, read
 from exporter.config import Backend, Config
 from exporter.database import Database, Session
-from exporter.errors import BackendError, CheckpointError
+from exporter.errors import CheckpointError
 from exporter.lease import LIMITS, Lease
-from exporter.printable import printable
+from exporter.link import trouble
+from exporter.parallel import in_order
+from exporter.printable import printable, some
 from exporter.reader import Health, Reader
 from exporter.store import Store
 from exporter.tables import ResultTable, celery
@@ -48,12 +50,25 @@ class Report:
 
 def check(config: Config) -> int:
     """Check everything; return 0 where all is well, 1 where something is wrong."""
-    reports = {f"backend {settings.name}": _examine(settings) for settings in config.backends}
+    reports = in_order(_examine, config.backends)
+    failed = [
+        settings.name
+        for settings, report in zip(config.backends, reports, strict=True)
+        if _print(f"backend {settings.name}", report)
+    ]
     if config.checkpoint is not None:
-        reports["checkpoint"] = _examine_checkpoint(config.checkpoint)
-    for of, report in reports.items():
-        sys.stdout.write("\n".join(report.lines(of)) + "\n")
-    return int(any(report.errors for report in reports.values()))
+        failed += ["checkpoint"] * _print("checkpoint", _examine_checkpoint(config.checkpoint))
+    if len(config.backends) > 1:
+        summary = f"{len(config.backends):,} backends, {len(failed):,} failed"
+        sys.stdout.write(f"{summary}: {some(failed)}\n" if failed else f"{summary}\n")
+    return int(bool(failed))
+
+
+def _print(of: str, report: Report) -> bool:
+    """Print it at once, since the next one may take long; say whether something is wrong."""
+    sys.stdout.write("\n".join(report.lines(of)) + "\n")
+    sys.stdout.flush()
+    return bool(report.errors)
 
 
 def _examine_checkpoint(where: Path | URL) -> Report:
@@ -100,15 +115,16 @@ def _database(url: URL) -> list[tuple[str, str]]:
 
 def _examine(settings: Backend) -> Report:
     report = Report()
-    database = Database(settings)
     try:
-        with database.session() as session:
-            _describe(report, database, session)
-    except BackendError as error:
+        database = Database(settings)
+        try:
+            with database.session() as session:
+                _describe(report, database, session)
+        finally:
+            database.close()
+    except Exception as error:  # whatever it is, the other backends are told of
         log.debug("not read", extra={"backend": settings.name}, exc_info=error)
-        report.errors.append(f"{error.reason}: {error}")
-    finally:
-        database.close()
+        report.errors.append(trouble(error))
     return report
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from exporter import secrets
 from exporter.dialects import Dialect
-from exporter.errors import BackendError, Reason
+from exporter.errors import BackendError, ConfigError, Reason
 from exporter.printable import printable
 
 Begun = TypeVar("Begun")
@@ -76,6 +76,14 @@ def unexpected(error: Exception, reason: Reason, advice: str = "") -> BackendErr
     trouble = BackendError(reason, words, unexpected=True)
     trouble.__cause__ = error
     return trouble
+
+
+def trouble(error: Exception) -> str:
+    """Say in one line why a backend could not be read, whatever was raised."""
+    if isinstance(error, ConfigError):
+        return "; ".join(error.faults)
+    known = error if isinstance(error, BackendError) else unexpected(error, Reason.QUERY)
+    return f"{known.reason}: {known}"
 
 
 def message(error: BaseException) -> str:

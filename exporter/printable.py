@@ -7,6 +7,8 @@ from unicodedata import category, east_asian_width
 
 ELLIPSIS = "…"
 LONGEST = 500  # characters; of a sentence
+LONGEST_NAME = 60
+MOST_NAMES = 10
 
 
 def printable(text: str, longest: int = LONGEST) -> str:
@@ -28,6 +30,12 @@ def printable(text: str, longest: int = LONGEST) -> str:
 def lines(text: str) -> str:
     """Make a text of several lines printable, line by line."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def some(names: Sequence[str]) -> str:
+    """List names, a few of them where they are many."""
+    shown = ", ".join(printable(name, LONGEST_NAME) for name in names[:MOST_NAMES])
+    return shown if len(names) <= MOST_NAMES else f"{shown} and {len(names) - MOST_NAMES:,} more"
 
 
 def columns(rows: Sequence[Sequence[str]], longest: Sequence[int]) -> Iterator[str]:

@@ -13,8 +13,9 @@ from exporter import metrics
 from exporter.checkpoint import Checkpoint, read
 from exporter.config import Backend, Config
 from exporter.database import Database
-from exporter.errors import BackendError, ConfigError
+from exporter.errors import ConfigError
 from exporter.lifecycle import Rules
+from exporter.link import trouble
 from exporter.position import Position
 from exporter.printable import columns, printable
 from exporter.reader import Reader
@@ -37,9 +38,9 @@ def verify(config: Config) -> int:
     for settings in config.backends:
         try:
             lines, missing = _compare(settings, checkpoint)
-        except BackendError as error:
+        except Exception as error:  # whatever it is, the other backends go on
             log.debug("not read", extra={"backend": settings.name}, exc_info=error)
-            lines, missing = [f"backend {settings.name}: error: {error.reason}: {error}"], True
+            lines, missing = [f"backend {settings.name}: error: {trouble(error)}"], True
         sys.stdout.write("\n".join(map(printable, lines)) + "\n")
         failed = failed or missing
     checkpoint.close()
