@@ -184,6 +184,9 @@ def _health(health: Health) -> Iterator[tuple[str, str]]:
     if health.highest_id is None:
         yield "rows", "none"
         return
-    yield "ids", f"up to {health.highest_id}, {health.id_used_ratio:.2%} of the column's range used"
+    used = "of an unknown range"
+    if health.id_used_ratio is not None:
+        used = f"{health.id_used_ratio:.2%} of the range used"
+    yield "ids", f"up to {health.highest_id}, {used}"
     if health.newest_result is not None:
         yield "newest result", f"{time.time() - health.newest_result:.0f} s ago"

@@ -154,8 +154,7 @@ class Database(Link[Connection]):
                     f"no right to read column {column!r} of table {name!r}: "
                     "GRANT SELECT on it to this account",
                 )
-        highest_id = self.dialect.highest_id(facts.columns[layout.id])
-        return tables.build(layout, name, schema, facts, readable, highest_id)
+        return tables.build(layout, name, schema, facts, readable)
 
     def _readable(
         self, connection: Connection, table: sqlalchemy.TableClause, columns: list[str]

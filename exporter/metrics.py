@@ -173,7 +173,8 @@ ID_RESETS = Metric(
 ID_USED = Metric(
     "celery_backend_id_used_ratio",
     "gauge",
-    "Highest id against the largest that its column can hold; at 1 Celery cannot store results.",
+    "Highest id against the largest that its column, or the sequence it comes from, can give; "
+    "at 1 Celery cannot store results. No sample where the column's type has no known limit.",
     ("table",),
 )
 OLDEST_RESULT = Metric(

@@ -537,9 +537,10 @@ class Reader:
         """Ask what changes slowly; each of these is cheap at any size of the table."""
         connection = session.connection
         top = connection.execute(select(func.max(self._id))).scalar()
+        limit = None if top is None else self.dialect.highest_id(connection, self.table)
         return Health(
             highest_id=top,
-            id_used_ratio=None if top is None else used_ratio(top, self.table.highest_id),
+            id_used_ratio=None if top is None or limit is None else used_ratio(top, limit),
             oldest_result=min(self._moments(connection, self._id.asc()), default=None),
             newest_result=max(self._moments(connection, self._id.desc()), default=None),
             rows_estimate=self.dialect.rows_estimate(connection, self.table.table),

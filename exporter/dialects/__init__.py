@@ -14,11 +14,10 @@ from typing import Any
 
 from sqlalchemy import URL, ColumnElement, Connection, LargeBinary, String, Table, func, inspect
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.types import BigInteger, SmallInteger, TypeEngine
 
 from exporter.errors import Reason
 from exporter.position import Horizon
-from exporter.tables import Facts
+from exporter.tables import Facts, ResultTable
 
 # How long a transaction that writes may wait for its client: a client that was paused, or whose
 # machine is gone, keeps rows locked. Longer than any pause between two of our statements.
@@ -152,11 +151,10 @@ class Dialect:
             pass
         return None
 
-    def highest_id(self, id_type: TypeEngine[Any]) -> int:
-        """Return the largest id that the column can hold."""
-        if isinstance(id_type, BigInteger):
-            return 2**63 - 1
-        return 2**15 - 1 if isinstance(id_type, SmallInteger) else 2**31 - 1
+    def highest_id(self, connection: Connection, table: ResultTable) -> int | None:
+        """Return the largest id that the column and its sequence can give; None: not known."""
+        del connection, table
+        return None
 
     def rows_estimate(self, connection: Connection, table: Table) -> int | None:
         """Return the catalogue's estimate of the table's rows, if it has one."""

@@ -10,6 +10,7 @@ from sqlalchemy import (
     VARBINARY,
     ColumnElement,
     Connection,
+    MetaData,
     Numeric,
     Table,
     Unicode,
@@ -22,8 +23,14 @@ from sqlalchemy.exc import DBAPIError
 
 from exporter.dialects import Dialect, Limits
 from exporter.errors import Reason
+from exporter.tables import ResultTable
 
 _LABEL_CHARACTERS = 255
+_LARGEST = {"tinyint": 2**8 - 1, "smallint": 2**15 - 1, "int": 2**31 - 1, "bigint": 2**63 - 1}
+_ID_LIMIT = """SELECT TYPE_NAME(c.system_type_id), c.precision, c.scale, c.is_identity,
+    (SELECT CAST(s.maximum_value AS DECIMAL(38, 0)) FROM sys.sequences s
+        WHERE s.object_id = OBJECT_ID(:sequence))
+    FROM sys.columns c WHERE c.object_id = OBJECT_ID(:name) AND c.name = :id"""
 _STATES = {
     "28000": Reason.CONNECT,
     "HYT00": Reason.TIMEOUT,
@@ -99,6 +106,27 @@ class SQLServer(Dialect):
     def text(self, value: Any) -> str:
         """Decode what `label` gave."""
         return super().text(value.decode("utf-16-le", "replace") if value is not None else None)
+
+    def highest_id(self, connection: Connection, table: ResultTable) -> int | None:
+        """Read the column's type, and the limit of Celery's sequence where that may be seen."""
+        format_table = connection.dialect.identifier_preparer.format_table
+        sequence = Table(table.layout.sequence or "", MetaData(), schema=table.table.schema)
+        found = connection.execute(
+            text(_ID_LIMIT),
+            {
+                "name": format_table(table.table),
+                "id": table.layout.id,
+                "sequence": format_table(sequence),
+            },
+        ).one_or_none()
+        if found is None:
+            return None
+        kind, precision, scale, identity, last = found
+        whole = kind in {"decimal", "numeric"} and scale == 0
+        of_column = int("9" * precision) if whole else _LARGEST.get(kind)
+        if of_column is None or last is None or identity:
+            return of_column
+        return min(of_column, int(last))
 
     def rows_estimate(self, connection: Connection, table: Table) -> int | None:
         """Read the partitions' row counts."""

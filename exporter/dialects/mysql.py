@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
+import sqlalchemy
 from sqlalchemy import (
     URL,
     BigInteger,
@@ -13,19 +15,21 @@ from sqlalchemy import (
     Double,
     Integer,
     LargeBinary,
+    Select,
     SmallInteger,
     Table,
     cast,
     func,
     inspect,
     literal_column,
+    select,
     text,
 )
 from sqlalchemy.exc import DBAPIError
 
 from exporter.dialects import LONGEST_PAUSE, Dialect
 from exporter.errors import Reason
-from exporter.tables import Facts
+from exporter.tables import Facts, ResultTable
 
 _REASONS = {
     1142: Reason.PERMISSION,  # command denied to user for table
@@ -42,6 +46,16 @@ _CONNECT = {1040, 1044, 1045, 1049, 1053, 1129, 1130, 1203, 1227, 1698, 1927, 40
 _FIRST_CLIENT_ERROR, _LAST_CLIENT_ERROR = 2000, 2999
 _LOST_CONNECTION = 2013
 
+
+_BITS = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "bigint": 64}
+_TYPE = re.compile(r"([a-z]+)(?:\((\d+)(?:,(\d+))?\))?((?: unsigned)?)")
+_ID_COLUMN = """SELECT column_type AS kind, column_default AS standard, extra AS extra
+    FROM information_schema.columns
+    WHERE table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name
+    AND column_name = :id"""
+_NEXT_VALUE = re.compile(r"nextval\(`((?:[^`]|``)+)`\.`((?:[^`]|``)+)`\)$", re.IGNORECASE)
+_IS_SEQUENCE = """SELECT 1 FROM information_schema.tables WHERE table_type = 'SEQUENCE'
+    AND table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name"""
 
 _ID_TYPES = {"bigint": BigInteger, "smallint": SmallInteger}
 
@@ -132,6 +146,30 @@ class MySQL(Dialect):
         epoch: ColumnElement[Any] = literal_column("'1970-01-01'")
         return func.timestampdiff(unit, epoch, column) / literal_column("1e6", Double)
 
+    def highest_id(self, connection: Connection, table: ResultTable) -> int | None:
+        """Read the column's type, and the limit of the sequence that MariaDB's ids come from."""
+        where = {"schema": table.table.schema, "name": table.table.name, "id": table.layout.id}
+        found = connection.execute(text(_ID_COLUMN), where).one_or_none()
+        of_column = _largest(str(found.kind)) if found is not None else None
+        if found is None or of_column is None or "auto_increment" in str(found.extra):
+            return of_column
+        schema, name = table.table.schema, table.layout.sequence
+        if own := _NEXT_VALUE.match(str(found.standard)):
+            schema, name = (part.replace("``", "`") for part in own.groups())
+        if (
+            not name
+            or not connection.execute(text(_IS_SEQUENCE), {"schema": schema, "name": name}).scalar()
+        ):
+            return of_column  # none, or one that may not be seen
+        maximum: Select[Any] = select(sqlalchemy.column("maximum_value"))
+        maximum = maximum.select_from(sqlalchemy.table(name, schema=schema))
+        try:
+            return min(of_column, int(connection.execute(maximum).scalar_one()))
+        except DBAPIError as error:
+            if self.reason(error) is not Reason.PERMISSION:
+                raise
+            return of_column
+
     def rows_estimate(self, connection: Connection, table: Table) -> int | None:
         """Read InnoDB's estimate."""
         estimate = connection.execute(
@@ -161,6 +199,15 @@ class MySQL(Dialect):
         if number in _CONNECT or _FIRST_CLIENT_ERROR <= number <= _LAST_CLIENT_ERROR:
             return Reason.CONNECT
         return Reason.QUERY
+
+
+def _largest(column_type: str) -> int | None:
+    """Return the largest whole number of a type as the catalogue writes it: int(10) unsigned."""
+    found = _TYPE.match(column_type.lower())
+    kind, digits, scale, unsigned = found.groups() if found else ("", None, None, "")
+    if kind == "decimal" and digits and int(scale or 0) == 0:
+        return int("9" * int(digits))
+    return (1 << _BITS[kind] - (not unsigned)) - 1 if kind in _BITS else None
 
 
 DIALECT = MySQL

@@ -9,12 +9,24 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from sqlalchemy import URL, ColumnElement, Connection, Double, Table, cast, func, select, text
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Double,
+    MetaData,
+    Table,
+    cast,
+    func,
+    select,
+    text,
+)
 from sqlalchemy.exc import DBAPIError
 
 from exporter.dialects import LONGEST_PAUSE, Dialect
 from exporter.errors import Reason
 from exporter.position import Horizon
+from exporter.tables import ResultTable
 
 SNAPSHOT_FUNCTIONS = (13, 0)  # pg_current_snapshot() is new in PostgreSQL 13
 
@@ -24,6 +36,23 @@ _HORIZON = """SELECT
     pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
     ARRAY(SELECT backend_xid::text::bigint FROM pg_stat_activity WHERE backend_xid IS NOT NULL),
     pg_is_in_recovery()"""
+
+SEQUENCE_CATALOGUE = (10,)
+_LARGEST = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
+_ID_LIMIT = """SELECT format_type(atttypid, NULL),
+    information_schema._pg_numeric_precision(atttypid, atttypmod),
+    information_schema._pg_numeric_scale(atttypid, atttypmod),
+    {sequences}
+    FROM pg_attribute WHERE attrelid = to_regclass(:name) AND attname = :id"""
+# That of the default, that of the identity, or the one that Celery asks itself.
+_SEQUENCES = """(SELECT min(seqmax) FROM pg_sequence WHERE seqrelid IN (
+        SELECT d.refobjid FROM pg_attrdef f JOIN pg_depend d
+            ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+            WHERE f.adrelid = attrelid AND f.adnum = attnum
+        UNION SELECT objid FROM pg_depend
+            WHERE deptype = 'i' AND refclassid = 'pg_class'::regclass
+            AND refobjid = attrelid AND refobjsubid = attnum
+        UNION SELECT to_regclass(:sequence) WHERE NOT atthasdef AND attidentity = ''))"""
 
 _REASONS = {
     "42501": Reason.PERMISSION,  # insufficient_privilege
@@ -111,6 +140,23 @@ class PostgreSQL(Dialect):
     def moment(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Read seconds: drivers raise on 'infinity' and on years after 9999."""
         return cast(func.extract("epoch", column), Double)
+
+    def highest_id(self, connection: Connection, table: ResultTable) -> int | None:
+        """Read the column's type, and its sequence's limit: the catalogue hides neither."""
+        has_catalogue = (connection.dialect.server_version_info or ()) >= SEQUENCE_CATALOGUE
+        sequence = Table(table.layout.sequence or "", MetaData(), schema=table.table.schema)
+        kind, precision, scale, last = connection.execute(
+            text(_ID_LIMIT.format(sequences=_SEQUENCES if has_catalogue else "NULL")),
+            {
+                "name": _quoted(connection, table.table),
+                "id": table.layout.id,
+                "sequence": _quoted(connection, sequence),
+            },
+        ).one()
+        of_column = int("9" * precision) if kind == "numeric" and scale == 0 else _LARGEST.get(kind)
+        limits = [limit for limit in (of_column, last) if limit is not None]
+        known = of_column is not None or kind == "numeric"  # without a precision it has no limit
+        return min(limits, default=None) if known else None
 
     def rows_estimate(self, connection: Connection, table: Table) -> int | None:
         """Read the planner's estimate; -1 means that nobody has counted yet."""

@@ -23,10 +23,10 @@ from sqlalchemy import (
     type_coerce,
 )
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.types import TypeEngine
 
 from exporter.dialects import Dialect
 from exporter.errors import Reason
+from exporter.tables import ResultTable
 
 LONGEST_LOCK_WAIT = 5.0  # seconds
 LONGEST_LABEL = 512  # characters; SQLite does not keep to VARCHAR(155)
@@ -113,9 +113,9 @@ class SQLite(Dialect):
         """Read the stored text itself; whatever else is stored there is read as text."""
         return func.substr(cast(type_coerce(column, String), String), 1, 32)
 
-    def highest_id(self, id_type: TypeEngine[Any]) -> int:
-        """Every INTEGER PRIMARY KEY has 64 bits."""
-        del id_type
+    def highest_id(self, connection: Connection, table: ResultTable) -> int | None:
+        """Every integer has 64 bits, whatever its column is called."""
+        del connection, table
         return 2**63 - 1
 
     def rows_estimate(self, connection: Connection, table: Table) -> int | None:

@@ -26,6 +26,7 @@ class Layout:
     task_id: str | None = None
     result: str | None = None
     traceback: str | None = None
+    sequence: str | None = None  # that ids come from, where the database has sequences
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -57,7 +58,6 @@ class ResultTable:
     layout: Layout
     table: Table
     all_columns: frozenset[str]  # those not read, too
-    highest_id: int  # the largest id that its column can hold
     date_done_index: bool
 
     def column(self, name: str | None) -> Column[Any] | None:
@@ -81,7 +81,6 @@ def build(
     schema: str | None,
     facts: Facts,
     readable: AbstractSet[str],
-    highest_id: int,
 ) -> ResultTable:
     """Make the table from what was found, with those columns only that may be read."""
     types: dict[str | None, TypeEngine[Any]] = {
@@ -99,6 +98,5 @@ def build(
         layout=layout,
         table=Table(name, MetaData(), *columns, schema=schema),
         all_columns=frozenset(facts.columns),
-        highest_id=highest_id,
         date_done_index=layout.done in facts.indexed,
     )

@@ -21,8 +21,15 @@ TASK = Layout(
     task_id="task_id",
     result="result",
     traceback="traceback",
+    sequence="task_id_sequence",
 )
-GROUP = Layout(kind="group", id="id", done="date_done", task_id="taskset_id")
+GROUP = Layout(
+    kind="group",
+    id="id",
+    done="date_done",
+    task_id="taskset_id",
+    sequence="taskset_id_sequence",
+)
 
 LAYOUTS = (TASK, GROUP)
 

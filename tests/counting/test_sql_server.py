@@ -6,6 +6,7 @@ With TEST_MSSQL_URL set, every test that takes the `database` fixture runs on a 
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -31,6 +32,9 @@ LIMITS = Limits(connect=5.0, query=10.0)
 WATCH = Watch("STARTED", "mail.send", "w", "q", first_seen=0.0, due=0.0)
 
 
+ID_COLUMN = ("decimal", 20, 0, False, Decimal(2**63 - 1))
+
+
 class Answer:
     """A result of one number, or of no rows."""
 
@@ -41,6 +45,9 @@ class Answer:
 
     def one(self) -> tuple[int, int, None]:
         return 2**62, MIN_ID, None
+
+    def one_or_none(self) -> tuple[str, int, int, bool, Decimal]:
+        return ID_COLUMN
 
     def scalars(self) -> list[int]:
         return []
@@ -77,9 +84,8 @@ def statements(request: pytest.FixtureRequest) -> list[str]:
     dialect.snapshot = request.param
     recorder = Recorder()
     columns = dict.fromkeys((*celery.TASK.required, *celery.TASK.optional), BigInteger())
-    highest = dialect.highest_id(BigInteger())
     facts = Facts(columns, frozenset())
-    table = tables.build(celery.TASK, "celery_taskmeta", "dbo", facts, set(columns), highest)
+    table = tables.build(celery.TASK, "celery_taskmeta", "dbo", facts, set(columns))
     reader = Reader(table, dialect, ZoneInfo("UTC"))
     session = Session(recorder, (table,))  # type: ignore[arg-type]
     reader.read(session, Plan(look=True))
@@ -118,7 +124,7 @@ def test_groups_are_of_exact_bytes(statements: list[str]) -> None:
 def test_ids_are_compared_as_bigints(statements: list[str]) -> None:
     recorder = Recorder()
     facts = Facts({"id": BigInteger()}, frozenset())
-    table = tables.build(celery.GROUP, "celery_tasksetmeta", None, facts, {"id"}, 1)
+    table = tables.build(celery.GROUP, "celery_tasksetmeta", None, facts, {"id"})
     recorder.execute(table.table.select().where(table.id > MIN_ID))
     assert recorder.parameters == {"id_1": MIN_ID}
     assert statements
@@ -129,6 +135,29 @@ def test_labels_come_back_from_utf16() -> None:
     assert dialect.text("mail.sénd ".encode("utf-16-le")) == "mail.sénd "
     assert dialect.text(None) == ""
     assert dialect.exact_value("SUCCESS") == "SUCCESS".encode("utf-16-le")
+
+
+@pytest.mark.parametrize(
+    ("column", "highest"),
+    [
+        (("tinyint", 3, 0, False, None), 2**8 - 1),
+        (("smallint", 5, 0, False, None), 2**15 - 1),
+        (("int", 10, 0, True, Decimal(1000)), 2**31 - 1),  # an identity asks no sequence
+        (("bigint", 19, 0, False, None), 2**63 - 1),
+        (("bigint", 19, 0, False, Decimal(1000)), 1000),
+        (("decimal", 9, 0, False, None), 10**9 - 1),
+        (("numeric", 20, 0, False, Decimal(2**63 - 1)), 2**63 - 1),
+        (("decimal", 9, 2, False, None), None),
+        (("float", 53, 0, False, None), None),
+        (None, None),
+    ],
+)
+def test_highest_id(monkeypatch: pytest.MonkeyPatch, column: Any, highest: int | None) -> None:
+    monkeypatch.setattr(Answer, "one_or_none", lambda _: column)
+    facts = Facts({"id": BigInteger()}, frozenset())
+    table = tables.build(celery.GROUP, "celery_tasksetmeta", None, facts, {"id"})
+    dialect = dialects.of("mssql", LIMITS)
+    assert dialect.highest_id(Recorder(), table) == highest  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
