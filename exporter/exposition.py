@@ -1,33 +1,82 @@
-"""What /metrics answers: rendered by those who publish, so that a scrape copies bytes.
+"""What /metrics answers: rendered by those who publish, put together by the scrape that asks next.
 
-Only the formats and encodings that somebody asks for are rendered, one copy each.
+Only the formats and encodings that somebody asks for are rendered. Whoever publishes renders, and
+deflates, what has changed of its own; so many backends cost no more than each by itself.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from exporter.formats import Format
-from exporter.rendering import Renderer, render_process
+from exporter.metrics import CATALOGUE, Metric
+from exporter.pieces import Gzip, Piece, Run, plain
+from exporter.rendering import Renderer, head, render_own, render_process
 from exporter.tally import Samples
 
 FORGET_AFTER = 300.0  # seconds without a scrape; longer than any sensible scrape interval
-GZIP_LEVEL = 1  # a scrape over a network gains most from the first level
-GZIP = 16 + zlib.MAX_WBITS
 
 Finish = Callable[[bytes], bytes]  # takes the last lines and returns the whole
+
+
+class _Part:
+    """What one backend has published last."""
+
+    def __init__(self, backend: str | None) -> None:
+        self._backend = backend
+        self._samples: Samples = {}
+        self._renderers: dict[Format, Renderer] = {}
+        self._pieces: dict[Format, Mapping[Metric, Piece]] = {}
+        self._lock = threading.Lock()  # a scrape needs it only in a format that is new
+
+    @property
+    def rendered(self) -> int:
+        return sum(renderer.rendered for renderer in self._renderers.values())
+
+    def publish(self, samples: Samples, wanted: Mapping[Format, bool]) -> None:
+        """Render these samples in the formats that are wanted; whether compressed, too."""
+        with self._lock:
+            known = self._renderers
+            self._renderers = {
+                form: known.get(form) or Renderer(form, self._backend) for form in wanted
+            }
+            self._pieces = {
+                form: _rendered(renderer, samples, compressed=wanted[form])
+                for form, renderer in self._renderers.items()
+            }
+            self._samples = samples
+
+    def pieces(self, form: Format) -> Mapping[Metric, Piece]:
+        """Return what was rendered in this format: now, if nobody wanted that before."""
+        found = self._pieces.get(form)
+        if found is not None or not self._samples:
+            return found or {}
+        with self._lock:
+            if form not in self._pieces:
+                renderer = self._renderers[form] = Renderer(form, self._backend)
+                self._pieces[form] = renderer.render(self._samples)
+            return self._pieces[form]
+
+
+def _rendered(renderer: Renderer, samples: Samples, *, compressed: bool) -> Mapping[Metric, Piece]:
+    pieces = renderer.render(samples)
+    for piece in pieces.values():
+        if compressed and piece.large:
+            _ = piece.deflated  # so that no scrape need wait for it
+    return pieces
 
 
 @dataclass(slots=True)
 class _Copy:
     """The exposition in one format and encoding."""
 
-    finish: Finish
     asked: float  # monotonic
+    published: int = -1  # how much had been published when it was put together
+    finish: Finish = bytes
 
 
 class Exposition:
@@ -36,65 +85,74 @@ class Exposition:
     def __init__(self, fresh: Callable[[], Samples] = dict) -> None:
         """`fresh`: what is asked for anew at each scrape."""
         self._fresh = fresh
-        self._parts: dict[str | None, Samples] = {}
-        self._renderers: dict[Format, Renderer] = {}
+        self._published = 0  # times
+        self._parts: dict[str | None, _Part] = {}
         self._copies: dict[tuple[Format, bool], _Copy] = {}
-        self._lock = threading.Lock()  # a scrape needs it only to ask for a new copy
+        self._lock = threading.Lock()  # of these; held for a moment only
+        self._runs: dict[Format, dict[Metric, Run]] = {}
+        self._joining = threading.Lock()
 
     @property
     def rendered(self) -> int:
         """How many samples were rendered for the copies there are."""
-        return sum(renderer.rendered for renderer in self._renderers.values())
+        return sum(part.rendered for part in self._parts.values())
 
     def publish(self, backend: str | None, samples: Samples) -> None:
         """Serve these samples from now on; `backend` None: those of the exporter itself."""
         with self._lock:
-            self._parts[backend] = samples
-            self._forget(time.monotonic() - FORGET_AFTER)
-            for form, renderer in self._renderers.items():
-                text = renderer.render(self._parts)
-                for (of, compressed), copy in self._copies.items():
-                    if of is form:
-                        copy.finish = _finish(text, compressed=compressed)
+            part = self._parts.setdefault(backend, _Part(backend))
+            wanted = self._wanted(time.monotonic() - FORGET_AFTER)
+        part.publish(samples, wanted)
+        with self._lock:
+            self._published += 1
 
     def kept(self, form: Format, *, compressed: bool = False) -> bytes | None:
-        """Return the exposition in this format at once, or None: nobody asked for it lately."""
+        """Return the exposition at once, or None where it must be rendered or put together."""
         copy = self._copies.get((form, compressed))
-        if copy is None:
+        if copy is None or copy.published != self._published:
             return None
         copy.asked = time.monotonic()
-        last = Renderer(form).render({None: self._fresh()}) + render_process(form)
-        return copy.finish(last)
+        return copy.finish(self._last(form))
 
     def body(self, form: Format, *, compressed: bool = False) -> bytes:
-        """Return the exposition in this format, rendered now if nobody asked for it lately."""
-        while (body := self.kept(form, compressed=compressed)) is None:
-            self._add(form, compressed=compressed)
-        return body
-
-    def _add(self, form: Format, *, compressed: bool) -> None:
+        """Return the exposition in this format, whatever that takes."""
+        last = self._last(form)
         with self._lock:
-            if (form, compressed) not in self._copies:
-                renderer = self._renderers.setdefault(form, Renderer(form))
-                finish = _finish(renderer.render(self._parts), compressed=compressed)
-                self._copies[form, compressed] = _Copy(finish, time.monotonic())
+            copy = self._copies.setdefault((form, compressed), _Copy(time.monotonic()))
+            copy.asked = time.monotonic()
+        with self._joining:
+            published = self._published
+            if copy.published != published:
+                runs = [*self._joined(form).values()]
+                copy.finish = Gzip(runs) if compressed else partial(plain, runs)
+                copy.published = published
+            return copy.finish(last)
 
-    def _forget(self, before: float) -> None:
-        self._copies = {key: copy for key, copy in self._copies.items() if copy.asked >= before}
-        wanted = {form for form, _ in self._copies}
-        self._renderers = {form: self._renderers[form] for form in wanted}
+    def _last(self, form: Format) -> bytes:
+        return render_own(form, self._fresh()) + render_process(form)
 
+    def _joined(self, form: Format) -> dict[Metric, Run]:
+        """Join what all have of a metric, in the catalogue's order, where that has changed."""
+        with self._lock:
+            parts = [*self._parts.values()]
+        rendered = [part.pieces(form) for part in parts]
+        before = self._runs.get(form, {})
+        joined: dict[Metric, Run] = {}
+        for metric in CATALOGUE.values():
+            pieces = [piece for each in rendered if (piece := each.get(metric))]
+            if pieces:
+                run = before.get(metric)
+                if run is None or run.pieces != pieces:
+                    run = Run(head(metric, form), pieces)
+                joined[metric] = run
+        self._runs[form] = joined
+        return joined
 
-def _finish(text: bytes, *, compressed: bool) -> Finish:
-    if not compressed:
-        return text.__add__
-    deflate = zlib.compressobj(GZIP_LEVEL, wbits=GZIP)
-    # Flushed, so that copies of the compressor go on from here cheaply. A second gzip member would
-    # be legal, too, but browsers and curl stop after the first.
-    head = deflate.compress(text) + deflate.flush(zlib.Z_SYNC_FLUSH)
-
-    def finish(last: bytes) -> bytes:
-        rest = deflate.copy()
-        return head + rest.compress(last) + rest.flush()
-
-    return finish
+    def _wanted(self, since: float) -> dict[Format, bool]:
+        """Forget what nobody has asked for since; return which formats are left, whether packed."""
+        self._copies = {key: copy for key, copy in self._copies.items() if copy.asked >= since}
+        wanted: dict[Format, bool] = {}
+        for form, compressed in self._copies:
+            wanted[form] = wanted.get(form, False) or compressed
+        self._runs = {form: runs for form, runs in self._runs.items() if form in wanted}
+        return wanted

@@ -6,7 +6,7 @@ test compares every byte with the client's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import accumulate
 from operator import itemgetter
@@ -26,6 +26,7 @@ from prometheus_client.utils import floatToGoString
 
 from exporter.formats import Format
 from exporter.metrics import CATALOGUE, Metric
+from exporter.pieces import Piece
 from exporter.tally import Exemplar, Histogram, LabelValues, Sample, Samples
 
 END = {Format.TEXT: b"", Format.OPENMETRICS: b"# EOF\n"}
@@ -44,56 +45,62 @@ def render_process(form: Format) -> bytes:
     return _generate(_process, form)
 
 
+def render_own(form: Format, samples: Samples) -> bytes:
+    """Render samples of the exporter itself, in the catalogue's order."""
+    pieces = Renderer(form).render(samples)
+    return b"".join(
+        head(metric, form) + pieces[metric].text
+        for metric in CATALOGUE.values()
+        if metric in pieces
+    )
+
+
 class _Kept(NamedTuple):
-    """What was made of the samples that a backend has of a metric."""
+    """What was made of the samples of a metric."""
 
     samples: Iterable[Sample]
     lines: dict[LabelValues, tuple[Sample, str]]
+    piece: Piece | None  # None: there are no lines
 
 
-_NOTHING = _Kept((), {})
+_NOTHING = _Kept((), {}, None)
 
 
 class Renderer:
-    """Renders one format. What has not changed since the last time is not rendered again."""
+    """Renders what one backend has, in one format. What has not changed is not rendered again."""
 
-    def __init__(self, form: Format) -> None:
+    def __init__(self, form: Format, backend: str | None = None) -> None:
+        """`backend` None: the exporter itself."""
         self.form = form
         self.rendered = 0  # samples, in all: the work done
-        self._kept: dict[tuple[str | None, Metric], _Kept] = {}
+        self._own = () if backend is None else (backend,)
+        self._kept: dict[Metric, _Kept] = {}
 
-    def render(self, parts: Mapping[str | None, Samples]) -> bytes:
-        """Render what each backend has, in the catalogue's order; None: the exporter itself."""
-        before, self._kept = self._kept, {}
-        lines: list[str] = []
-        for metric in CATALOGUE.values():
-            begun = False
-            for backend, samples in parts.items():
-                key = (backend, metric)
-                kept = self._render(key, samples.get(metric, ()), before.get(key, _NOTHING))
-                self._kept[key] = kept
-                if kept.lines and not begun:
-                    begun = True
-                    lines.append(_head(metric, self.form))
-                lines += map(_line, kept.lines.values())
-        # A lone surrogate, which UTF-8 cannot hold, is no reason to go without all the rest.
-        return "".join(lines).encode(errors="replace")
+    def render(self, samples: Samples) -> dict[Metric, Piece]:
+        """Render the lines of each metric that has some: the same piece while they are the same."""
+        before = self._kept
+        self._kept = {
+            metric: self._render(metric, some, before.get(metric, _NOTHING))
+            for metric, some in samples.items()
+        }
+        return {metric: kept.piece for metric, kept in self._kept.items() if kept.piece}
 
-    def _render(
-        self, key: tuple[str | None, Metric], samples: Iterable[Sample], before: _Kept
-    ) -> _Kept:
+    def _render(self, metric: Metric, samples: Iterable[Sample], before: _Kept) -> _Kept:
         if samples is before.samples:
             return before
-        backend, metric = key
-        own = () if backend is None else (backend,)
+        rendered = self.rendered
         lines = {}
         for sample in samples:
             kept = before.lines.get(sample.labels)
             if kept is None or (kept[0] is not sample and kept[0] != sample):
                 self.rendered += 1
-                kept = sample, "".join(self._sample(metric, (*own, *sample.labels), sample))
+                kept = sample, "".join(self._sample(metric, (*self._own, *sample.labels), sample))
             lines[sample.labels] = kept
-        return _Kept(samples, lines)
+        if rendered == self.rendered and [*lines] == [*before.lines]:
+            return _Kept(samples, lines, before.piece)
+        # A lone surrogate, which UTF-8 cannot hold, is no reason to go without all the rest.
+        text = "".join(map(_line, lines.values())).encode(errors="replace")
+        return _Kept(samples, lines, Piece(text) if text else None)
 
     def _sample(self, metric: Metric, labels: tuple[str, ...], sample: Sample) -> Iterator[str]:
         names = metric.label_names
@@ -149,10 +156,10 @@ _FAMILIES: dict[str, type[CounterMetricFamily | GaugeMetricFamily | HistogramMet
 
 
 @cache
-def _head(metric: Metric, form: Format) -> str:
+def head(metric: Metric, form: Format) -> bytes:
     """Return HELP and TYPE: what the client writes of a family without samples."""
     family = _FAMILIES[metric.type](metric.name, metric.help, labels=metric.label_names)
-    return _generate(_Only(family), form).removesuffix(END[form]).decode()
+    return _generate(_Only(family), form).removesuffix(END[form])
 
 
 class _Only(Collector):

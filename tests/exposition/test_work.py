@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import zlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from exporter import metrics
 from exporter.exposition import Exposition
 from exporter.formats import Format
-from exporter.rendering import Renderer, render_process
+from exporter.pieces import Piece
+from exporter.rendering import render_own, render_process
 from exporter.tally import Sample
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ def test_bytes_rendered_at_a_scrape_do_not_depend_on_the_series(
 
         return counted
 
-    monkeypatch.setattr(Renderer, "render", counting(Renderer.render))
+    monkeypatch.setattr("exporter.exposition.render_own", counting(render_own))
     monkeypatch.setattr("exporter.exposition.render_process", counting(render_process))
 
     def scrape(series: int) -> int:
@@ -99,6 +101,64 @@ def test_bytes_rendered_at_a_scrape_do_not_depend_on_the_series(
     few = scrape(10)
     assert abs(scrape(10 * SERIES) - few) < 100  # seconds of CPU, bytes of memory, as they are
     assert few < 5_000
+
+
+class Deflate:
+    """A compressor that counts what it is given, in all."""
+
+    total = 0
+    new = staticmethod(zlib.compressobj)
+
+    def __init__(self, *arguments: int, **options: int) -> None:
+        self._real = Deflate.new(*arguments, **options)
+
+    def compress(self, text: bytes) -> bytes:
+        Deflate.total += len(text)
+        return self._real.compress(text)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
+
+
+@pytest.mark.parametrize("form", Format)
+def test_one_of_many_backends_is_deflated_by_itself(
+    monkeypatch: pytest.MonkeyPatch, form: Format
+) -> None:
+    """And with it, at the next scrape, small neighbours: that it is up is told in a line."""
+    exposition = Exposition()
+    for number in range(50):
+        exposition.publish(f"shop {number}", results() | {metrics.UP: [Sample((), 1.0)]})
+    exposition.body(form, compressed=True)
+    own = len(exposition.body(form)) / 50
+    monkeypatch.setattr(zlib, "compressobj", Deflate)
+    Deflate.total = 0
+    exposition.publish("shop 7", results(changed=1) | {metrics.UP: [Sample((), 1.0)]})
+    assert own / 2 < Deflate.total <= own
+    Deflate.total = 0
+    exposition.publish("shop 7", results(changed=1) | {metrics.UP: [Sample((), 0.0)]})
+    assert Deflate.total == 0
+    exposition.body(form, compressed=True)
+    assert Deflate.total <= 50 * len('celery_backend_up{backend="shop 10"} 1.0\n') + 6_000
+
+
+def test_what_stays_is_not_encoded_again(
+    exposition: Exposition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exposition.body(Format.TEXT)
+    made: list[Piece] = []
+    monkeypatch.setattr("exporter.rendering.Piece", lambda text: made.append(Piece(text)))
+    exposition.publish("a", results())
+    exposition.publish("b", results(series=1))
+    assert [piece.text.count(b"\n") for piece in made] == [1]
+
+
+def test_many_small_pieces_take_little_room_deflated() -> None:
+    """Each by itself would take five bytes more, and could not refer to the one before."""
+    exposition = Exposition()
+    for number in range(200):
+        exposition.publish(f"shop {number}", {metrics.UP: [Sample((), 1.0)]})
+    text = exposition.body(Format.TEXT)
+    assert len(exposition.body(Format.TEXT, compressed=True)) < len(text) / 4
 
 
 def test_each_format_asked_for_is_kept(exposition: Exposition) -> None:
