@@ -18,7 +18,7 @@ from exporter import dialects, drivers, tables
 from exporter.config import Backend
 from exporter.errors import BackendAbsent, BackendError, ConfigError, Reason
 from exporter.link import Link, message, reading_engine, unexpected
-from exporter.tables import Layout, ResultTable, celery
+from exporter.tables import Facts, Layout, ResultTable, UnfitColumn, celery
 
 # Options that only make sense for the pool that Celery uses.
 POOL_OPTIONS = {"max_overflow", "poolclass", "isolation_level", "use_insertmanyvalues"}
@@ -115,15 +115,19 @@ class Database(Link[Connection]):
 
     def _find_tables(self, connection: Connection) -> tuple[ResultTable, ...]:
         """Look for the tables. Only that of the tasks is missed if it may not be read."""
+        names = [self.table_name(layout) for layout in celery.LAYOUTS]
         found = []
-        for layout in celery.LAYOUTS:
+        for layout, facts in zip(
+            celery.LAYOUTS, self.dialect.look_at(connection, names), strict=True
+        ):
             try:
-                table = self._find_table(connection, layout)
+                if facts is not None:
+                    found.append(self._table(connection, layout, facts))
+                else:
+                    self.dialect.ask_for(connection, *self.table_name(layout))
             except (BackendError, DBAPIError) as error:
                 if layout is celery.TASK or self._reason(error) is not Reason.PERMISSION:
                     raise
-            else:
-                found += [table] if table else []
         return tuple(found)
 
     def table_name(self, layout: Layout) -> tuple[str, str | None]:
@@ -133,11 +137,8 @@ class Database(Link[Connection]):
             getattr(self.settings.database_table_schemas, layout.kind),
         )
 
-    def _find_table(self, connection: Connection, layout: Layout) -> ResultTable | None:
+    def _table(self, connection: Connection, layout: Layout, facts: Facts) -> ResultTable:
         name, schema = self.table_name(layout)
-        facts = self.dialect.look_at(connection, name, schema)
-        if facts is None:
-            return None
         for column in layout.required:
             if column not in facts.columns:
                 raise BackendError(
@@ -154,7 +155,14 @@ class Database(Link[Connection]):
                     f"no right to read column {column!r} of table {name!r}: "
                     "GRANT SELECT on it to this account",
                 )
-        return tables.build(layout, name, schema, facts, readable)
+        try:
+            return tables.build(layout, name, schema, facts, readable, self.dialect.adapt)
+        except UnfitColumn as error:
+            raise BackendError(
+                Reason.SCHEMA,
+                f"table {name!r}: {error}: change the column, or name a view that converts it in "
+                f"database_table_names.{layout.kind}",
+            ) from None
 
     def _readable(
         self, connection: Connection, table: sqlalchemy.TableClause, columns: list[str]

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from math import isfinite
@@ -36,7 +35,7 @@ from sqlalchemy.sql import Select
 from exporter import failures
 from exporter.audit import Audit, Found, missing
 from exporter.database import Session
-from exporter.dialects import Dialect
+from exporter.dialects import Dialect, decoded
 from exporter.lifecycle import ZONE_SLACK, Watch, slack_shown_by
 from exporter.position import REBORN_IDS, RECENT_IDS, Anchor, Batch, Digest, Herd, Plan
 from exporter.results import FAILURE, READY_STATES, SUCCESS, Group, Row
@@ -85,8 +84,8 @@ class Reader:
     def __init__(self, table: ResultTable, dialect: Dialect, zone: ZoneInfo) -> None:
         self.table = table
         self.dialect = dialect
-        self.zone = zone
-        self._utc = zone.key == "UTC"
+        # Of wall times; a moment has none to be shifted by.
+        self._zone = None if table.date_done_zone or zone.key == "UTC" else zone
         self._text = lru_cache(LABELS_KEPT)(dialect.text)
         self._id = table.id
         layout = table.layout
@@ -120,7 +119,8 @@ class Reader:
         # finished are counted, too: a worker's clock may be slow.
         counts: list[ColumnElement[Any]] = [func.count()]
         if self._state is not None:
-            counts += [func.count(case((self._state == value, 1))) for value in self._ready]
+            ready = sorted(READY_STATES)  # as the column compares them: it is only a digest
+            counts += [func.count(case((self._state == state, 1))) for state in ready]
         if done is not None:
             counts += [func.count(done), self._moment(func.max(done))]
         self._digest = select(*counts)
@@ -333,7 +333,7 @@ class Reader:
             start = [] if after is None else [after]
             yield from holes([*start, *connection.execute(ids).scalars()])
             return
-        below: ColumnElement[Any] = func.lag(self._id).over(order_by=self._id)
+        below: ColumnElement[Any] = func.lag(self._id, type_=self._id.type).over(order_by=self._id)
         if after is not None:
             below = func.coalesce(below, after)
         pairs = select(self._id.label("above"), below.label("below")).where(where).subquery()
@@ -483,7 +483,7 @@ class Reader:
         names: dict[int, str] = {}
         for ids in _portions(silent):
             found = connection.execute(select(self._id, end).where(self._id.in_(ids)))
-            names |= {row_id: failures.from_traceback(text or "") for row_id, text in found}
+            names |= {row_id: failures.from_traceback(decoded(text)) for row_id, text in found}
         return [row._replace(exception=names.get(row.id, row.exception)) for row in rows]
 
     def _start_of_result(self, result: ColumnElement[Any] | None) -> ColumnElement[Any]:
@@ -576,14 +576,8 @@ class Reader:
         return literal(self.dialect.exact_value(value))
 
     def _epoch(self, value: Any) -> float | None:
-        """Turn a `date_done` into Unix time: it is wall time in the configured zone."""
-        seconds = self.dialect.seconds(value)
-        if seconds is None or self._utc:
-            return seconds
-        try:
-            return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=self.zone).timestamp()
-        except (OverflowError, ValueError, OSError):
-            return None
+        """Turn a `date_done` into Unix time."""
+        return self.dialect.seconds(value, self._zone)
 
 
 def _count(value: Any) -> int:

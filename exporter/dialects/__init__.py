@@ -6,18 +6,32 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
-from sqlalchemy import URL, ColumnElement, Connection, LargeBinary, String, Table, func, inspect
+from sqlalchemy import (
+    URL,
+    Column,
+    ColumnElement,
+    Connection,
+    Inspector,
+    LargeBinary,
+    String,
+    Table,
+    func,
+    inspect,
+)
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
 
 from exporter.errors import Reason
 from exporter.position import Horizon
 from exporter.tables import Facts, ResultTable
+from exporter.tables.kinds import Kind
 
 # How long a transaction that writes may wait for its client: a client that was paused, or whose
 # machine is gone, keeps rows locked. Longer than any pause between two of our statements.
@@ -94,17 +108,21 @@ class Dialect:
         info = connection.dialect.server_version_info or ()
         return f"{connection.dialect.name} {'.'.join(map(str, info))}".strip()
 
-    def look_at(self, connection: Connection, name: str, schema: str | None) -> Facts | None:
-        """Look at a table; None where there is none."""
+    def look_at(
+        self, connection: Connection, names: Sequence[tuple[str, str | None]]
+    ) -> Sequence[Facts | None]:
+        """Look at tables, each given with its schema; None where there is none."""
         inspector = inspect(connection)
-        if not inspector.has_table(name, schema=schema):
-            return None
-        columns = inspector.get_columns(name, schema=schema)
-        indexes = inspector.get_indexes(name, schema=schema)
-        return Facts(
-            {str(column["name"]): column["type"] for column in columns},
-            frozenset(str(index["column_names"][0]) for index in indexes if index["column_names"]),
-        )
+        return [_facts(inspector, name, schema) for name, schema in names]
+
+    def ask_for(self, connection: Connection, name: str, schema: str | None) -> None:
+        """Raise what the server says of a table that `look_at` did not find, if it is hidden."""
+
+    def adapt(
+        self, column: Column[Any], kind: Kind, declared: TypeEngine[Any]
+    ) -> ColumnElement[Any] | None:
+        """Return the column as one of Celery's own type; None where that cannot be."""
+        return column if kind.holds(declared) else None
 
     def exact(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return an expression that compares and groups `column` byte by byte."""
@@ -120,7 +138,7 @@ class Dialect:
 
     def text(self, value: Any) -> str:
         """Turn what `label` gave into text; NULL is "" (R11)."""
-        return _clean(value.decode("utf-8", "replace") if isinstance(value, bytes) else value)
+        return decoded(value)
 
     def start_of_bytes(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
         """Return an expression for the first bytes of a binary column."""
@@ -138,18 +156,25 @@ class Dialect:
         """Return an expression for a DateTime column that no stored value can make fail."""
         return column
 
-    def seconds(self, value: Any) -> float | None:
-        """Turn what `moment` gave into Unix time, as if in UTC; None where it cannot be one."""
+    def seconds(self, value: Any, zone: ZoneInfo | None = None) -> float | None:
+        """Turn what `moment` gave into Unix time; None where it cannot be one.
+
+        What says no offset of its own is wall time in the zone, or in UTC.
+        """
         try:
             if isinstance(value, str):
                 value = datetime.fromisoformat(value)
             if isinstance(value, datetime):
-                return (value.replace(tzinfo=None) - EPOCH).total_seconds()
-            if value is not None and YEAR_1 <= value < YEAR_10_000:
+                if value.tzinfo is not None:
+                    return value.timestamp()
+                value = (value - EPOCH).total_seconds()
+            if value is None or not YEAR_1 <= value < YEAR_10_000:
+                return None
+            if zone is None:
                 return float(value)
-        except (ValueError, OverflowError):
-            pass
-        return None
+            return datetime.fromtimestamp(value, UTC).replace(tzinfo=zone).timestamp()
+        except (ValueError, OverflowError, OSError):
+            return None
 
     def highest_id(self, connection: Connection, table: ResultTable) -> int | None:
         """Return the largest id that the column and its sequence can give; None: not known."""
@@ -185,8 +210,21 @@ def of(name: str, limits: Limits) -> Dialect:
     return made
 
 
-def _clean(value: Any) -> str:
-    """Return text that every exposition format can hold."""
+def _facts(inspector: Inspector, name: str, schema: str | None) -> Facts | None:
+    if not inspector.has_table(name, schema=schema):
+        return None
+    columns = inspector.get_columns(name, schema=schema)
+    indexes = inspector.get_indexes(name, schema=schema)
+    return Facts(
+        {str(column["name"]): column["type"] for column in columns},
+        frozenset(str(index["column_names"][0]) for index in indexes if index["column_names"]),
+    )
+
+
+def decoded(value: Any) -> str:
+    """Return text that every exposition format can hold, whatever was stored as such."""
     if value is None:
         return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
     return str(value).encode("utf-8", "replace").decode("utf-8")

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
+    CHAR,
+    NCHAR,
     URL,
     VARBINARY,
+    VARCHAR,
+    Column,
     ColumnElement,
     Connection,
+    DateTime,
     MetaData,
     Numeric,
+    String,
     Table,
     Unicode,
-    case,
     cast,
     func,
+    literal_column,
     text,
 )
+from sqlalchemy.dialects.mssql import DATETIMEOFFSET
+from sqlalchemy.dialects.mssql.base import ischema_names
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import NullType, TypeEngine
 
 from exporter.dialects import Dialect, Limits
 from exporter.errors import Reason
-from exporter.tables import ResultTable
+from exporter.tables import Facts, ResultTable
+from exporter.tables.kinds import Kind
 
 _LABEL_CHARACTERS = 255
 _LARGEST = {"tinyint": 2**8 - 1, "smallint": 2**15 - 1, "int": 2**31 - 1, "bigint": 2**63 - 1}
@@ -44,6 +55,16 @@ _NUMBERS = {
     "(1222)": Reason.TIMEOUT,  # lock request time out
     "(4060)": Reason.CONNECT,  # cannot open database
 }
+_LOOK = """
+SELECT wanted.number, c.name, t.name, c.scale, (
+    SELECT COUNT(*) FROM sys.index_columns i
+    WHERE i.object_id = c.object_id AND i.column_id = c.column_id AND i.key_ordinal = 1
+)
+FROM ({}) wanted
+JOIN sys.columns c ON c.object_id = wanted.id
+JOIN sys.types t ON t.user_type_id = c.user_type_id"""
+_NAMED = "SELECT {0} AS number, OBJECT_ID(:name_{0}) AS id"
+_END = "."
 
 
 class SQLServer(Dialect):
@@ -82,13 +103,50 @@ class SQLServer(Dialect):
         ).scalar_one()
         return f"SQL Server {version}"
 
+    def look_at(
+        self, connection: Connection, names: Sequence[tuple[str, str | None]]
+    ) -> Sequence[Facts | None]:
+        """Ask the catalogue once for all of them: reflection takes seconds over some gateways."""
+        full_names = [_full_name(connection, Table(n, MetaData(), schema=s)) for n, s in names]
+        found = connection.execute(
+            text(_LOOK.format(" UNION ALL ".join(map(_NAMED.format, range(len(names)))))),
+            {f"name_{number}": name for number, name in enumerate(full_names)},
+        ).all()
+        columns: list[dict[str, TypeEngine[Any]]] = [{} for _ in names]
+        indexed: list[set[str]] = [set() for _ in names]
+        for number, column, declared, scale, leads in found:
+            columns[number][column] = _type(declared, scale)
+            if leads:
+                indexed[number].add(column)
+        pairs = zip(columns, indexed, strict=True)
+        return [Facts(types, frozenset(leading)) if types else None for types, leading in pairs]
+
+    def adapt(
+        self, column: Column[Any], kind: Kind, declared: TypeEngine[Any]
+    ) -> ColumnElement[Any] | None:
+        """Take off the blanks that CHAR adds, and the bytes of what is stored as text."""
+        if kind is Kind.TEXT and isinstance(declared, (CHAR, NCHAR)):
+            return func.rtrim(column, type_=Unicode)
+        if kind is Kind.BYTES and isinstance(declared, String):
+            return cast(cast(column, VARCHAR()), VARBINARY())
+        return super().adapt(column, kind, declared)
+
     def exact(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
-        """Compare UTF-16 bytes: collations merge case by default."""
-        return cast(cast(column, Unicode(_LABEL_CHARACTERS)), VARBINARY(2 * _LABEL_CHARACTERS))
+        """Compare characters by their code: collations merge case by default.
+
+        T-SQL pads the shorter of two texts with blanks, in `=` and GROUP BY: a dot at the end of
+        both leaves none that it could take for padding.
+        """
+        characters = cast(column, Unicode(_LABEL_CHARACTERS)).collate("Latin1_General_BIN2")
+        return characters + literal_column(f"N'{_END}'", Unicode)
 
     def exact_value(self, value: str) -> str | bytes:
         """Return the text as `exact` gives it."""
-        return value.encode("utf-16-le")
+        return value + _END
+
+    def text(self, value: Any) -> str:
+        """Take off what `exact` added; the driver has decoded it."""
+        return super().text(None if value is None else value.removesuffix(_END))
 
     def start_of_bytes(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
         """Cut IMAGE, which Celery's tables have here, as well as VARBINARY."""
@@ -100,23 +158,17 @@ class SQLServer(Dialect):
 
     def end_of_text(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
         """Cut TEXT, which RIGHT does not take."""
-        start = func.datalength(column) - length
-        return func.substring(column, case((start > 0, start), else_=0) + 1, length, type_=Unicode)
-
-    def text(self, value: Any) -> str:
-        """Decode what `label` gave."""
-        return super().text(value.decode("utf-16-le", "replace") if value is not None else None)
+        return func.right(cast(column, Unicode()), length, type_=Unicode)
 
     def highest_id(self, connection: Connection, table: ResultTable) -> int | None:
         """Read the column's type, and the limit of Celery's sequence where that may be seen."""
-        format_table = connection.dialect.identifier_preparer.format_table
         sequence = Table(table.layout.sequence or "", MetaData(), schema=table.table.schema)
         found = connection.execute(
             text(_ID_LIMIT),
             {
-                "name": format_table(table.table),
+                "name": _full_name(connection, table.table),
                 "id": table.layout.id,
-                "sequence": format_table(sequence),
+                "sequence": _full_name(connection, sequence),
             },
         ).one_or_none()
         if found is None:
@@ -135,19 +187,18 @@ class SQLServer(Dialect):
                 "SELECT SUM(rows) FROM sys.partitions"
                 " WHERE object_id = OBJECT_ID(:name) AND index_id IN (0, 1)"
             ),
-            {"name": connection.dialect.identifier_preparer.format_table(table)},
+            {"name": _full_name(connection, table)},
         ).scalar()
         return None if estimate is None else int(estimate)
 
     def can_write(self, connection: Connection, table: Table) -> bool | None:
         """Ask the server for the account's rights on the table."""
-        name = connection.dialect.identifier_preparer.format_table(table)
         rights = connection.execute(
             text(
                 "SELECT HAS_PERMS_BY_NAME(:name, 'OBJECT', 'INSERT')"
                 " + HAS_PERMS_BY_NAME(:name, 'OBJECT', 'DELETE')"
             ),
-            {"name": name},
+            {"name": _full_name(connection, table)},
         ).scalar()
         return bool(rights)
 
@@ -162,6 +213,18 @@ class SQLServer(Dialect):
         if state in _STATES:
             return _STATES[state]
         return Reason.CONNECT if state.startswith("08") else Reason.QUERY
+
+
+def _full_name(connection: Connection, table: Table) -> str:
+    return connection.dialect.identifier_preparer.format_table(table)
+
+
+def _type(name: str, scale: int) -> TypeEngine[Any]:
+    """Return SQLAlchemy's type, as far as it says what the column holds."""
+    known: type[TypeEngine[Any]] = ischema_names.get(name, NullType)
+    if issubclass(known, Numeric):
+        return Numeric(scale=scale)
+    return DateTime(timezone=True) if known is DATETIMEOFFSET else known()
 
 
 DIALECT = SQLServer

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy
 from sqlalchemy import (
+    JSON,
     URL,
-    BigInteger,
+    Column,
     ColumnElement,
     Connection,
     Double,
-    Integer,
     LargeBinary,
+    Numeric,
     Select,
-    SmallInteger,
+    String,
     Table,
     cast,
     func,
@@ -25,11 +27,14 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.dialects.mysql.base import ischema_names
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import NullType, TypeEngine
 
 from exporter.dialects import LONGEST_PAUSE, Dialect
 from exporter.errors import Reason
 from exporter.tables import Facts, ResultTable
+from exporter.tables.kinds import Kind
 
 _REASONS = {
     1142: Reason.PERMISSION,  # command denied to user for table
@@ -56,8 +61,6 @@ _ID_COLUMN = """SELECT column_type AS kind, column_default AS standard, extra AS
 _NEXT_VALUE = re.compile(r"nextval\(`((?:[^`]|``)+)`\.`((?:[^`]|``)+)`\)$", re.IGNORECASE)
 _IS_SEQUENCE = """SELECT 1 FROM information_schema.tables WHERE table_type = 'SEQUENCE'
     AND table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name"""
-
-_ID_TYPES = {"bigint": BigInteger, "smallint": SmallInteger}
 
 
 class MySQL(Dialect):
@@ -109,27 +112,23 @@ class MySQL(Dialect):
         version = connection.dialect.server_version_info or ()
         return bool(getattr(connection.dialect, "is_mariadb", False)) or version >= (8,)
 
-    def look_at(self, connection: Connection, name: str, schema: str | None) -> Facts | None:
-        """Look at a table in the catalogue: SHOW CREATE TABLE wants more than column rights."""
-        there = {"schema": schema, "name": name}
-        where = "WHERE table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name"
-        columns = connection.execute(
-            text(f"SELECT column_name, data_type FROM information_schema.columns {where}"),  # noqa: S608
-            there,
-        ).all()
-        if not columns:
-            # Hidden, or not there? The server tells the one who asks for it by name.
-            inspect(connection).has_table(name, schema=schema)
-            return None
-        indexed = connection.execute(
-            text(
-                f"SELECT column_name FROM information_schema.statistics {where}"  # noqa: S608
-                " AND seq_in_index = 1"
-            ),
-            there,
-        ).scalars()
-        types = {str(column): _ID_TYPES.get(str(kind), Integer)() for column, kind in columns}
-        return Facts(types, frozenset(map(str, indexed)))
+    def look_at(
+        self, connection: Connection, names: Sequence[tuple[str, str | None]]
+    ) -> Sequence[Facts | None]:
+        """Look in the catalogue: SHOW CREATE TABLE wants more than column rights."""
+        return [_facts(connection, name, schema) for name, schema in names]
+
+    def ask_for(self, connection: Connection, name: str, schema: str | None) -> None:
+        """Hidden, or not there? The server tells the one who asks for it by name."""
+        inspect(connection).has_table(name, schema=schema)
+
+    def adapt(
+        self, column: Column[Any], kind: Kind, declared: TypeEngine[Any]
+    ) -> ColumnElement[Any] | None:
+        """Take the bytes of what is stored as text."""
+        if kind is Kind.BYTES and isinstance(declared, (String, JSON)):
+            return self.exact(column)
+        return super().adapt(column, kind, declared)
 
     def exact(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Compare bytes: collations merge case, accents and trailing blanks by default."""
@@ -208,6 +207,37 @@ def _largest(column_type: str) -> int | None:
     if kind == "decimal" and digits and int(scale or 0) == 0:
         return int("9" * int(digits))
     return (1 << _BITS[kind] - (not unsigned)) - 1 if kind in _BITS else None
+
+
+def _facts(connection: Connection, name: str, schema: str | None) -> Facts | None:
+    there = {"schema": schema, "name": name}
+    where = "WHERE table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name"
+    columns = connection.execute(
+        text(
+            "SELECT column_name, data_type, numeric_scale"  # noqa: S608
+            f" FROM information_schema.columns {where}"
+        ),
+        there,
+    ).all()
+    if not columns:
+        return None
+    indexed = connection.execute(
+        text(
+            f"SELECT column_name FROM information_schema.statistics {where}"  # noqa: S608
+            " AND seq_in_index = 1"
+        ),
+        there,
+    ).scalars()
+    types = {str(column): _type(*declared) for column, *declared in columns}
+    return Facts(types, frozenset(map(str, indexed)))
+
+
+def _type(name: str, scale: int | None) -> TypeEngine[Any]:
+    """Return SQLAlchemy's type, as far as it says what the column holds."""
+    if name.endswith("blob"):
+        return LargeBinary()
+    known: type[TypeEngine[Any]] = ischema_names.get(name, NullType)
+    return Numeric(scale=scale) if issubclass(known, Numeric) else known()
 
 
 DIALECT = MySQL

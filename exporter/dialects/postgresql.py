@@ -10,23 +10,31 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import (
+    TEXT,
     URL,
+    VARCHAR,
+    Column,
     ColumnElement,
     Connection,
     Double,
+    LargeBinary,
     MetaData,
     Table,
+    Text,
     cast,
     func,
     select,
     text,
 )
+from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
 
 from exporter.dialects import LONGEST_PAUSE, Dialect
 from exporter.errors import Reason
 from exporter.position import Horizon
 from exporter.tables import ResultTable
+from exporter.tables.kinds import Kind
 
 SNAPSHOT_FUNCTIONS = (13, 0)  # pg_current_snapshot() is new in PostgreSQL 13
 
@@ -136,6 +144,21 @@ class PostgreSQL(Dialect):
         """Name the product and version."""
         version = connection.exec_driver_sql("SHOW server_version").scalar_one()
         return f"PostgreSQL {str(version).split()[0]}"
+
+    def adapt(
+        self, column: Column[Any], kind: Kind, declared: TypeEngine[Any]
+    ) -> ColumnElement[Any] | None:
+        """Cast what only looks like text: ENUM, CHAR with its blanks, texts that ignore case."""
+        if isinstance(declared, DOMAIN):
+            declared = declared.data_type
+        if not kind.holds(declared):
+            return None
+        plain = type(declared) in (VARCHAR, TEXT) and not getattr(declared, "collation", None)
+        if kind is Kind.TEXT and not plain:
+            return cast(column, Text).collate("C")
+        if kind is Kind.BYTES and not isinstance(declared, LargeBinary):
+            return func.convert_to(cast(column, Text), "SQL_ASCII")  # the bytes, as they are
+        return column
 
     def moment(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Read seconds: drivers raise on 'infinity' and on years after 9999."""

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from sqlalchemy import (
     URL,
+    Column,
     ColumnElement,
     Connection,
     LargeBinary,
@@ -23,10 +24,12 @@ from sqlalchemy import (
     type_coerce,
 )
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
 
 from exporter.dialects import Dialect
 from exporter.errors import Reason
 from exporter.tables import ResultTable
+from exporter.tables.kinds import Kind
 
 LONGEST_LOCK_WAIT = 5.0  # seconds
 LONGEST_LABEL = 512  # characters; SQLite does not keep to VARCHAR(155)
@@ -88,6 +91,12 @@ class SQLite(Dialect):
     def server(self, connection: Connection) -> str:
         """Name the library's version."""
         return f"SQLite {connection.exec_driver_sql('SELECT sqlite_version()').scalar_one()}"
+
+    def adapt(
+        self, column: Column[Any], kind: Kind, declared: TypeEngine[Any]
+    ) -> ColumnElement[Any] | None:
+        """Take it as it is: a declared type says nothing of what is stored, but for the id."""
+        return column if kind is not Kind.WHOLE else super().adapt(column, kind, declared)
 
     def exact(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Compare bytes, even in a NOCASE column."""

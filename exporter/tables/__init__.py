@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, DateTime, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    DateTime,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+)
 from sqlalchemy.types import TypeEngine
+
+from exporter.tables.kinds import Kind, Whole, is_decimal
+
+# Returns a column as one of the kind that is wanted, given its declared type; None: it cannot be.
+Adapt = Callable[[Column[Any], Kind, TypeEngine[Any]], ColumnElement[Any] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +57,16 @@ class Layout:
         )
         return tuple(name for name in names if name is not None)
 
+    def kind_of(self, name: str) -> Kind:
+        """Say what a column has to hold."""
+        kinds = {
+            self.id: Kind.WHOLE,
+            self.retries: Kind.NUMBER,
+            self.result: Kind.BYTES,
+            self.done: Kind.MOMENT,
+        }
+        return kinds.get(name, Kind.TEXT)
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -57,12 +82,14 @@ class ResultTable:
 
     layout: Layout
     table: Table
+    columns: Mapping[str, ColumnElement[Any]]  # each as Celery's own would be, whatever its type
     all_columns: frozenset[str]  # those not read, too
     date_done_index: bool
+    date_done_zone: bool  # whether `date_done` is a moment, and no wall time
 
-    def column(self, name: str | None) -> Column[Any] | None:
+    def column(self, name: str | None) -> ColumnElement[Any] | None:
         """Return the column, or None where it is not there."""
-        return None if name is None else self.table.c.get(name)
+        return None if name is None else self.columns.get(name)
 
     @property
     def id(self) -> Column[int]:
@@ -75,28 +102,56 @@ class ResultTable:
         return self.column(self.layout.task) is not None
 
 
+class UnfitColumn(Exception):  # noqa: N818  # says what is wrong, to the one who knows the rest
+    """A column holds something else than Celery's own."""
+
+
 def build(
     layout: Layout,
     name: str,
     schema: str | None,
     facts: Facts,
     readable: AbstractSet[str],
+    adapt: Adapt,
 ) -> ResultTable:
     """Make the table from what was found, with those columns only that may be read."""
+    declared = facts.columns
     types: dict[str | None, TypeEngine[Any]] = {
-        layout.id: BigInteger(),
-        layout.done: DateTime(),
+        layout.id: Whole() if is_decimal(declared[layout.id]) else BigInteger(),
+        layout.done: DateTime(timezone=has_zone(declared.get(layout.done))),
         layout.retries: Integer(),
         layout.result: LargeBinary(),
     }
-    columns = [
-        Column(column, types.get(column, String()))
-        for column in (*layout.required, *layout.optional)
-        if column in readable
-    ]
+    names = [name for name in (*layout.required, *layout.optional) if name in readable]
+    table = Table(
+        name,
+        MetaData(),
+        *(Column(column, types.get(column, String())) for column in names),
+        schema=schema,
+    )
+    columns: dict[str, ColumnElement[Any]] = {}
+    for column in names:
+        kind = layout.kind_of(column)
+        adapted = adapt(table.c[column], kind, declared[column])
+        if adapted is None:
+            found = _words(declared[column])
+            raise UnfitColumn(f"column {column!r} holds {found}, where {kind} is wanted")
+        columns[column] = adapted
     return ResultTable(
         layout=layout,
-        table=Table(name, MetaData(), *columns, schema=schema),
-        all_columns=frozenset(facts.columns),
+        table=table,
+        columns=columns,
+        all_columns=frozenset(declared),
         date_done_index=layout.done in facts.indexed,
+        date_done_zone=has_zone(declared.get(layout.done)),
     )
+
+
+def has_zone(declared: TypeEngine[Any] | None) -> bool:
+    """Whether times of this type are moments, and no wall time of some zone."""
+    return bool(getattr(declared, "timezone", False))
+
+
+def _words(declared: TypeEngine[Any]) -> str:
+    """Name a type as a database would."""
+    return str(declared.__visit_name__).upper().replace("_", " ")

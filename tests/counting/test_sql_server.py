@@ -11,8 +11,20 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import BigInteger
+from sqlalchemy import column
 from sqlalchemy.dialects import mssql
+from sqlalchemy.dialects.mssql import (
+    BIGINT,
+    CHAR,
+    DATETIME,
+    DATETIME2,
+    DECIMAL,
+    IMAGE,
+    INTEGER,
+    NVARCHAR,
+    TEXT,
+    VARCHAR,
+)
 
 from exporter import dialects, tables
 from exporter.audit import Audit, Segment
@@ -24,12 +36,26 @@ from exporter.position import Anchor, Herd, Plan
 from exporter.reader import Reader
 from exporter.spans import MIN_ID, Missing, Span
 from exporter.tables import Facts, celery
+from exporter.tables.kinds import Kind
 
 if TYPE_CHECKING:
     from sqlalchemy import Executable
 
 LIMITS = Limits(connect=5.0, query=10.0)
 WATCH = Watch("STARTED", "mail.send", "w", "q", first_seen=0.0, due=0.0)
+#: As Celery makes them there.
+DECLARED = {
+    "id": BIGINT(),
+    "task_id": VARCHAR(155),
+    "status": VARCHAR(50),
+    "result": IMAGE(),
+    "date_done": DATETIME(),
+    "traceback": TEXT(),
+    "name": VARCHAR(155),
+    "worker": VARCHAR(155),
+    "queue": VARCHAR(155),
+    "retries": INTEGER(),
+}
 
 
 ID_COLUMN = ("decimal", 20, 0, False, Decimal(2**63 - 1))
@@ -68,12 +94,12 @@ class Recorder:
         self.dialect._setup_version_attributes()
         self.statements: list[str] = []
 
-    def execute(self, statement: Executable, _: object = None, **__: object) -> Answer:
+    def execute(self, statement: Executable, given: Any = None, **_: object) -> Answer:
         compiled = statement.compile(
             dialect=self.dialect, compile_kwargs={"render_postcompile": True}
         )
         self.statements.append(" ".join(str(compiled).split()))
-        self.parameters = compiled.params
+        self.parameters = {**compiled.params, **(given or {})}
         return Answer()
 
 
@@ -83,9 +109,8 @@ def statements(request: pytest.FixtureRequest) -> list[str]:
     dialect = dialects.of("mssql", LIMITS)
     dialect.snapshot = request.param
     recorder = Recorder()
-    columns = dict.fromkeys((*celery.TASK.required, *celery.TASK.optional), BigInteger())
-    facts = Facts(columns, frozenset())
-    table = tables.build(celery.TASK, "celery_taskmeta", "dbo", facts, set(columns))
+    facts = Facts(DECLARED, frozenset())
+    table = tables.build(celery.TASK, "celery_taskmeta", "dbo", facts, set(DECLARED), dialect.adapt)
     reader = Reader(table, dialect, ZoneInfo("UTC"))
     session = Session(recorder, (table,))  # type: ignore[arg-type]
     reader.read(session, Plan(look=True))
@@ -114,27 +139,59 @@ def test_no_limit_but_top_or_offset(statements: list[str]) -> None:
     assert re.search(r"OFFSET .* ROWS", everything)
 
 
-def test_groups_are_of_exact_bytes(statements: list[str]) -> None:
-    """The default collation merges names that differ in case."""
+def test_groups_are_of_exact_characters(statements: list[str]) -> None:
+    """The default collation merges names that differ in case, T-SQL those that end in blanks."""
     for statement in statements:
-        if "GROUP BY" in statement:
-            assert "VARBINARY" in statement.partition("GROUP BY")[2]
+        grouped = statement.partition("GROUP BY")[2]
+        assert grouped.count("COLLATE Latin1_General_BIN2) + N'.'") == grouped.count("CAST")
+        assert "AS VARBINARY" not in statement
 
 
 def test_ids_are_compared_as_bigints(statements: list[str]) -> None:
     recorder = Recorder()
-    facts = Facts({"id": BigInteger()}, frozenset())
-    table = tables.build(celery.GROUP, "celery_tasksetmeta", None, facts, {"id"})
+    facts = Facts({"id": BIGINT()}, frozenset())
+    adapt = dialects.of("mssql", LIMITS).adapt
+    table = tables.build(celery.GROUP, "celery_tasksetmeta", None, facts, {"id"}, adapt)
     recorder.execute(table.table.select().where(table.id > MIN_ID))
     assert recorder.parameters == {"id_1": MIN_ID}
     assert statements
 
 
-def test_labels_come_back_from_utf16() -> None:
+@pytest.mark.parametrize("label", ["mail.sénd ", "메일", "", "ends with."])
+def test_labels_come_back_as_they_are(label: str) -> None:
     dialect = dialects.of("mssql", LIMITS)
-    assert dialect.text("mail.sénd ".encode("utf-16-le")) == "mail.sénd "
+    assert dialect.text(dialect.exact_value(label)) == label
     assert dialect.text(None) == ""
-    assert dialect.exact_value("SUCCESS") == "SUCCESS".encode("utf-16-le")
+
+
+def test_tables_are_looked_at_by_one_statement() -> None:
+    recorder = Recorder()
+    names = [("celery_taskmeta", None), ("celery_tasksetmeta", "own schema")]
+    assert dialects.of("mssql", LIMITS).look_at(recorder, names) == [None, None]  # type: ignore[arg-type]
+    assert len(recorder.statements) == 1
+    assert recorder.parameters == {
+        "name_0": "celery_taskmeta",
+        "name_1": "[own schema].celery_tasksetmeta",
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "declared", "expression"),
+    [
+        (Kind.TEXT, CHAR(50), "rtrim(c)"),
+        (Kind.BYTES, NVARCHAR(), "CAST(CAST(c AS VARCHAR(max)) AS VARBINARY(max))"),
+        (Kind.BYTES, IMAGE(), "c"),
+        (Kind.TEXT, IMAGE(), None),
+        (Kind.WHOLE, NVARCHAR(), None),
+        (Kind.WHOLE, DECIMAL(38, 0), "c"),
+        (Kind.MOMENT, DATETIME2(), "c"),
+        (Kind.MOMENT, NVARCHAR(), None),
+    ],
+)
+def test_columns_of_other_types(kind: Kind, declared: Any, expression: str | None) -> None:
+    adapted = dialects.of("mssql", LIMITS).adapt(column("c"), kind, declared)  # type: ignore[arg-type]
+    compiled = adapted if adapted is None else str(adapted.compile(dialect=mssql.dialect()))
+    assert compiled == expression
 
 
 @pytest.mark.parametrize(
@@ -154,9 +211,9 @@ def test_labels_come_back_from_utf16() -> None:
 )
 def test_highest_id(monkeypatch: pytest.MonkeyPatch, column: Any, highest: int | None) -> None:
     monkeypatch.setattr(Answer, "one_or_none", lambda _: column)
-    facts = Facts({"id": BigInteger()}, frozenset())
-    table = tables.build(celery.GROUP, "celery_tasksetmeta", None, facts, {"id"})
+    facts = Facts({"id": BIGINT()}, frozenset())
     dialect = dialects.of("mssql", LIMITS)
+    table = tables.build(celery.GROUP, "celery_tasksetmeta", None, facts, {"id"}, dialect.adapt)
     assert dialect.highest_id(Recorder(), table) == highest  # type: ignore[arg-type]
 
 
