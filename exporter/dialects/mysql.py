@@ -139,6 +139,10 @@ class MySQL(Dialect):
         """Return the text as `exact` gives it."""
         return value.encode()
 
+    def end_of_text(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
+        """Cut bytes, too: the connection's character set may be one that lacks some characters."""
+        return self.exact(super().end_of_text(column, length))
+
     def moment(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Read seconds: PyMySQL takes longer to parse a date than to fetch it."""
         unit: ColumnElement[Any] = literal_column("MICROSECOND")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -30,10 +30,10 @@ from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
-from exporter.dialects import LONGEST_PAUSE, Dialect
+from exporter.dialects import LONGEST_PAUSE, Dialect, Limits, decoded
 from exporter.errors import Reason
 from exporter.position import Horizon
-from exporter.tables import ResultTable
+from exporter.tables import Facts, ResultTable
 from exporter.tables.kinds import Kind
 
 SNAPSHOT_FUNCTIONS = (13, 0)  # pg_current_snapshot() is new in PostgreSQL 13
@@ -71,6 +71,7 @@ _REASONS = {
     "55P03": Reason.TIMEOUT,  # lock_not_available
     "25P03": Reason.TIMEOUT,  # idle_in_transaction_session_timeout
 }
+_LIBPQ_DRIVERS = ("psycopg", "psycopg2")
 _CONNECT_CLASSES = ("08", "28", "3D", "53", "57")
 
 
@@ -80,6 +81,11 @@ class PostgreSQL(Dialect):
     snapshot = True
     begin = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
 
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._any_bytes = False  # until `prepare` has asked
+        self._ascii_names = True  # likewise `look_at`
+
     def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
         """Bound connecting; name ourselves; no server-side prepared statements (poolers)."""
         arguments: dict[str, Any] = {
@@ -87,14 +93,36 @@ class PostgreSQL(Dialect):
             "application_name": "celery-results-exporter",
             "keepalives_idle": 30,
         }
+        if url.get_driver_name() in _LIBPQ_DRIVERS:
+            arguments["client_encoding"] = "utf8"  # drivers take SQL_ASCII for bytes, or for ASCII
         if url.get_driver_name() == "psycopg":
             arguments["prepare_threshold"] = None
         return url, arguments
 
+    def prepare(self, connection: Connection) -> None:
+        """Ask what text is there: SQL_ASCII is any bytes, of which some may be no text."""
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+        self._any_bytes = encoding == "SQL_ASCII"
+
+    def look_at(
+        self, connection: Connection, names: Sequence[tuple[str, str | None]]
+    ) -> Sequence[Facts | None]:
+        """Look at tables, where text is text."""
+        if self._any_bytes and connection.dialect.driver == "psycopg2":
+            _fetch_text(connection, as_bytes=False)
+        # psycopg takes the encoding of answers for that of questions.
+        self._ascii_names = all(part.isascii() for name in names for part in name if part)
+        return super().look_at(connection, names)
+
     def open(self, connection: Connection) -> None:
-        """Begin, and set the limits, in one round trip."""
-        limits = self._limits(pause=self.limits.query)
-        words = [f"SET LOCAL {name} = {value}" for name, value in limits.items()]
+        """Begin, and set the limits, in one round trip; fetch bytes where text may be none."""
+        settings: dict[str, object] = {**self._limits(pause=self.limits.query)}
+        driver = connection.dialect.driver
+        if self._any_bytes and (driver == "psycopg2" or self._ascii_names):
+            settings["client_encoding"] = "SQL_ASCII"
+        if self._any_bytes and driver == "psycopg2":
+            _fetch_text(connection, as_bytes=True)
+        words = [f"SET LOCAL {name} = {value}" for name, value in settings.items()]
         connection.exec_driver_sql("; ".join([*self.begin, *words]))
 
     def horizon(self, connection: Connection) -> Horizon | None:
@@ -168,7 +196,7 @@ class PostgreSQL(Dialect):
         """Read the column's type, and its sequence's limit: the catalogue hides neither."""
         has_catalogue = (connection.dialect.server_version_info or ()) >= SEQUENCE_CATALOGUE
         sequence = Table(table.layout.sequence or "", MetaData(), schema=table.table.schema)
-        kind, precision, scale, last = connection.execute(
+        name, precision, scale, last = connection.execute(
             text(_ID_LIMIT.format(sequences=_SEQUENCES if has_catalogue else "NULL")),
             {
                 "name": _quoted(connection, table.table),
@@ -176,6 +204,7 @@ class PostgreSQL(Dialect):
                 "sequence": _quoted(connection, sequence),
             },
         ).one()
+        kind = decoded(name)
         of_column = int("9" * precision) if kind == "numeric" and scale == 0 else _LARGEST.get(kind)
         limits = [limit for limit in (of_column, last) if limit is not None]
         known = of_column is not None or kind == "numeric"  # without a precision it has no limit
@@ -220,6 +249,14 @@ def beyond_all(beyond_ended: int, running: Iterable[int]) -> int:
 
 def _quoted(connection: Connection, table: Table) -> str:
     return connection.dialect.identifier_preparer.format_table(table)
+
+
+def _fetch_text(connection: Connection, *, as_bytes: bool) -> None:
+    """Say what psycopg2 makes of text: it knows no other way to take what does not decode."""
+    from psycopg2 import extensions  # noqa: PLC0415  # whoever comes here has it
+
+    text_is = extensions.BYTES if as_bytes else extensions.UNICODE
+    extensions.register_type(text_is, connection.connection.driver_connection)
 
 
 def _cut(handle: socket.socket) -> None:

@@ -121,6 +121,7 @@ class DatabaseServer(Server):
     administrator: ClassVar[str]
     administration: ClassVar[str]  # the database that is always there
     accounts: ClassVar[tuple[str, ...]]  # the statements that create them
+    options: ClassVar[dict[str, str]] = {}  # of the administrator's connections
 
     @abstractmethod
     def create(self, database: str) -> None:
@@ -136,8 +137,9 @@ class DatabaseServer(Server):
 
     def execute(self, *statements: str, database: str = "") -> None:
         """Run statements as the administrator, each by itself."""
+        url = self.url(database or self.administration, self.administrator, OWNER_PASSWORD)
         engine = create_engine(
-            self.url(database or self.administration, self.administrator, OWNER_PASSWORD),
+            url.update_query_dict(self.options),
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
             execution_options={"no_parameters": True},  # the passwords contain %

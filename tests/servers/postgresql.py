@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import ClassVar
 
 from tests.servers.database import OWNER_PASSWORD, READER_PASSWORD, DatabaseServer
 from tests.servers.process import HOST, require
@@ -25,6 +26,7 @@ class PostgreSQL(DatabaseServer):
         f"CREATE ROLE celery LOGIN PASSWORD '{OWNER_PASSWORD}'",
         f"CREATE ROLE reader LOGIN PASSWORD '{READER_PASSWORD}'",
     )
+    options: ClassVar[dict[str, str]] = {"client_encoding": "utf8"}  # or SQL_ASCII gives bytes
     stop_signal = signal.SIGINT  # "fast": does not wait for clients
 
     def __init__(self) -> None:
@@ -75,9 +77,9 @@ class PostgreSQL(DatabaseServer):
         )
         return probe.returncode == 0
 
-    def create(self, database: str) -> None:
+    def create(self, database: str, options: str = "") -> None:
         self.execute(
-            f"CREATE DATABASE {database} OWNER celery",
+            f"CREATE DATABASE {database} OWNER celery {options}",
             f"REVOKE ALL ON DATABASE {database} FROM PUBLIC",
             f"GRANT CONNECT ON DATABASE {database} TO reader",
         )
