@@ -6,18 +6,20 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import URL
 
-from exporter.checkpoint import IN_A_DATABASE, Checkpoint, read
+from exporter.checkpoint import IN_A_DATABASE, Saved, read, refused
 from exporter.config import Backend, Config
 from exporter.database import Database, Session
 from exporter.errors import CheckpointError
+from exporter.identity import Identity
 from exporter.lease import LIMITS, Lease
 from exporter.link import trouble
+from exporter.migrations import VERSION
 from exporter.parallel import in_order
 from exporter.printable import printable, some
 from exporter.reader import Health, Reader
@@ -48,16 +50,22 @@ class Report:
         yield from (f"  error: {printable(error)}" for error in self.errors)
 
 
-def check(config: Config) -> int:
+def check(config: Config, adopt: Collection[str] = ()) -> int:
     """Check everything; return 0 where all is well, 1 where something is wrong."""
-    reports = in_order(_examine, config.backends)
+    checkpoint, saved = _examine_checkpoint(config.checkpoint)
+
+    def examine(settings: Backend) -> Report:
+        known = {} if settings.name in adopt else saved.get(settings.name, {})
+        return _examine(settings, known)
+
+    reports = in_order(examine, config.backends)
     failed = [
         settings.name
         for settings, report in zip(config.backends, reports, strict=True)
         if _print(f"backend {settings.name}", report)
     ]
     if config.checkpoint is not None:
-        failed += ["checkpoint"] * _print("checkpoint", _examine_checkpoint(config.checkpoint))
+        failed += ["checkpoint"] * _print("checkpoint", checkpoint)
     if len(config.backends) > 1:
         summary = f"{len(config.backends):,} backends, {len(failed):,} failed"
         sys.stdout.write(f"{summary}: {some(failed)}\n" if failed else f"{summary}\n")
@@ -71,55 +79,68 @@ def _print(of: str, report: Report) -> bool:
     return bool(report.errors)
 
 
-def _examine_checkpoint(where: Path | URL) -> Report:
+Known = Mapping[str, Mapping[str, Identity]]  # by backend and kind
+
+
+def _examine_checkpoint(where: Path | URL | None) -> tuple[Report, Known]:
     report = Report()
+    known: Known = {}
     try:
-        report.facts += _file(where) if isinstance(where, Path) else _database(where)
-    except (CheckpointError, OSError) as error:
+        if where is not None:
+            facts, known = _file(where) if isinstance(where, Path) else _database(where)
+            report.facts += facts
+    except CheckpointError as error:
         report.errors.append(str(error))
-    return report
+    return report, known
 
 
-def _file(path: Path) -> list[tuple[str, str]]:
+def _file(path: Path) -> tuple[list[tuple[str, str]], Known]:
     """Look, and leave no trace: the exporter may be running, or will run as somebody else."""
     if not path.exists():
         folder = path.absolute().parent
         if not os.access(folder, os.W_OK | os.X_OK):
             raise CheckpointError(f"checkpoint {path}: {folder} does not exist or is not writable")
-        return [("file", f"{path} does not exist yet")]
+        return [("file", f"{path} does not exist yet")], {}
     if not os.access(path, os.W_OK):
         raise CheckpointError(f"checkpoint {path}: is not writable")
     checkpoint = read(path)
-    backends = checkpoint.backends()
-    checkpoint.close()
-    return [
-        ("file", f"{path}, {checkpoint.size()} bytes"),
-        ("backends", ", ".join(backends) or "none yet"),
-    ]
+    try:
+        facts, known = _saved(checkpoint)
+        return [("file", f"{path}, {path.stat().st_size} bytes"), *facts], known
+    finally:
+        checkpoint.close()
 
 
-def _database(url: URL) -> list[tuple[str, str]]:
+def _database(url: URL) -> tuple[list[tuple[str, str]], Known]:
     """Try every right; the tables are created where they are missing."""
-    checkpoint = Checkpoint(Store(url, IN_A_DATABASE, limits=LIMITS))
+    checkpoint = Saved(Store(url, IN_A_DATABASE, limits=LIMITS))
     lease = Lease(Store(url, IN_A_DATABASE, limits=LIMITS))
     try:
-        return [
-            ("server", checkpoint.probe()),
-            ("backends", ", ".join(checkpoint.backends()) or "none yet"),
-            ("leader", lease.look() or "none"),
-        ]
+        server = checkpoint.probe()
+        facts, known = _saved(checkpoint)
+        return [("server", server), *facts, ("leader", lease.look() or "none")], known
     finally:
         lease.close()
         checkpoint.close()
 
 
-def _examine(settings: Backend) -> Report:
+def _saved(checkpoint: Saved) -> tuple[list[tuple[str, str]], Known]:
+    schema = checkpoint.schema()
+    if schema is not None and schema < VERSION:
+        return [("schema", f"{schema}: the next start brings it to {VERSION}")], {}
+    known = checkpoint.identities() if schema else {}
+    return [("backends", ", ".join(known) or "none yet")], known
+
+
+def _examine(settings: Backend, known: Mapping[str, Identity]) -> Report:
     report = Report()
     try:
         database = Database(settings)
         try:
             with database.session() as session:
                 _describe(report, database, session)
+                if refusal := refused(settings.name, known, database.identities()):
+                    raise CheckpointError(refusal)
         finally:
             database.close()
     except Exception as error:  # whatever it is, the other backends are told of

@@ -3,31 +3,28 @@
 Written through SQLAlchemy, so that a file of our own (SQLite) and a database of the operator's are
 one and the same code. Only what changed is written. When something is due is not kept: after a
 restart everything is.
+
+Each save of a backend replaces the stamp of the one before. Where that is not there, the store was
+emptied, or replaced by an older or another one, and what changed would make no sense in it: all of
+the backend is written anew, from memory.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
+import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import (
     URL,
-    BigInteger,
-    Column,
     Connection,
-    Double,
-    MetaData,
-    String,
     Table,
-    Text,
-    Unicode,
     bindparam,
     delete,
     false,
@@ -36,86 +33,26 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.mysql import VARCHAR
 
-from exporter.audit import Segment, Segments
+from exporter import migrations, ownfile, records
+from exporter.audit import Segments
 from exporter.errors import CheckpointError
+from exporter.identity import Identity
 from exporter.lifecycle import Watch
-from exporter.metrics import CATALOGUE, FAILURES
+from exporter.metrics import FAILURES
+from exporter.migrations import VERSION
+from exporter.ownfile import OwnFile
 from exporter.position import Change, Gap, Mark, Position
+from exporter.records import UnknownMetricError
+from exporter.schema import GAPS, POSITIONS, SAVES, SEGMENTS, TABLES, TOTALS, WATCHED
 from exporter.spans import Missing, Span
 from exporter.store import Fence, Snapshots, Store
 from exporter.tally import Changes, Histogram, Key, Tally, Total
 
-SCHEMA_VERSION = 1
+log = logging.getLogger(__name__)
+
 WATCHED_A_PAGE = 50_000
 IN_A_DATABASE = "checkpoint database"  # its place, for people: no URL, no host
-
-# Compared byte by byte: by default MySQL and SQL Server would take "Shop" for "shop".
-_Name = (
-    Unicode(190)
-    .with_variant(VARCHAR(190, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
-    .with_variant(Unicode(190, collation="Latin1_General_100_BIN2"), "mssql")
-)
-
-_metadata = MetaData()
-
-
-def _table(name: str, *columns: Column[Any]) -> Table:
-    return Table(f"celery_results_exporter_{name}", _metadata, *columns, mysql_engine="InnoDB")
-
-
-def _owner() -> tuple[Column[Any], Column[Any]]:
-    """Make the columns that say whose row this is: a backend's, of its task or group table."""
-    return (
-        Column("backend", _Name, primary_key=True),
-        Column("kind", String(16), primary_key=True),
-    )
-
-
-_meta = _table(
-    "meta", Column("key", String(64), primary_key=True), Column("value", Text, nullable=False)
-)
-_saves = _table(
-    "save",
-    Column("backend", _Name, primary_key=True),
-    Column("stamp", String(32), nullable=False),  # of the last one
-)
-_positions = _table(
-    "position",
-    *_owner(),
-    Column("identity", Text, nullable=False),  # which table of which database this is
-    Column("mark", Text, nullable=False),  # JSON, see `exporter.position.Mark`
-)
-_gaps = _table(
-    "gap",
-    *_owner(),
-    Column("lo", BigInteger, primary_key=True, autoincrement=False),
-    Column("hi", BigInteger, nullable=False),
-    Column("known", Text, nullable=False),  # hexadecimal, see `exporter.spans.Missing`
-    Column("since", Double, nullable=False),
-    Column("horizon", BigInteger),
-)
-_segments = _table(
-    "segment",
-    *_owner(),
-    Column("lo", BigInteger, primary_key=True, autoincrement=False),
-    Column("segment", Text, nullable=False),  # JSON, an `exporter.audit.Segment`
-)
-_watched = _table(
-    "watched",
-    *_owner(),
-    Column("id", BigInteger, primary_key=True, autoincrement=False),
-    Column("watch", Text, nullable=False),  # JSON, a `Watch` without `due`
-)
-_totals = _table(
-    "total",
-    Column("backend", _Name, primary_key=True),
-    Column("key", String(64), primary_key=True),  # hash of metric and labels: no collation merges
-    Column("metric", String(190), nullable=False),
-    Column("labels", Text, nullable=False),  # JSON
-    Column("value", Text, nullable=False),  # JSON
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,116 +73,50 @@ class Save:
     stamp: str = field(default_factory=lambda: uuid4().hex)
 
 
-def _no_fence(connection: Connection) -> None:
-    """Let everybody pass: what keeps others out is the lock on the file."""
-    del connection
+class Saved:
+    """What is saved, for reading, beside whoever saves."""
 
-
-class Checkpoint:
-    """One store for all backends. Safe for several threads; one process at a time."""
-
-    def __init__(self, store: Store, fence: Fence = _no_fence, path: Path | None = None) -> None:
-        self.path = path
+    def __init__(self, store: Store) -> None:
         self.place = store.place  # for people
-        self.patience = store.patience  # seconds that anything here takes at most
-        self.last_commit: float | None = None  # Unix time, seconds
         self._store = store
-        self._fence = fence
-        self._file_lock: IO[bytes] | None = None
-
-    def open(self) -> None:
-        """Create or migrate the store; raise CheckpointError where it cannot be used."""
-        try:
-            if self.path is not None:
-                self._file_lock = _lock(self.path)
-            with self._store.transaction() as connection:
-                _create(connection)
-        except BaseException:
-            self.close()
-            raise
 
     def close(self) -> None:
         """Release it."""
         self._store.retire()
-        if self._file_lock is not None:
-            self._file_lock.close()
-
-    def size(self) -> int | None:
-        """Return the bytes it takes on disk; None where it is not a file of ours."""
-        if self.path is None:
-            return None
-        parts = [self.path, self.path.with_name(f"{self.path.name}-wal")]
-        return sum(part.stat().st_size for part in parts if part.exists())
 
     def restore(
-        self,
-        backend: str,
-        identity: Mapping[str, str],
-        positions: Mapping[str, Position],
-        tally: Tally,
-    ) -> bool:
-        """Fill positions and tally with what was saved, if anything was; say whether it was.
+        self, backend: str, positions: Mapping[str, Position], tally: Tally
+    ) -> Mapping[str, Identity]:
+        """Fill positions and tally with what was saved; say of which tables, by kind."""
+        with self._transaction() as connection:
+            identities = _read_identities(connection, backend)
+            query = select(POSITIONS.c.kind, POSITIONS.c.mark)
+            marks = connection.execute(query.where(POSITIONS.c.backend == backend)).all()
+            saved = [_read_position(connection, backend, kind, mark) for kind, mark in marks]
+            totals = _read_totals(connection, backend)
+            self._note_restored(connection, backend, identities)
+        for (kind, _), parts in zip(marks, saved, strict=True):
+            positions[kind].restore(*parts)
+        tally.apply(totals)
+        return identities
 
-        `identity` says, for each kind of table, which one it is: another one is refused.
-        """
-        saved: list[tuple[str, Mark, tuple[Gap, ...], Segments, dict[int, Watch]]] = []
+    def identities(self) -> dict[str, Mapping[str, Identity]]:
+        """Name the backends that are in it, and their tables by kind."""
+        with self._transaction() as connection:
+            query = select(POSITIONS.c.backend).distinct().order_by(POSITIONS.c.backend)
+            backends = connection.execute(query).scalars().all()
+            return {backend: _read_identities(connection, backend) for backend in backends}
+
+    def schema(self) -> int | None:
+        """Return the version of its tables, None where there are none; refuse a newer one."""
         with self._store.transaction() as connection:
-            query = select(_positions).where(_positions.c.backend == backend)
-            for row in connection.execute(query).all():
-                if row.identity != identity[row.kind]:
-                    raise CheckpointError(
-                        f"backend {backend!r}: the checkpoint holds counts of {row.identity}, and "
-                        f"this is {identity[row.kind]}: give the backend another name, or delete "
-                        "the checkpoint to count from the start again"
-                    )
-                gaps = _read_gaps(connection, backend, row.kind)
-                segments = _read_segments(connection, backend, row.kind)
-                watched = _read_watched(connection, backend, row.kind)
-                saved.append((row.kind, json.loads(row.mark), gaps, segments, watched))
-            _read_totals(connection, backend, tally)
-        for kind, mark, gaps, segments, watched in saved:
-            positions[kind].restore(mark, gaps, segments, watched)
-        return bool(saved)
-
-    def save(self, backend: str, identity: Mapping[str, str], save: Save, tally: Tally) -> None:
-        """Write what is staged, in one transaction; nothing at all where nothing changed.
-
-        After an error ask `holds` whether it was kept: the answer to a commit may be lost.
-        """
-        writes = [write for stage in save.staged for write in _writes(backend, identity, stage)]
-        writes += _total_writes(backend, save.changes, tally)
-        if not writes:
-            return
-        with self._store.transaction() as connection:
-            self._fence(connection)
-            _put_stamp(connection, backend, save.stamp)
-            for statement, rows in writes:
-                connection.execute(statement, rows)
-        self.last_commit = time.time()
-
-    def holds(self, backend: str, save: Save) -> bool:
-        """Say whether this save, the last one tried, was kept.
-
-        Where its commit is still under way on a server, the fence waits for it: a commit without an
-        answer has changed what the fence changes.
-        """
-        with self._store.transaction() as connection:
-            self._fence(connection)
-            query = select(_saves.c.stamp).where(_saves.c.backend == backend)
-            return bool(connection.execute(query).scalar() == save.stamp)
-
-    def backends(self) -> list[str]:
-        """Name the backends that are in it."""
-        with self._store.transaction() as connection:
-            _check_version(connection)
-            query = select(_positions.c.backend).distinct().order_by(_positions.c.backend)
-            return list(connection.execute(query).scalars())
+            return migrations.version(connection)
 
     def probe(self) -> str:
         """Try every right that is needed, changing nothing; name the server."""
         with self._store.transaction() as connection:
-            _create(connection)
-            for table in _metadata.sorted_tables:
+            migrations.lay_out(connection)
+            for table in TABLES.sorted_tables:
                 column = next(iter(table.c))
                 nothing = select(table).where(false())
                 connection.execute(insert(table).from_select(table.c.keys(), nothing))
@@ -253,72 +124,245 @@ class Checkpoint:
                 connection.execute(delete(table).where(false()))
         return f"{self._store.server}, {self._store.driver}"
 
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with self._store.transaction() as connection:
+            found = migrations.version(connection)
+            if found != VERSION:
+                raise CheckpointError(
+                    f"{self.place}: holds nothing yet"
+                    if found is None
+                    else f"{self.place}: was written by an older version of the exporter (schema "
+                    f"{found}; this one's is {VERSION}): `run` or `once` brings it up to date"
+                )
+            yield connection
 
-def open_file(path: Path) -> Checkpoint:
+    def _note_restored(
+        self, connection: Connection, backend: str, identities: Mapping[str, Identity]
+    ) -> None:
+        """Remember what was read, where it will be saved."""
+
+
+def _no_fence(connection: Connection) -> None:
+    """Let everybody pass: what keeps others out is the lock on the file."""
+    del connection
+
+
+class Checkpoint(Saved):
+    """One store for all backends. Safe for several threads; one process at a time.
+
+    `adopt` names backends whose results have moved: once, they may be another table's.
+    """
+
+    def __init__(self, store: Store, fence: Fence = _no_fence, adopt: Collection[str] = ()) -> None:
+        super().__init__(store)
+        self.patience = store.patience  # seconds that anything here takes at most
+        self.last_commit: float | None = None  # Unix time, seconds
+        self.size: int | None = None  # bytes on disk as of then; None where it is not a file
+        self.rewrites: Counter[str] = Counter()  # by backend
+        self.rewritten: dict[str, float] = {}  # when last, Unix time, seconds
+        self._fence = fence
+        self._adopt = set(adopt)
+        self._laid_out = 0  # the store's connection on which the tables were there
+        self._seen: dict[str, int] = {}  # by backend: that on which its stamp was there
+        self._stamps: dict[str, str] = {}  # by backend, "": never saved
+        self._identities: dict[str, dict[str, Identity]] = {}
+
+    def open(self) -> None:
+        """Create or migrate the store; raise CheckpointError where it cannot be used."""
+        try:
+            with self._transaction():
+                pass
+        except BaseException:
+            self.close()
+            raise
+        self._measure()
+
+    def recognise(self, backend: str, found: Mapping[str, Identity]) -> None:
+        """Compare the tables about to be counted with those that were; refuse others."""
+        known = self._identities.setdefault(backend, {})
+        latest = {kind: new.after(known.get(kind)) for kind, new in found.items()}
+        moved = {kind: new for kind, new in latest.items() if known.get(kind, new) != new}
+        refusal = refused(backend, known, latest)
+        if refusal and backend not in self._adopt:
+            raise CheckpointError(refusal)
+        if moved:
+            with self._transaction() as connection:
+                for kind, identity in moved.items():
+                    whose = (POSITIONS.c.backend == backend, POSITIONS.c.kind == kind)
+                    kept = records.identity(identity)
+                    connection.execute(update(POSITIONS).where(*whose).values(identity=kept))
+        self._identities[backend] = latest
+        if refusal:
+            self._adopt.discard(backend)
+            log.warning(
+                "adopted: counts go on with another table; remove --checkpoint.adopt",
+                extra={
+                    "backend": backend,
+                    "from_table": str(known["task"]),
+                    "to_table": str(found["task"]),
+                },
+            )
+
+    def keep(self, backend: str, positions: Mapping[str, Position], tally: Tally) -> None:
+        """Write all of a backend anew, if the store was lost or replaced since its last save."""
+        in_place = self._seen.get(backend) == self._store.connections
+        if in_place and not (isinstance(self._store, OwnFile) and self._store.moved()):
+            return
+        with self._transaction() as connection:
+            stamp = self._stamps.get(backend, "")
+            lost = _stamp(connection, backend) != stamp
+            if lost:
+                self._rewrite(connection, backend, positions, tally, stamp)
+        self._seen[backend] = self._store.connections
+        if lost:
+            self._note_saved(backend, stamp, rewritten=True)
+
+    def save(
+        self, backend: str, save: Save, positions: Mapping[str, Position], tally: Tally
+    ) -> None:
+        """Write what is staged, in one transaction; nothing at all where nothing changed.
+
+        After an error ask `holds` whether it was kept: the answer to a commit may be lost.
+        """
+        identities = self._identities.get(backend, {})
+        writes = [write for stage in save.staged for write in _writes(backend, identities, stage)]
+        writes += _total_writes(backend, save.changes, tally)
+        if not writes:
+            return
+        with self._transaction() as connection:
+            lost = not _replace_stamp(
+                connection, backend, self._stamps.get(backend, ""), save.stamp
+            )
+            if lost:
+                self._rewrite(connection, backend, positions, tally, save.stamp)
+            for statement, rows in writes:
+                connection.execute(statement, rows)
+        self._note_saved(backend, save.stamp, rewritten=lost)
+
+    def holds(self, backend: str, save: Save) -> bool:
+        """Say whether this save, the last one tried, was kept.
+
+        Where its commit is still under way on a server, the fence waits for it: a commit without an
+        answer has changed what the fence changes.
+        """
+        with self._transaction() as connection:
+            kept = _stamp(connection, backend) == save.stamp
+        if kept:
+            self._stamps[backend] = save.stamp
+        return kept
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """Let only the one pass that may write; the tables are there then."""
+        with self._store.transaction() as connection:
+            self._fence(connection)
+            if self._laid_out != self._store.connections:
+                self._lay_out(connection)
+                self._fence(connection)  # some databases commit where a table is made
+                self._laid_out = self._store.connections
+            yield connection
+
+    def _lay_out(self, connection: Connection) -> None:
+        found = migrations.lay_out(connection)
+        if found is None:
+            log.info("a new checkpoint begins", extra={"checkpoint": self.place})
+        elif found < VERSION:
+            migrations.migrate(connection, found)
+            log.info(
+                "the checkpoint was brought to this version",
+                extra={"checkpoint": self.place, "from_schema": found, "to_schema": VERSION},
+            )
+
+    def _rewrite(
+        self,
+        connection: Connection,
+        backend: str,
+        positions: Mapping[str, Position],
+        tally: Tally,
+        stamp: str,
+    ) -> None:
+        identities = self._identities.get(backend, {})
+        for statement, rows in _anew(backend, identities, positions, tally, stamp):
+            connection.execute(statement, rows)
+
+    def _note_restored(
+        self, connection: Connection, backend: str, identities: Mapping[str, Identity]
+    ) -> None:
+        self._stamps[backend] = _stamp(connection, backend)
+        self._seen[backend] = self._store.connections
+        self._identities[backend] = dict(identities)
+
+    def _note_saved(self, backend: str, stamp: str, *, rewritten: bool) -> None:
+        self.last_commit = time.time()
+        self._stamps[backend] = stamp
+        self._seen[backend] = self._store.connections
+        self._measure()
+        if rewritten:
+            self.rewrites[backend] += 1
+            self.rewritten[backend] = self.last_commit
+            log.warning(
+                "the checkpoint was deleted or replaced while in use; written anew from memory",
+                extra={"backend": backend, "checkpoint": self.place},
+            )
+
+    def _measure(self) -> None:
+        if isinstance(self._store, OwnFile):
+            self.size = self._store.size()
+
+
+def refused(backend: str, known: Mapping[str, Identity], found: Mapping[str, Identity]) -> str:
+    """Say that these are other tables, and what to do about it; "": they are the same."""
+    for kind, new in found.items():
+        old = known.get(kind, new)
+        if not new.is_that(old):
+            return (
+                f"the checkpoint holds counts of {old}, and this is {new}: if the results have "
+                f"moved there, say so once with --checkpoint.adopt={backend}; if these are "
+                "others, give the backend another name"
+            )
+    return ""
+
+
+def open_file(path: Path, adopt: Collection[str] = ()) -> Checkpoint:
     """Open a checkpoint in a file, creating it where there is none."""
-    checkpoint = Checkpoint(Store(_file_url(path), _file_place(path)), path=path)
+    checkpoint = Checkpoint(OwnFile(path), adopt=adopt)
     checkpoint.open()
     return checkpoint
 
 
-def read(where: Path | URL) -> Checkpoint:
+def read(where: Path | URL) -> Saved:
     """Open a checkpoint for reading, beside the process that writes it."""
     if isinstance(where, URL):
-        return Checkpoint(Snapshots(where, IN_A_DATABASE))
-    if not where.exists():
-        raise CheckpointError(f"{_file_place(where)}: does not exist")
-    return Checkpoint(Snapshots(_file_url(where), _file_place(where)), path=where)
-
-
-def _file_url(path: Path) -> URL:
-    return URL.create("sqlite", database=str(path.absolute()))
-
-
-def _file_place(path: Path) -> str:
-    return f"checkpoint {path}"
-
-
-def _lock(path: Path) -> IO[bytes]:
-    """Keep other processes out. The lock goes with the process, however it ends."""
-    try:
-        file = path.with_name(f"{path.name}.lock").open("wb")
-    except OSError as error:
-        raise CheckpointError(f"{_file_place(path)}: {error.strerror}") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise CheckpointError(
-            f"{_file_place(path)}: another process uses it; stop that one, or give this one its own"
-        ) from None
-    return file
-
-
-_version = select(_meta.c.value).where(_meta.c.key == "schema")
-
-
-def _create(connection: Connection) -> None:
-    _metadata.create_all(connection)
-    _check_version(connection)
-    if connection.execute(_version).first() is None:
-        connection.execute(insert(_meta).values(key="schema", value=str(SCHEMA_VERSION)))
-
-
-def _check_version(connection: Connection) -> None:
-    found = connection.execute(_version).scalar()
-    if found is not None and int(found) > SCHEMA_VERSION:
-        raise CheckpointError(
-            f"the checkpoint was written by a newer version (schema {found}, this one knows "
-            f"{SCHEMA_VERSION}): run that version, or begin a new checkpoint"
-        )
+        return Saved(Snapshots(where, IN_A_DATABASE))
+    return Saved(ownfile.reading(where))
 
 
 # -- reading -------------------------------------------------------------------------------------
 
+Parts = tuple[Mark, tuple[Gap, ...], Segments, dict[int, Watch]]
+
+
+def _read_identities(connection: Connection, backend: str) -> dict[str, Identity]:
+    query = select(POSITIONS.c.kind, POSITIONS.c.identity).where(POSITIONS.c.backend == backend)
+    return {kind: records.read_identity(text) for kind, text in connection.execute(query)}
+
+
+def _read_position(connection: Connection, backend: str, kind: str, mark: str) -> Parts:
+    gaps = _read_gaps(connection, backend, kind)
+    segments = _read_segments(connection, backend, kind)
+    return records.read_mark(mark), gaps, segments, _read_watched(connection, backend, kind)
+
+
+def _stamp(connection: Connection, backend: str) -> str:
+    """Return that of the backend's last save, "" where there was none."""
+    query = select(SAVES.c.stamp).where(SAVES.c.backend == backend)
+    return connection.execute(query).scalar() or ""
+
 
 def _read_gaps(connection: Connection, backend: str, kind: str) -> tuple[Gap, ...]:
-    query = select(_gaps).where(_gaps.c.backend == backend, _gaps.c.kind == kind)
-    rows = connection.execute(query.order_by(_gaps.c.lo))
+    query = select(GAPS).where(GAPS.c.backend == backend, GAPS.c.kind == kind)
+    rows = connection.execute(query.order_by(GAPS.c.lo))
     return tuple(
         Gap(Missing(Span(row.lo, row.hi), int(row.known, 16)), row.since, 0.0, row.horizon)
         for row in rows
@@ -326,86 +370,109 @@ def _read_gaps(connection: Connection, backend: str, kind: str) -> tuple[Gap, ..
 
 
 def _read_segments(connection: Connection, backend: str, kind: str) -> Segments:
-    query = select(_segments.c.segment)
-    query = query.where(_segments.c.backend == backend, _segments.c.kind == kind)
-    texts = connection.execute(query.order_by(_segments.c.lo)).scalars()
-    found = [json.loads(text) for text in texts]
-    return tuple(Segment(Span(*span), *rest) for span, *rest in found)
+    query = select(SEGMENTS.c.lo, SEGMENTS.c.segment)
+    query = query.where(SEGMENTS.c.backend == backend, SEGMENTS.c.kind == kind)
+    rows = connection.execute(query.order_by(SEGMENTS.c.lo))
+    return tuple(records.read_segment(lo, text) for lo, text in rows)
 
 
 def _read_watched(connection: Connection, backend: str, kind: str) -> dict[int, Watch]:
-    query = select(_watched.c.id, _watched.c.watch)
-    query = query.where(_watched.c.backend == backend, _watched.c.kind == kind)
-    query = query.order_by(_watched.c.id).limit(WATCHED_A_PAGE)
+    query = select(WATCHED.c.id, WATCHED.c.watch)
+    query = query.where(WATCHED.c.backend == backend, WATCHED.c.kind == kind)
+    query = query.order_by(WATCHED.c.id).limit(WATCHED_A_PAGE)
     page = connection.execute(query).all()
     watched: dict[int, Watch] = {}
     while page:
-        watched.update((row_id, _watch(json.loads(text))) for row_id, text in page)
-        page = connection.execute(query.where(_watched.c.id > page[-1].id)).all()
+        watched.update((row_id, records.read_watch(text)) for row_id, text in page)
+        page = connection.execute(query.where(WATCHED.c.id > page[-1].id)).all()
     return watched
 
 
-def _watch(values: list[Any]) -> Watch:
-    state, task, worker, queue, first_seen, until, started, counted, settled = values
-    counted = None if counted is None else (counted[0], counted[1])
-    return Watch(state, task, worker, queue, first_seen, 0.0, until, started, counted, settled)
-
-
-def _read_totals(connection: Connection, backend: str, tally: Tally) -> None:
-    kept = Changes()
-    query = select(_totals.c.metric, _totals.c.labels, _totals.c.value)
-    for metric, labels, text in connection.execute(query.where(_totals.c.backend == backend)):
-        key = (CATALOGUE[metric], tuple(json.loads(labels)))
-        value = json.loads(text)
-        if isinstance(value, dict):
-            kept.histograms[key] = Histogram(
-                tuple(value["bounds"]), tuple(value["counts"]), value["sum"]
-            )
-        elif isinstance(value, list):
-            kept.totals[key] = Total(*value)
+def _read_totals(connection: Connection, backend: str) -> Changes:
+    """Read the totals; those of metrics that this version does not have stay where they are."""
+    kept, unknown = Changes(), Counter[str]()
+    query = select(TOTALS.c.metric, TOTALS.c.labels, TOTALS.c.value)
+    for name, labels, text in connection.execute(query.where(TOTALS.c.backend == backend)):
+        try:
+            key = records.read_key(name, labels)
+        except UnknownMetricError:
+            unknown[name] += 1
+            continue
+        value = records.read_value(key[0], text)
+        if isinstance(value, Histogram):
+            kept.histograms[key] = value
+        elif isinstance(value, Total):
+            kept.totals[key] = value
             if key[0] is FAILURES:
                 kept.exceptions.add(key[1][-1])
         else:
             kept.newest[key] = value
-    tally.apply(kept)
+    for name, series in unknown.items():
+        log.warning(
+            "the checkpoint has a metric that this version does not know; it is kept, not served",
+            extra={"backend": backend, "metric": name, "series": series},
+        )
+    return kept
 
 
 # -- writing -------------------------------------------------------------------------------------
 
 Write = tuple[Any, list[dict[str, Any]]]
+Totals = Changes | Tally
 
 
-def _put_stamp(connection: Connection, backend: str, stamp: str) -> None:
-    renewed = update(_saves).where(_saves.c.backend == backend).values(stamp=stamp)
-    if not connection.execute(renewed).rowcount:
-        connection.execute(insert(_saves).values(backend=backend, stamp=stamp))
+def _replace_stamp(connection: Connection, backend: str, old: str, new: str) -> bool:
+    """Put the stamp of a save in the place of the last one's; say whether that was there."""
+    of_backend = SAVES.c.backend == backend
+    renew = update(SAVES).where(of_backend, SAVES.c.stamp == old).values(stamp=new)
+    if connection.execute(renew).rowcount:
+        return True
+    if old or connection.execute(select(SAVES.c.stamp).where(of_backend)).first() is not None:
+        return False
+    connection.execute(insert(SAVES).values(backend=backend, stamp=new))
+    return True
 
 
-def _writes(backend: str, identity: Mapping[str, str], stage: Staged) -> Iterator[Write]:
+def _anew(
+    backend: str,
+    identities: Mapping[str, Identity],
+    positions: Mapping[str, Position],
+    tally: Tally,
+    stamp: str,
+) -> Iterator[Write]:
+    """Yield the statements that bring the store, whatever is in it, to position and tally."""
+    for table in (SAVES, POSITIONS, GAPS, SEGMENTS, WATCHED, TOTALS):
+        whose = table.c.backend == bindparam("_backend")
+        yield delete(table).where(whose), [{"_backend": backend}]
+    if stamp:
+        yield insert(SAVES), [{"backend": backend, "stamp": stamp}]
+    for kind, position in positions.items():
+        owner = {"backend": backend, "kind": kind}
+        if position.looked:
+            yield insert(POSITIONS), [owner | _position(position.mark, identities[kind])]
+        yield from _gap_writes(owner, (), position.gaps)
+        yield from _segment_writes(owner, (), position.segments)
+        yield from _watch_writes(owner, {}, position.watched)
+    yield from _total_writes(backend, tally, Changes())
+
+
+def _writes(backend: str, identities: Mapping[str, Identity], stage: Staged) -> Iterator[Write]:
     """Yield the statements that bring the store from the position to the change."""
     owner = {"backend": backend, "kind": stage.kind}
     before, change = stage.position, stage.change
-    if before.mark != change.mark or not before.looked:
-        values = {"mark": json.dumps(change.mark), "identity": identity[stage.kind]}
-        yield from _put(_positions, owner, ("backend", "kind"), values, known=before.looked)
+    if not before.looked:
+        yield insert(POSITIONS), [owner | _position(change.mark, identities[stage.kind])]
+    elif before.mark != change.mark:
+        whose = [POSITIONS.c[key] == bindparam(f"_{key}") for key in owner]
+        values = {f"_{key}": value for key, value in owner.items()}
+        yield update(POSITIONS).where(*whose), [values | {"mark": records.mark(change.mark)}]
     yield from _gap_writes(owner, before.gaps, change.gaps)
     yield from _segment_writes(owner, before.segments, change.segments)
     yield from _watch_writes(owner, before.watched, change.watch)
 
 
-def _put(
-    table: Table,
-    owner: dict[str, Any],
-    keys: tuple[str, ...],
-    values: dict[str, Any],
-    *,
-    known: bool,
-) -> Iterator[Write]:
-    if known:
-        where = [table.c[key] == bindparam(f"_{key}") for key in keys]
-        yield update(table).where(*where), [{f"_{k}": owner[k] for k in keys} | values]
-    else:
-        yield insert(table), [owner | values]
+def _position(mark: Mark, identity: Identity) -> dict[str, str]:
+    return {"mark": records.mark(mark), "identity": records.identity(identity)}
 
 
 def _gap_writes(
@@ -414,7 +481,7 @@ def _gap_writes(
     old = {(gap.missing, gap.since, gap.horizon) for gap in before}
     new = {(gap.missing, gap.since, gap.horizon) for gap in after}
     yield from _replace(
-        _gaps,
+        GAPS,
         [owner | {"lo": missing.span.lo} for missing, _, _ in old - new],
         [
             owner
@@ -430,10 +497,10 @@ def _segment_writes(owner: dict[str, Any], before: Segments, after: Segments) ->
     old = {segment.span.lo: segment for segment in before}
     new = {segment.span.lo: segment for segment in after}
     yield from _replace(
-        _segments,
+        SEGMENTS,
         [owner | {"lo": lo} for lo, segment in old.items() if new.get(lo) != segment],
         [
-            owner | {"lo": lo, "segment": json.dumps(segment)}
+            owner | {"lo": lo, "segment": records.segment(segment)}
             for lo, segment in new.items()
             if old.get(lo) != segment
         ],
@@ -447,18 +514,13 @@ def _watch_writes(
     gone, put = [], []
     for row_id, watch in after.items():
         old = before.get(row_id)
-        kept = None if watch is None else _without_due(watch)
-        if old is not None and _without_due(old) != kept:
+        if old is not None and watch is not None and old._replace(due=watch.due) == watch:
+            continue
+        if old is not None:
             gone.append(owner | {"id": row_id})
-        if kept is not None and (old is None or _without_due(old) != kept):
-            put.append(owner | {"id": row_id, "watch": json.dumps(kept)})
-    yield from _replace(_watched, gone, put, "id")
-
-
-def _without_due(watch: Watch) -> list[Any]:
-    values = list(watch)
-    del values[Watch._fields.index("due")]
-    return values
+        if watch is not None:
+            put.append(owner | {"id": row_id, "watch": records.watch(watch)})
+    yield from _replace(WATCHED, gone, put, "id")
 
 
 def _replace(
@@ -472,40 +534,34 @@ def _replace(
         yield insert(table), put
 
 
-def _total_writes(backend: str, changes: Changes, tally: Tally) -> Iterator[Write]:
+def _total_writes(backend: str, changes: Totals, before: Totals) -> Iterator[Write]:
     known, new = [], []
-    for key, value, old in _values(changes, tally):
-        row = {"_backend": backend, "_key": _hash(key), "value": json.dumps(value)}
+    for key, value, old in _values(changes, before):
+        row = {"_backend": backend, "_key": records.key(key), "value": records.value(value)}
         if old:
             known.append(row)
         else:
-            metric, labels = key
             new.append(
                 {
                     "backend": row["_backend"],
                     "key": row["_key"],
                     "value": row["value"],
-                    "metric": metric.name,
-                    "labels": json.dumps(labels),
+                    "metric": key[0].name,
+                    "labels": records.labels(key),
                 }
             )
     if known:
-        where = (_totals.c.backend == bindparam("_backend"), _totals.c.key == bindparam("_key"))
-        yield update(_totals).where(*where), known
+        where = (TOTALS.c.backend == bindparam("_backend"), TOTALS.c.key == bindparam("_key"))
+        yield update(TOTALS).where(*where), known
     if new:
-        yield insert(_totals), new
+        yield insert(TOTALS), new
 
 
-def _values(changes: Changes, tally: Tally) -> Iterator[tuple[Key, Any, bool]]:
-    """Yield each changed key, its value as JSON takes it, and whether it was there before."""
+def _values(changes: Totals, before: Totals) -> Iterator[tuple[Key, records.Value, bool]]:
+    """Yield each changed key, its value, and whether it was there before."""
     for key, total in changes.totals.items():
-        yield key, list(total), key in tally.totals
+        yield key, total, key in before.totals
     for key, newest in changes.newest.items():
-        yield key, newest, key in tally.newest
+        yield key, newest, key in before.newest
     for key, histogram in changes.histograms.items():
-        yield key, histogram._asdict(), key in tally.histograms
-
-
-def _hash(key: Key) -> str:
-    metric, labels = key
-    return sha256(json.dumps([metric.name, *labels]).encode()).hexdigest()
+        yield key, histogram, key in before.histograms

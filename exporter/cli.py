@@ -75,6 +75,13 @@ _FLAGS = (
         supported=False,
     ),
     _Flag(
+        "checkpoint.adopt",
+        "NAME",
+        "a backend whose results have moved to another database: its counts in the checkpoint go "
+        "on there; repeatable, in the variable with commas",
+        repeatable=True,
+    ),
+    _Flag(
         "log.level",
         "LEVEL",
         "debug, info, warning (warn) or error (default info; warning for check, once and verify)",
@@ -144,28 +151,32 @@ def _run(argv: Sequence[str], env: Mapping[str, str]) -> int:
     given = _given(vars(namespace), env)
     config = _config(given, env)
     _configure_logs(given, default_level="info" if command == "run" else "warning")
+    _refuse_to_adopt_nothing(given, config)
+    options = _options(given)
     if command == "check":
         from exporter.check import check
 
-        return check(config)
+        return check(config, options.adopt)
     if command == "verify":
         from exporter.verify import verify
 
-        return verify(config)
+        return verify(config, options.adopt)
     from exporter import service
 
     if command == "once":
-        return service.once(config)
-    return service.run(config, _options(given))
+        return service.once(config, options.adopt)
+    return service.run(config, options)
 
 
 def _options(given: Mapping[str, _Given]) -> Options:
-    from exporter.web.addresses import parse_address
-
     options = Options()
+    if adopt := given.get("checkpoint.adopt"):
+        options = replace(options, adopt=frozenset(adopt.texts))
     if path := given.get("web.telemetry-path"):
         options = replace(options, telemetry_path=path.text)
     if listen := given.get("web.listen-address"):
+        from exporter.web.addresses import parse_address
+
         try:
             for text in listen.texts:
                 parse_address(text)
@@ -173,6 +184,15 @@ def _options(given: Mapping[str, _Given]) -> Options:
             raise ConfigError([f"{listen.origin}: {error}"]) from None
         options = replace(options, listen_addresses=tuple(listen.texts))
     return options
+
+
+def _refuse_to_adopt_nothing(given: Mapping[str, _Given], config: Config) -> None:
+    if adopt := given.get("checkpoint.adopt"):
+        unknown = sorted(set(adopt.texts) - {backend.name for backend in config.backends})
+        if unknown:
+            raise ConfigError([f"{adopt.origin}: there is no backend {unknown[0]!r}"])
+        if config.checkpoint is None:
+            raise ConfigError([f"{adopt.origin}: there is no checkpoint in the configuration"])
 
 
 def _config(given: Mapping[str, _Given], env: Mapping[str, str]) -> Config:

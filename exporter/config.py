@@ -29,6 +29,7 @@ from sqlalchemy.engine import URL
 
 from exporter import durations, secrets, urls, yamlfile
 from exporter.errors import BackendError, ConfigError, Reason
+from exporter.identity import place
 from exporter.yamlfile import Document, Fault, KeyPath
 
 if TYPE_CHECKING:
@@ -178,6 +179,8 @@ def load(path: Path, env: Mapping[str, str]) -> Config:
             file = _File.model_validate(document.data, context=path.parent.absolute())
         except ValidationError as error:
             faults += _model_faults(error, document)
+    if file is not None:
+        faults += _file_faults(file)
     if faults or file is None:
         raise ConfigError(_lines(path, document, faults))
     return Config(
@@ -278,8 +281,11 @@ class _Checkpoint(_Model, frozen=True):
 
     @property
     def place(self) -> Path | URL | None:
-        """Whichever of the three it is."""
-        return self.path or self.url or self.url_file
+        """Whichever of the three it is; the URL of a SQLite file is its path."""
+        url = self.url or self.url_file
+        if url is not None and url.get_backend_name() == "sqlite":
+            return Path(url.database or "")
+        return self.path or url
 
 
 class _File(_Model, frozen=True):
@@ -373,6 +379,19 @@ def _checkpoint_faults(checkpoint: object) -> Iterator[Fault]:
         yield Fault(("checkpoint",), "has no path; set path to a file, or url to a database")
     for other in others:
         yield Fault(("checkpoint", other), f"stands beside {first}; keep one")
+
+
+def _file_faults(file: _File) -> Iterator[Fault]:
+    """Find a checkpoint that is to be kept in the file of a result backend."""
+    path = file.checkpoint.place if file.checkpoint else None
+    if not isinstance(path, Path):
+        return
+    own = place(URL.create("sqlite", database=str(path)), {})
+    for number, entry in enumerate(file.backends):
+        url = entry.result_backend or entry.result_backend_file
+        if url is not None and place(url, {}) == own:
+            message = f"is the file that backends[{number}] reads; a checkpoint needs its own"
+            yield Fault(("checkpoint",), message)
 
 
 def _model_faults(error: ValidationError, document: Document) -> Iterator[Fault]:

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from exporter import dialects, drivers, tables
 from exporter.config import Backend
 from exporter.errors import BackendAbsent, BackendError, ConfigError, Reason
+from exporter.identity import Identity, Origin, place
 from exporter.link import Link, message, reading_engine, unexpected
 from exporter.tables import Facts, Layout, ResultTable, UnfitColumn, celery
 
@@ -39,6 +40,7 @@ class Database(Link[Connection]):
         limits = dialects.Limits(settings.connect_timeout, settings.query_timeout)
         super().__init__(dialects.of(settings.url.get_backend_name(), limits))
         self.settings = settings
+        self.origin = Origin()  # as of the last connection
         self._tables: tuple[ResultTable, ...] | None = None
         self._make_engine(settings.url)  # a mistake in database_engine_options shows at start
 
@@ -65,14 +67,13 @@ class Database(Link[Connection]):
         super().close()
         self._tables = None
 
-    def identity(self) -> dict[str, str]:
-        """Say for each kind of table which one it is, for people and for the checkpoint."""
-        url = self.settings.url
-        server = ":".join(str(part) for part in (url.host, url.port) if part)
-        place = " ".join(filter(None, (url.get_backend_name(), server, url.database)))
+    def identities(self) -> dict[str, Identity]:
+        """Say for each kind of table which one it is, with what the server said of itself."""
+        arguments = self.settings.database_engine_options.get("connect_args", {})
+        where = place(self.settings.url, arguments if isinstance(arguments, dict) else {})
         names = {layout.kind: self.table_name(layout) for layout in celery.LAYOUTS}
         return {
-            kind: f"{place} {'.'.join(filter(None, (schema, name)))}"
+            kind: Identity(".".join(filter(None, (schema, name))), where, *self.origin)
             for kind, (name, schema) in names.items()
         }
 
@@ -97,6 +98,7 @@ class Database(Link[Connection]):
         with self.dialect.deadline(connection):
             self.dialect.prepare(connection)
             self.server = self.dialect.server(connection)
+            self.origin = self.dialect.origin(connection)
         return connection
 
     def _make_engine(self, url: URL) -> Engine:

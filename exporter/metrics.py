@@ -232,6 +232,12 @@ CHECKPOINT_SIZE = Metric(
     "Size of the checkpoint's files.",
     per_backend=False,
 )
+CHECKPOINT_REWRITES = Metric(
+    "celery_results_exporter_checkpoint_rewrites_total",
+    "counter",
+    "Times the backend's counts were written anew, since the checkpoint had been deleted or "
+    "replaced while in use.",
+)
 LEADER = Metric(
     "celery_results_exporter_leader",
     "gauge",

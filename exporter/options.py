@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the service faces the outside."""
+    """How the service faces the outside, and what it may go on with."""
 
     listen_addresses: tuple[str, ...] = (":10224",)
     telemetry_path: str = "/metrics"
+    adopt: frozenset[str] = frozenset()  # backends whose results have moved

@@ -204,12 +204,14 @@ class Poller:
         """Read one snapshot, understand it, take it over; say whether anything came of it."""
         self.restore()
         self._settle()
+        self._stand_by_the_checkpoint()
         self._reveal()
         self._maybe_look_again()
         try:
             batches = self._read()
         except BackendAbsent:
             if not all(position.looked for position in self.positions.values()):
+                self._recognise()
                 self._take_over({})  # what will be there is new, all of it (R8)
             raise
         moved = self._take_over(batches)
@@ -219,6 +221,7 @@ class Poller:
     def _read(self) -> dict[str, Batch]:
         """Ask everything in one snapshot."""
         with self.database.session() as session:
+            self._recognise()
             self._use(session.tables)
             began, asked_at = time.monotonic(), time.time()
             batches = {
@@ -260,7 +263,7 @@ class Poller:
         """Save, then take over; before anything is served. If it fails, nothing was."""
         if self._checkpoint is not None:
             self._unanswered = save
-            self._checkpoint.save(self.settings.name, self.database.identity(), save, self.tally)
+            self._checkpoint.save(self.settings.name, save, self.positions, self.tally)
             self._unanswered = None
         self._apply(save)
 
@@ -285,19 +288,29 @@ class Poller:
     def restore(self) -> None:
         """Go on from the checkpoint, if there is one, and serve at once what it has kept.
 
-        Raise CheckpointError if it is not ours.
+        By the backend's name: the server, which says what tables these are, may be down.
         """
         if self._restored or self._checkpoint is None:
             return
-        known = self._checkpoint.restore(
-            self.settings.name, self.database.identity(), self.positions, self.tally
-        )
+        known = self._checkpoint.restore(self.settings.name, self.positions, self.tally)
         self._restored = True
         if all(position.complete for position in self.positions.values()):
             self._counted = self.tally.samples()
         if known:
             log.info("going on from the checkpoint", extra={"backend": self.settings.name})
             self._publish()
+        else:
+            log.info("the checkpoint has nothing yet", extra={"backend": self.settings.name})
+
+    def _recognise(self) -> None:
+        """Make sure that these are the tables that were counted, before any row of them is."""
+        if self._checkpoint is not None:
+            self._checkpoint.recognise(self.settings.name, self.database.identities())
+
+    def _stand_by_the_checkpoint(self) -> None:
+        """Have all of it in the checkpoint, even if that was deleted meanwhile."""
+        if self._checkpoint is not None:
+            self._checkpoint.keep(self.settings.name, self.positions, self.tally)
 
     def _maybe_look_again(self) -> None:
         task_table = any(table.layout.kind == "task" for table in self._tables or ())
@@ -387,6 +400,9 @@ class Poller:
         }
         if self._up is not None:  # there was a poll
             samples[metrics.UP] = [Sample((), float(self._up))]
+        if self._checkpoint is not None:
+            rewrites = self._checkpoint.rewrites[self.settings.name]
+            samples[metrics.CHECKPOINT_REWRITES] = [Sample((), rewrites, born)]
         if self._last_poll is not None:
             samples[metrics.LAST_POLL] = [Sample((), self._last_poll)]
         if self._skew is not None:
@@ -442,6 +458,9 @@ class Poller:
             name=self.settings.name,
             up=self._up,
             message=self._message,
+            rewritten=self._checkpoint.rewritten.get(self.settings.name)
+            if self._checkpoint is not None
+            else None,
             server=self._server(),
             poll_interval=self.settings.poll_interval,
             last_poll=self._last_poll,

@@ -151,7 +151,7 @@ class Mark(TypedDict):
     origin: int | None
     fallen: int | None
     returned: list[int]
-    anchors: list[list[int | str]]
+    anchors: list[dict[str, int | str]]
     below: int | None
     named: bool
     complete: bool
@@ -216,7 +216,7 @@ def _mark(of: Change | Position) -> Mark:
         "origin": of.origin,
         "fallen": of.fallen,
         "returned": list(of.returned),
-        "anchors": [[anchor.id, anchor.key] for anchor in of.anchors],
+        "anchors": [{"id": anchor.id, "key": anchor.key} for anchor in of.anchors],
         "below": of.below,
         "named": of.named,
         "complete": of.complete,
@@ -694,7 +694,7 @@ class Position:
             origin=mark["origin"],
             fallen=mark["fallen"],
             returned=tuple(mark["returned"]),
-            anchors=tuple(Anchor(int(row_id), str(key)) for row_id, key in mark["anchors"]),
+            anchors=tuple(Anchor(int(a["id"]), str(a["key"])) for a in mark["anchors"]),
             below=mark["below"],
             named=mark["named"] if self.rules.named is None else self.rules.named,
             complete=mark["complete"],

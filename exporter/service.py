@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Collection
 from contextlib import suppress
 
 import sqlalchemy
@@ -75,9 +76,10 @@ class Term:
 class Service:
     """All that is read and served; what the web pages ask is answered here."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, adopt: Collection[str] = ()) -> None:
         self.started = time.time()
         self._config = config
+        self._adopt = adopt
         self._election: Election | None = None
         self._polling = True  # in threads, as soon as we lead
         self._standby = self._new_exposition()
@@ -86,7 +88,7 @@ class Service:
             lease = Lease(Store(config.checkpoint, IN_A_DATABASE, limits=LIMITS))
             self._election = Election(lease, self._lead, self._stand_by)
         else:
-            checkpoint = open_file(config.checkpoint) if config.checkpoint else None
+            checkpoint = open_file(config.checkpoint, adopt) if config.checkpoint else None
             self.term = Term(config, self._new_exposition(), checkpoint)
             for poller in self.term.pollers:
                 poller.restore()
@@ -123,7 +125,7 @@ class Service:
     def _lead(self, fence: Fence) -> None:
         """Begin a term. What an earlier one has left hanging stays outside the fence."""
         assert isinstance(self._config.checkpoint, URL)  # noqa: S101  # or there is no election
-        checkpoint = Checkpoint(Store(self._config.checkpoint, IN_A_DATABASE), fence)
+        checkpoint = Checkpoint(Store(self._config.checkpoint, IN_A_DATABASE), fence, self._adopt)
         checkpoint.open()
         self.term = Term(self._config, self._new_exposition(), checkpoint)
         if self._polling:
@@ -157,7 +159,7 @@ class Service:
         }
         if term is not None and term.checkpoint is not None:
             samples[metrics.CHECKPOINT_COMMIT] = term.checkpoint.last_commit
-            samples[metrics.CHECKPOINT_SIZE] = term.checkpoint.size()
+            samples[metrics.CHECKPOINT_SIZE] = term.checkpoint.size
         return {metric: [Sample((), v)] for metric, v in samples.items() if v is not None}
 
     # -- what the web pages ask --------------------------------------------------------------
@@ -213,7 +215,7 @@ def run(config: Config, options: Options) -> int:
     # Blocked in every thread to come, and waited for here. A handler would do for one thread: with
     # many, another one may be given the signal, and the main thread sleeps on (seen under load).
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDS | {signal.SIGHUP})
-    service = Service(config)
+    service = Service(config, options.adopt)
     addresses = [parse_address(address) for address in options.listen_addresses]
     server = WebServer(service, addresses, options.telemetry_path)
     server.start()
@@ -233,9 +235,9 @@ def run(config: Config, options: Options) -> int:
     return 0
 
 
-def once(config: Config) -> int:
+def once(config: Config, adopt: Collection[str] = ()) -> int:
     """Poll every backend to the end of what there is; print the exposition."""
-    service = Service(config)
+    service = Service(config, adopt)
     try:
         worked = service.poll_once()
         sys.stdout.write(service.exposition(Format.TEXT, gzip=False).decode())

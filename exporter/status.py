@@ -40,6 +40,7 @@ class BackendStatus:
     poll_interval: float  # seconds
     last_poll: float | None  # Unix time of the last poll that worked, seconds
     poll_duration: float | None  # seconds
+    rewritten: float | None = None  # when the checkpoint was lost and written anew, Unix time
     tables: tuple[TableStatus, ...] = ()
     tasks: tuple[TaskStatus, ...] = ()
 

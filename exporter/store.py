@@ -31,6 +31,7 @@ class Store(Link[Connection]):
         super().__init__(dialects.of(url.get_backend_name(), limits))
         self.place = place  # for people
         self.driver = url.get_driver_name()
+        self.connections = 0  # so far: each may be to what was put in place of the last
         # Waiting for another's transaction, then connecting anew, then our own.
         self.patience = 2 * (limits.connect + limits.query)
         self._engine = self._make_engine(url)
@@ -83,6 +84,7 @@ class Store(Link[Connection]):
     def _connect(self) -> Connection:
         connection = self._engine.connect()
         self._connection = connection
+        self.connections += 1
         with self.dialect.deadline(connection):
             self._prepare(connection)
             self.server = self.dialect.server(connection)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
+from collections.abc import Collection, Mapping
 
 from exporter import metrics
-from exporter.checkpoint import Checkpoint, read
+from exporter.checkpoint import Saved, read, refused
 from exporter.config import Backend, Config
 from exporter.database import Database
-from exporter.errors import ConfigError
+from exporter.errors import CheckpointError, ConfigError
+from exporter.identity import Identity
 from exporter.lifecycle import Rules
 from exporter.link import trouble
 from exporter.position import Position
@@ -29,7 +31,7 @@ HEADINGS = ("TASK", "STATE", "WORKER", "QUEUE", "PRESENT", "COUNTED", "MISSING")
 WIDTHS = (60, 20, 40, 30, 20, 20, 20)  # characters at most
 
 
-def verify(config: Config) -> int:
+def verify(config: Config, adopt: Collection[str] = ()) -> int:
     """Compare every backend; return 1 where a present row was not counted, or cannot be read."""
     if config.checkpoint is None:
         raise ConfigError(["verify needs a checkpoint: without one, counts live in memory"])
@@ -37,7 +39,7 @@ def verify(config: Config) -> int:
     failed = False
     for settings in config.backends:
         try:
-            lines, missing = _compare(settings, checkpoint)
+            lines, missing = _compare(settings, checkpoint, adopt=settings.name in adopt)
         except Exception as error:  # whatever it is, the other backends go on
             log.debug("not read", extra={"backend": settings.name}, exc_info=error)
             lines, missing = [f"backend {settings.name}: error: {trouble(error)}"], True
@@ -47,15 +49,16 @@ def verify(config: Config) -> int:
     return int(failed)
 
 
-def _compare(settings: Backend, checkpoint: Checkpoint) -> tuple[list[str], bool]:
+def _compare(settings: Backend, checkpoint: Saved, *, adopt: bool) -> tuple[list[str], bool]:
     database = Database(settings)
     position = Position(Rules())
     positions = {"task": position, "group": Position(Rules())}
     tally = Tally(settings.series_limit, 0.0)
-    if not checkpoint.restore(settings.name, database.identity(), positions, tally):
+    known = checkpoint.restore(settings.name, positions, tally)
+    if not known:
         _try(database)
         return [f"backend {settings.name}: not in the {checkpoint.place} yet"], False
-    present = _present(database, position)
+    present = _present(database, position, {} if adopt else known)
     counted = Counter(
         {
             (labels[0], labels[1], labels[2], labels[3]): int(total.value)
@@ -75,13 +78,17 @@ def _try(database: Database) -> None:
         database.close()
 
 
-def _present(database: Database, position: Position) -> Counter[Labels]:
+def _present(
+    database: Database, position: Position, known: Mapping[str, Identity]
+) -> Counter[Labels]:
     """Count rows that must have been counted when the checkpoint was last written.
 
     Watched rows may have finished since; and late ones may have come.
     """
     try:
         with database.session() as session:
+            if refusal := refused(database.settings.name, known, database.identities()):
+                raise CheckpointError(refusal)
             table = next((t for t in session.tables if t.layout is celery.TASK), None)
             if table is None or position.cursor is None:
                 return Counter()

@@ -29,6 +29,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
 from exporter.errors import Reason
+from exporter.identity import Origin
 from exporter.position import Horizon
 from exporter.tables import Facts, ResultTable
 from exporter.tables.kinds import Kind
@@ -107,6 +108,11 @@ class Dialect:
         """Name the server's product and version, e.g. ``PostgreSQL 15.18``."""
         info = connection.dialect.server_version_info or ()
         return f"{connection.dialect.name} {'.'.join(map(str, info))}".strip()
+
+    def origin(self, connection: Connection) -> Origin:
+        """Ask the server who it is, as far as any account may know."""
+        del connection
+        return Origin()
 
     def look_at(
         self, connection: Connection, names: Sequence[tuple[str, str | None]]

@@ -33,6 +33,7 @@ from sqlalchemy.types import NullType, TypeEngine
 
 from exporter.dialects import Dialect, Limits
 from exporter.errors import Reason
+from exporter.identity import Origin
 from exporter.tables import Facts, ResultTable
 from exporter.tables.kinds import Kind
 
@@ -102,6 +103,15 @@ class SQLServer(Dialect):
             "SELECT CAST(SERVERPROPERTY('ProductVersion') AS VARCHAR(64))"
         ).scalar_one()
         return f"SQL Server {version}"
+
+    def origin(self, connection: Connection) -> Origin:
+        """Ask for the database's GUID, which copies by backup and availability groups share."""
+        name, guid = connection.exec_driver_sql(
+            "SELECT name, CAST(service_broker_guid AS VARCHAR(36)) FROM sys.databases"
+            " WHERE name = DB_NAME()"
+        ).one()
+        known = str(guid or "").strip("0-") != ""  # Babelfish has none
+        return Origin(f"database {guid}" if known else "", str(name), lasting=True)
 
     def look_at(
         self, connection: Connection, names: Sequence[tuple[str, str | None]]

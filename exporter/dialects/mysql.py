@@ -33,6 +33,7 @@ from sqlalchemy.types import NullType, TypeEngine
 
 from exporter.dialects import LONGEST_PAUSE, Dialect
 from exporter.errors import Reason
+from exporter.identity import Origin
 from exporter.tables import Facts, ResultTable
 from exporter.tables.kinds import Kind
 
@@ -52,6 +53,8 @@ _FIRST_CLIENT_ERROR, _LAST_CLIENT_ERROR = 2000, 2999
 _LOST_CONNECTION = 2013
 
 
+_OWN_VARIABLES = """SHOW GLOBAL VARIABLES WHERE variable_name IN
+    ('server_uuid', 'server_uid', 'hostname', 'port', 'datadir')"""
 _BITS = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "bigint": 64}
 _TYPE = re.compile(r"([a-z]+)(?:\((\d+)(?:,(\d+))?\))?((?: unsigned)?)")
 _ID_COLUMN = """SELECT column_type AS kind, column_default AS standard, extra AS extra
@@ -106,6 +109,20 @@ class MySQL(Dialect):
         version = str(connection.exec_driver_sql("SELECT VERSION()").scalar_one())
         product = "MariaDB" if "mariadb" in version.lower() else "MySQL"
         return f"{product} {version.partition('-')[0]}"
+
+    def origin(self, connection: Connection) -> Origin:
+        """Ask for what is a server's own; one that takes over from it has others.
+
+        MySQL has a UUID. What MariaDB has may be alike in two containers: together it is not.
+        """
+        said = {
+            str(name).lower(): str(value)
+            for name, value in connection.exec_driver_sql(_OWN_VARIABLES)
+        }
+        database = connection.exec_driver_sql("SELECT DATABASE()").scalar()
+        uuid = said.pop("server_uuid", "")
+        server = f"server {uuid}" if uuid else " ".join(said[name] for name in sorted(said))
+        return Origin(server, self.text(database))
 
     def has_window_functions(self, connection: Connection) -> bool:
         """Whether this is MySQL 8 or MariaDB (10.2 or newer, as all that are maintained)."""

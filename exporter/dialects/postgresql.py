@@ -32,6 +32,7 @@ from sqlalchemy.types import TypeEngine
 
 from exporter.dialects import LONGEST_PAUSE, Dialect, Limits, decoded
 from exporter.errors import Reason
+from exporter.identity import Origin
 from exporter.position import Horizon
 from exporter.tables import Facts, ResultTable
 from exporter.tables.kinds import Kind
@@ -45,6 +46,9 @@ _HORIZON = """SELECT
     ARRAY(SELECT backend_xid::text::bigint FROM pg_stat_activity WHERE backend_xid IS NOT NULL),
     pg_is_in_recovery()"""
 
+_MAY_ASK_FOR_SYSTEM = """SELECT current_database(),
+    has_function_privilege(to_regprocedure('pg_control_system()'), 'EXECUTE')"""
+_SYSTEM = "SELECT system_identifier FROM pg_control_system()"
 SEQUENCE_CATALOGUE = (10,)
 _LARGEST = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
 _ID_LIMIT = """SELECT format_type(atttypid, NULL),
@@ -172,6 +176,13 @@ class PostgreSQL(Dialect):
         """Name the product and version."""
         version = connection.exec_driver_sql("SHOW server_version").scalar_one()
         return f"PostgreSQL {str(version).split()[0]}"
+
+    def origin(self, connection: Connection) -> Origin:
+        """Ask for the system identifier, which physical replicas share; rights may be revoked."""
+        database, may_ask = connection.exec_driver_sql(_MAY_ASK_FOR_SYSTEM).one()
+        system = connection.exec_driver_sql(_SYSTEM).scalar_one() if may_ask else None
+        server = f"system {system}" if system is not None else ""
+        return Origin(server, self.text(database), lasting=True)
 
     def adapt(
         self, column: Column[Any], kind: Kind, declared: TypeEngine[Any]

@@ -1,0 +1,111 @@
+"""Which table of which database counts belong to, and whether two of them are one.
+
+Servers have many addresses, and an address may lead to another server. So the server is asked who
+it is, and its address, however it is spelt, tells only where it does not say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sqlalchemy import URL
+
+_PORTS = {"postgresql": "5432", "mysql": "3306", "mssql": "1433"}
+_SOCKET = ("unix_socket",)
+_HOST = ("hostaddr", "host", "server", "address", "addr")
+_DATABASE = ("dbname", "database", "db", "initial catalog")
+_ELSEWHERE = ("service", "dsn", "read_default_file", "read_default_group")  # is written there
+_ODBC_PAIR = re.compile(r"\s*([^=;]+?)\s*=\s*(\{(?:[^}]|\}\})*\}|[^;]*)")
+
+
+class Origin(NamedTuple):
+    """Who the server says that it is; "" is what it does not say."""
+
+    server: str = ""
+    database: str = ""
+    lasting: bool = False  # copies that take over have the same `server`: another one is another
+
+
+class Identity(NamedTuple):
+    """One table."""
+
+    table: str  # as configured, with its schema
+    place: str  # from the URL, whatever its spelling
+    server: str = ""
+    database: str = ""
+    lasting: bool = False
+
+    def is_that(self, kept: Identity) -> bool:
+        """Whether this is the table that was kept in mind."""
+        if self.table != kept.table:
+            return False
+        if self.database and kept.database and self.database != kept.database:
+            return False
+        if self.server and kept.server:
+            if self.server == kept.server:
+                return True
+            if self.lasting:
+                return False
+        return self.place == kept.place
+
+    def after(self, kept: Identity | None) -> Identity:
+        """Keep in mind what the server said, where it was not asked this time."""
+        if kept is None or self.server:
+            return self
+        return self._replace(server=kept.server, database=kept.database, lasting=kept.lasting)
+
+    def __str__(self) -> str:
+        """Say it for people."""
+        server = f" ({self.server})" if self.server else ""
+        return f"{self.table} of {self.place}{server}"
+
+
+def place(url: URL, connect_args: Mapping[str, Any]) -> str:
+    """Say where a URL leads: the same for each of its spellings, without user and password."""
+    dialect = url.get_backend_name()
+    if dialect == "sqlite":
+        return f"sqlite {_file(url)}"
+    dialect = "mysql" if dialect == "mariadb" else dialect
+    said: dict[str, Any] = dict(_odbc(_one(url.query.get("odbc_connect", ""))))
+    said |= {key.lower(): value for key, value in url.query.items()}
+    said |= {key.lower(): value for key, value in connect_args.items()}
+    socket = _first(said, _SOCKET)
+    host, port = _first(said, _HOST) or url.host or "", _first(said, ("port",)) or url.port or ""
+    server = socket or _server(host, str(port), _PORTS.get(dialect, ""))
+    database = _first(said, _DATABASE) or url.database or ""
+    elsewhere = [f"{key}={_one(said[key])}" for key in _ELSEWHERE if said.get(key)]
+    return " ".join(filter(None, (dialect, server, *elsewhere, database)))
+
+
+def _file(url: URL) -> str:
+    path = re.sub(r"^file:(//(localhost)?(?=/))?", "", url.database or "").partition("?")[0]
+    return str(Path(path).resolve())
+
+
+def _server(host: str, port: str, usual: str) -> str:
+    """Join hosts, several with commas, and their ports where these are not the usual one."""
+    hosts, ports = host.lower().removeprefix("tcp:").split(","), port.split(",")
+    if len(ports) == 1 and len(hosts) == 2 and hosts[1].isdecimal():  # noqa: PLR2004  # ODBC's way
+        hosts, ports = hosts[:1], hosts[1:]
+    if len(ports) < len(hosts):
+        ports = ports * len(hosts)
+    return ",".join(
+        at if not number or number == usual else f"{at}:{number}"
+        for at, number in zip(map(str.strip, hosts), ports, strict=False)
+    ).removesuffix(f":{usual}" if usual else "")
+
+
+def _odbc(text: str) -> Iterator[tuple[str, str]]:
+    for key, value in _ODBC_PAIR.findall(text):
+        yield key.lower(), value.removeprefix("{").removesuffix("}")
+
+
+def _first(said: Mapping[str, Any], keys: tuple[str, ...]) -> str:
+    return next((_one(said[key]) for key in keys if said.get(key)), "")
+
+
+def _one(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

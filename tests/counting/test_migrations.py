@@ -1,0 +1,247 @@
+"""Checkpoints written by earlier versions are read; those of later ones are left alone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import insert, make_url, select, text, update
+
+from exporter import check, metrics
+from exporter.checkpoint import IN_A_DATABASE, Checkpoint, open_file
+from exporter.config import Config, from_url
+from exporter.errors import CheckpointError
+from exporter.identity import Identity
+from exporter.lifecycle import Rules, Watch
+from exporter.migrations import STEPS, VERSION
+from exporter.position import Anchor, Position
+from exporter.schema import META, TABLES, TOTALS, WATCHED
+from exporter.spans import Missing, Span
+from exporter.store import Store
+from exporter.tally import Tally, Total
+from exporter.verify import verify
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from tests.servers.database import Database
+
+#: Written with each format but today's, with every kind of content. `schema-1` is that of 0.1.0.
+WRITTEN = Path(__file__).parent / "checkpoints"
+LOWEST = -(2**63)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoint.sqlite"
+
+
+def written(path: Path, schema: int) -> Path:
+    """Make the file that this version wrote."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript((WRITTEN / f"schema-{schema}.sql").read_text())
+    return path
+
+
+def restored(checkpoint: Checkpoint, backend: str) -> tuple[dict[str, Position], Tally]:
+    positions = {kind: Position(Rules()) for kind in ("task", "group")}
+    tally = Tally(20_000, 0.0)
+    checkpoint.restore(backend, positions, tally)
+    return positions, tally
+
+
+def check_content(checkpoint: Checkpoint) -> None:
+    """All that the fixture of schema 1 holds is there."""
+    positions, tally = restored(checkpoint, "celery")
+    task, group = positions["task"], positions["group"]
+    assert (task.cursor, task.named, task.complete, task.looked) == (101, True, True, True)
+    assert task.anchors == (
+        Anchor(1, "00000000-0000-0000-0000-000000000001"),
+        Anchor(101, "00000000-0000-0000-0000-000000000018"),
+    )
+    seen, late = 1795600462.0869758, 1795600462.9309373
+    assert [(gap.missing, gap.since) for gap in task.gaps] == [
+        (Missing(Span(LOWEST, 0)), seen),
+        (Missing(Span(2, 11), 0x3A), seen),
+        (Missing(Span(20, 99)), seen),
+    ]
+    ((span, since, audits, counted),) = group.segments
+    assert (span, since, audits, counted) == (Span(LOWEST, 1), seen, 0, {"": 1})
+    labels, revised = ("w1@host", "celery"), 1795604062.9309373
+    assert {row_id: watch._replace(due=0.0) for row_id, watch in task.watched.items()} == {
+        14: Watch(
+            *("FAILURE", "메일.send", *labels, seen, 0.0, 1795604062.0869758),
+            counted=("메일.send", "FAILURE"),
+            settled=True,
+        ),
+        15: Watch("RETRY", "app.add", "", "", seen, 0.0),
+        16: Watch("REVOKED", "", "", "", 1795600462.891318, 0.0, 1795601062.0869758),
+        19: Watch("STARTED", "app.slow", *labels, seen, 0.0, started=seen),
+        101: Watch(
+            *("FAILURE", "app.add", *labels, late, 0.0, revised),
+            counted=("app.add", "FAILURE"),
+            settled=True,
+        ),
+    }
+    added = tally.totals[metrics.RESULTS, ("app.add", "SUCCESS", *labels)]
+    assert added == Total(10, seen)
+    revisions = tally.totals[metrics.REVISED, ("app.add", "FAILURE", "SUCCESS")]
+    assert revisions.value == 1
+    assert tally.newest[metrics.LAST_FINISHED, ("메일.send", "FAILURE")] == 1795600461.735177
+    runtime = tally.histograms[metrics.RUNTIME, ("app.slow",)]
+    assert (runtime.bounds, runtime.counts) == (metrics.RUNTIME_BUCKETS, (1, *[0] * 14))
+    assert tally.exceptions == {""}
+    assert len(tally.totals) + len(tally.newest) + len(tally.histograms) == 33
+    orders, _ = restored(checkpoint, "orders")
+    assert (orders["task"].cursor, orders["task"].below) == (LOWEST, LOWEST)
+    assert (orders["group"].cursor, orders["group"].looked) == (None, True)
+
+
+@pytest.mark.parametrize("schema", range(1, VERSION))
+def test_checkpoint_of_each_version_is_read(path: Path, schema: int) -> None:
+    """And again, when it has been brought to this one."""
+    written(path, schema)
+    for _ in range(2):
+        checkpoint = open_file(path)
+        check_content(checkpoint)
+        checkpoint.close()
+
+
+def test_there_is_a_checkpoint_of_each_version() -> None:
+    """A new step comes with what the version before it wrote."""
+    assert len(STEPS) == VERSION - 1
+    names = [f"schema-{schema}.sql" for schema in range(1, VERSION)]
+    assert sorted(file.name for file in WRITTEN.iterdir()) == names
+
+
+def copy(path: Path, engine: Engine) -> None:
+    """Put the file's content into a database; the columns of schema 1 are those of today."""
+    source = Store(make_url(f"sqlite:///{path}"), "source")
+    TABLES.create_all(engine)
+    with source.transaction() as old, engine.begin() as new:
+        for table in TABLES.sorted_tables:
+            rows = [dict(row) for row in old.execute(select(table)).mappings()]
+            new.execute(insert(table), rows)
+    source.retire()
+
+
+@pytest.mark.parametrize(
+    "database", ["postgresql", "mariadb-pymysql", "mariadb-mysqlclient"], indirect=True
+)
+def test_step_1_in_a_database(database: Database, path: Path) -> None:
+    copy(written(path, 1), database.engine())
+    checkpoint = Checkpoint(Store(database.owner, IN_A_DATABASE))
+    checkpoint.open()
+    check_content(checkpoint)
+    checkpoint.close()
+
+
+def test_step_1_names_fields_and_parts_of_the_identity(path: Path) -> None:
+    written(path, 1)
+    checkpoint = open_file(path)
+    found = checkpoint.identities()
+    with checkpoint._store.transaction() as connection:
+        watches = connection.execute(select(WATCHED.c.id, WATCHED.c.watch)).all()
+        labels = connection.execute(select(TOTALS.c.labels)).scalars().all()
+    checkpoint.close()
+    assert found["orders"]["task"] == Identity(
+        "celery.celery_taskmeta", "postgresql db.example orders"
+    )
+    assert found["celery"]["group"] == Identity(
+        "celery_tasksetmeta", "sqlite /var/lib/celery/results.sqlite"
+    )
+    assert json.loads(dict(watches)[15]) == {  # type: ignore[arg-type]
+        "state": "RETRY",
+        "task": "app.add",
+        "worker": "",
+        "queue": "",
+        "first_seen": 1795600462.0869758,
+    }
+    assert all(isinstance(json.loads(text), dict) for text in labels)
+
+
+def test_step_1_is_done_wholly_or_not_at_all(path: Path) -> None:
+    """What cannot be understood is left as it is, and said."""
+    written(path, 1)
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("UPDATE celery_results_exporter_total SET labels = '[' WHERE value LIKE '[2%'")
+        before = list(raw.iterdump())
+    with pytest.raises(CheckpointError, match=str(path)):
+        open_file(path)
+    with closing(sqlite3.connect(path)) as raw:
+        assert list(raw.iterdump()) == before
+
+
+def _make_newer(database: Database) -> None:
+    checkpoint = Checkpoint(Store(database.owner, IN_A_DATABASE))
+    checkpoint.open()
+    checkpoint.close()
+    with database.engine().begin() as connection:
+        connection.execute(update(META).values(value=str(VERSION + 1)))
+
+
+def test_newer_checkpoint_is_refused(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By `run` and `once`, which open it, by `check` and by `verify`; nothing in it changes."""
+    _make_newer(database)
+    refused = f"newer version of the exporter.*schema {VERSION + 1}.*run that version"
+    with pytest.raises(CheckpointError, match=refused):
+        Checkpoint(Store(database.owner, IN_A_DATABASE)).open()
+    config = Config(from_url(database.reader_url).backends, database.owner, 0.0)
+    assert verify(config) == 1
+    assert check.check(config) == 1
+    out = capsys.readouterr().out
+    assert out.count("was written by a newer version of the exporter") == 2
+    with database.engine().connect() as connection:
+        assert connection.scalar(select(META.c.value)) == str(VERSION + 1)
+
+
+def test_replica_refuses_what_a_newer_one_has_migrated(database: Database) -> None:
+    """In a rolling upgrade: one that led before, and connects anew."""
+    checkpoint = Checkpoint(Store(database.owner, IN_A_DATABASE))
+    checkpoint.open()
+    _make_newer(database)
+    checkpoint._store.close()
+    with pytest.raises(CheckpointError, match="newer version"):
+        checkpoint.keep("shop", {}, Tally(10, 0.0))
+    checkpoint.close()
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+def test_check_migrates_nothing(
+    database: Database, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The version that wrote it may still be running."""
+    copy(written(path, 1), database.engine())
+    config = Config(from_url(database.reader_url).backends, database.owner, 0.0)
+    check.check(config)
+    assert f"schema  1: the next start brings it to {VERSION}" in capsys.readouterr().out
+    assert verify(config) == 1
+    assert "older version of the exporter (schema 1" in capsys.readouterr().out
+    with database.engine().connect() as connection:
+        assert connection.scalar(select(META.c.value)) == "1"
+
+
+def test_unknown_metric_is_kept_and_said(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One that another version had, or whose labels were others there."""
+    written(path, 1)
+    checkpoint = open_file(path)
+    renamed = "UPDATE celery_results_exporter_total SET metric = 'celery_task_ended_total'"
+    relabelled = 'UPDATE celery_results_exporter_total SET labels = \'{"task":"app.add"}\''
+    with checkpoint._store.transaction() as connection:
+        connection.execute(text(f"{renamed} WHERE metric = 'celery_task_results_total'"))
+        connection.execute(text(f"{relabelled} WHERE metric = 'celery_task_retries_total'"))
+    with caplog.at_level(logging.WARNING):
+        _, tally = restored(checkpoint, "celery")
+    said = {record.metric: record.series for record in caplog.records}  # type: ignore[attr-defined]
+    assert said == {"celery_task_ended_total": 12, "celery_task_retries_total": 3}
+    assert tally.totals[metrics.GROUP_RESULTS, ()].value == 1
+    with checkpoint._store.transaction() as connection:
+        assert len(connection.execute(select(TOTALS)).all()) == 33
+    checkpoint.close()
