@@ -1,8 +1,8 @@
 """What becomes of one row, from the first time it is seen to the last. Pure.
 
 A row is unfinished, then perhaps held until it has a name, then settled, which is when it counts;
-a settled row other than SUCCESS is watched on, since another run may replace it. Rule numbers are
-those of docs/counting.md.
+a settled row other than SUCCESS is watched on, since another run may replace it, or its labels may
+come later. Rule numbers are those of docs/counting.md.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from exporter.results import STARTED, SUCCESS, Finished, Row, Vanished
+from exporter.results import REVOKED, STARTED, SUCCESS, Finished, Labels, Row, Vanished
 
 LONGEST_RECHECK = 60.0  # seconds; rule R3
 # `date_done` is wall time in a zone we may be told wrongly; no zone is further off than this.
@@ -30,6 +30,7 @@ class Rules:
     herds_a_step: int = 25  # of them; more than that take turns
     # Whether rows carry names (`result_extended`); None: as seen in the table.
     named: bool | None = None
+    waits: bool = True  # for names that may come later; else what is there counts at once
 
     def recheck(self, age: float) -> float:
         """Say how long to wait before asking again for what is `age` seconds old.
@@ -51,8 +52,8 @@ class Watch(NamedTuple):
     due: float
     until: float | None = None  # finished rows: end of the watch
     started: float | None = None  # first seen STARTED, while we were looking
-    counted: tuple[str, str] | None = None  # (task, state) it was last counted as, if it was (R4)
-    settled: bool = False  # `state` is the one that was counted
+    counted: Labels | None = None  # what it was last counted as, if it was (R4)
+    rerun: bool = False  # it was seen unfinished since
 
     @property
     def unfinished(self) -> bool:
@@ -60,14 +61,24 @@ class Watch(NamedTuple):
         return self.until is None
 
     @property
-    def labels(self) -> tuple[str, str, str, str]:
+    def labels(self) -> Labels:
         """State, task, worker and queue, as last seen."""
         return self[:4]
+
+    @property
+    def settled(self) -> bool:
+        """Whether the row counts as what it was last seen as."""
+        return self.until is not None and self.counted == self.labels and not self.rerun
 
     @property
     def held(self) -> bool:
         """Whether the row has finished and waits for its name (R13)."""
         return self.until is not None and not self.settled
+
+    @property
+    def nameless(self) -> bool:
+        """Whether the row counts without a name that may still come (R13)."""
+        return self.settled and _lacks_its_name(self.labels)
 
 
 class Seen(NamedTuple):
@@ -94,13 +105,17 @@ class Lifecycle:
     rules: Rules
     now: float  # Unix time, seconds
     named: bool  # whether rows of this table carry names at all
+    room: bool = True  # for more rows that are watched only because their name may still come
 
     def first_sight(self, row: Row, *, live: bool) -> Seen:
         """See a row that is not watched. `live`: we would have seen it start."""
         if not row.finished:
             started = self.now if live and row.state == STARTED else None
             return Seen(self._watch(row, started=started))
-        if self._may_get_a_name(row):
+        # What is history by its own date is not waited for, or it would be a spike later. Where the
+        # date deceives, a name that comes later is a revision.
+        waits = live or row.done is None or self._just_now(row.done)
+        if waits and self._may_get_a_name(row):
             return Seen(self._held(row, None))
         return self._settle(row, None)
 
@@ -110,7 +125,7 @@ class Lifecycle:
             return self._gone(watch)
         if not row.finished:
             return Seen(self._unfinished(row, watch))
-        if watch.settled and watch.state == row.state:
+        if watch.counted == row.labels and not watch.rerun:
             return Seen(self._unchanged(row, watch))
         waited = watch.held and watch.until is not None and self.now >= watch.until
         if self._may_get_a_name(row) and not waited:
@@ -123,16 +138,14 @@ class Lifecycle:
 
     def counted_success(self, task: str) -> Watch:
         """Return what the watch of a row would be that was counted as a success of this task."""
-        counted = (task, SUCCESS)
-        now = self.now
-        return Watch(SUCCESS, task, "", "", now, now, now, counted=counted, settled=True)
+        labels = (SUCCESS, task, "", "")
+        return Watch(*labels, self.now, self.now, self.now, counted=labels)
 
     def _gone(self, watch: Watch) -> Seen:
         if watch.unfinished:
             return Seen(None, Vanished(watch.task, watch.state))
         if watch.held:  # it had finished, so it counts, under what is known
-            labels = (watch.state, watch.task, watch.worker, watch.queue)
-            return Seen(None, Finished(*labels, revises=watch.counted))
+            return Seen(None, Finished(*watch.labels, revises=_task_and_state(watch.counted)))
         return Seen(None)
 
     def _unfinished(self, row: Row, watch: Watch) -> Watch:
@@ -143,13 +156,22 @@ class Lifecycle:
         if row.state == STARTED:
             running = watch.state == STARTED and not anew
             started = watch.started if running else self.now
-        return self._watch(row, first_seen, started=started, counted=watch.counted)
+        counted = watch.counted
+        return self._watch(
+            row, first_seen, started=started, counted=counted, rerun=counted is not None
+        )
 
     def _unchanged(self, row: Row, watch: Watch) -> Watch | None:
-        if watch.until is not None and self.now >= watch.until:
-            return None
+        """Watch a row on that counts already as what it is."""
+        until = watch.until
+        if not watch.settled or until is None:  # it had lost its name, and has it again
+            until = self.now + self.rules.revision_window
+        elif self.now >= until:
+            if not (self.room and self._counts_nameless(row)):
+                return None
+            until = self.now + self.rules.revision_window
         due = self.now + self.rules.recheck(self.now - watch.first_seen)
-        return watch._replace(task=row.task, worker=row.worker, queue=row.queue, due=due)
+        return Watch(*row.labels, watch.first_seen, due, until, counted=watch.counted)
 
     def _held(self, row: Row, watch: Watch | None) -> Watch:
         until = self.now + self.rules.late_commit_grace
@@ -160,26 +182,24 @@ class Lifecycle:
             until=watch.until if watch.held else until,
             started=watch.started,
             counted=watch.counted,
+            rerun=watch.rerun,
         )
 
     def _settle(self, row: Row, watch: Watch | None) -> Seen:
         outcome = Finished(
-            row.state,
-            row.task,
-            row.worker,
-            row.queue,
+            *row.labels,
             retries=row.retries,
             done=row.done,
             task_id=row.task_id,
             exception=row.exception,
             runtime=_runtime(watch.started, row.done, self.now) if watch else None,
-            revises=watch.counted if watch else None,
+            revises=_task_and_state(watch.counted) if watch else None,
         )
-        if row.state == SUCCESS or not self.may_change(row.done):
+        nameless = self.room and self._counts_nameless(row)
+        if row.state == SUCCESS or not (self.may_change(row.done) or nameless):
             return Seen(None, outcome)
         until = self.now + self.rules.revision_window
-        counted = (row.task, row.state)
-        return Seen(self._watch(row, until=until, counted=counted, settled=True), outcome)
+        return Seen(self._watch(row, until=until, counted=row.labels), outcome)
 
     def _watch(
         self,
@@ -188,13 +208,12 @@ class Lifecycle:
         *,
         until: float | None = None,
         started: float | None = None,
-        counted: tuple[str, str] | None = None,
-        settled: bool = False,
+        counted: Labels | None = None,
+        rerun: bool = False,
     ) -> Watch:
         first_seen = self.now if first_seen is None else first_seen
         due = self.now + self.rules.recheck(self.now - first_seen)
-        labels = (row.state, row.task, row.worker, row.queue)
-        return Watch(*labels, first_seen, due, until, started, counted, settled)
+        return Watch(*row.labels, first_seen, due, until, started, counted, rerun)
 
     def _may_get_a_name(self, row: Row) -> bool:
         """Whether a finished row without a name may still be given one (R13).
@@ -203,14 +222,32 @@ class Lifecycle:
         writes SUCCESS and the name together, and with `result_extended` off there is never a name.
         """
         return (
-            self.named
+            self.rules.waits
+            and self.named
             and not row.task
             and row.state != SUCCESS
             and self._recent(row.done, self.rules.late_commit_grace)
         )
 
+    def _counts_nameless(self, row: Row) -> bool:
+        return self.named and _lacks_its_name(row.labels)
+
+    def _just_now(self, done: float) -> bool:
+        """Whether it finished within the grace, taking the date as it is."""
+        return abs(self.now - done) < self.rules.late_commit_grace
+
     def _recent(self, done: float | None, span: float) -> bool:
         return done is None or done > self.now - span - ZONE_SLACK
+
+
+def _lacks_its_name(labels: Labels) -> bool:
+    """Whether a worker that discards the task, when that is due, will give the row its name."""
+    state, task, _, _ = labels
+    return state == REVOKED and not task
+
+
+def _task_and_state(counted: Labels | None) -> tuple[str, str] | None:
+    return None if counted is None else (counted[1], counted[0])
 
 
 def _runtime(started: float | None, done: float | None, now: float) -> float | None:

@@ -83,9 +83,14 @@ def _name_watch(row: dict[str, Any]) -> None:
     names = ("state", "task", "worker", "queue", "first_seen", "until", "started", "counted")
     *values, settled = json.loads(row["watch"])
     fields = {name: value for name, value in zip(names, values, strict=True) if value is not None}
-    if "counted" in fields:
-        fields["counted"] = dict(zip(("task", "state"), fields["counted"], strict=True))
-    row["watch"] = _json(fields | ({"settled": True} if settled else {}))
+    counted = fields.pop("counted", None)
+    if settled and counted == [fields["task"], fields["state"]]:
+        fields["settled"] = True
+    elif counted is not None:
+        labels = {name: fields[name] for name in ("worker", "queue")}
+        fields["counted"] = dict(zip(("task", "state"), counted, strict=True)) | labels
+        fields |= {} if settled else {"rerun": True}
+    row["watch"] = _json(fields)
 
 
 _LABELS_1 = {

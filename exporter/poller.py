@@ -10,6 +10,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from exporter import metrics
@@ -126,6 +127,12 @@ class Poller:
             return max(0.0, interval - spent)
         backoff = min(interval * 2.0 ** min(self._failures - 1, 16), LONGEST_BACKOFF)
         return max(interval, backoff) * random.uniform(0.9, 1.1)  # noqa: S311  # jitter
+
+    def try_once(self) -> bool:
+        """Poll for the only time: what might get its name later counts without."""
+        for position in self.positions.values():
+            position.rules = replace(position.rules, waits=False)
+        return self.try_poll()
 
     def try_poll(self) -> bool:
         """Poll once, take note of how it went, publish; return whether it worked."""

@@ -26,6 +26,7 @@ REBORN_IDS = 1_000
 MAX_GAPS = 10_000
 MAX_ANCHORS = 15  # beside the lowest
 MAX_EMPTY_SETS = 50_000  # label sets without an unfinished row that are still remembered, at 0
+MAX_NAMELESS = 10_000  # rows, about, that are watched only because their name may still come
 GAPS_A_STEP = 2_000
 WATCHED_A_STEP = 2_000
 # A statement may have drawn its id but not yet its transaction id; after this it surely has both.
@@ -247,6 +248,7 @@ class Position:
         self.segments: Segments = ()
         self.watched: dict[int, Watch] = {}
         self.unfinished: Counter[tuple[str, str, str, str]] = Counter()
+        self.nameless = 0  # of `watched`, rows that count without a name
         # How many of each (task, state) were first seen when; rows of one step share that moment.
         self._first_seen: dict[tuple[str, str], Counter[float]] = {}
         # Each watched row is in the schedule, or in a herd, where it is never due by itself, or was
@@ -387,7 +389,7 @@ class Position:
             top=batch.top,
             segments=self.segments,
         )
-        life = Lifecycle(self.rules, now, change.named)
+        life = Lifecycle(self.rules, now, change.named, self.nameless < MAX_NAMELESS)
         gaps: list[Gap] = []
         reused = self._reused_from(batch)
         if plan.look:
@@ -626,6 +628,9 @@ class Position:
         self._calm.discard(row_id)
         if before is not None and before.unfinished:
             self._count(before, -1)
+        self.nameless += (watch is not None and watch.nameless) - (
+            before is not None and before.nameless
+        )
         if watch is None:
             self.watched.pop(row_id, None)
             return

@@ -116,8 +116,10 @@ class Reader:
         ]
         self._traceback = table.column(layout.traceback)
         # Whatever is written to a row, a new state, another worker, comes with a newer date. The
-        # finished are counted, too: a worker's clock may be slow.
+        # finished are counted, too, and the labels: a worker's clock may be slow, or in seconds.
+        labels = map(table.column, names)
         counts: list[ColumnElement[Any]] = [func.count()]
+        counts += [func.count(column) for column in labels if column is not None]
         if self._state is not None:
             ready = sorted(READY_STATES)  # as the column compares them: it is only a digest
             counts += [func.count(case((self._state == state, 1))) for state in ready]
@@ -276,12 +278,15 @@ class Reader:
 
     def _is_settled(self, values: Any, *, over: bool) -> bool:
         """Whether a row is a success, or stays as it is and few of its bytes tell its class."""
-        _, state, *_, done, _, result = values
+        _, state, task, *_, done, _, result = values
         name = SUCCESS if self._state is None else self._text(state)
         if name == SUCCESS:
             return True
-        finished = over and name in READY_STATES and done is not None
-        return finished and (name != FAILURE or bool(_exception(result)))
+        if not over or name not in READY_STATES or done is None:
+            return False
+        if name == FAILURE:
+            return bool(_exception(result))
+        return bool(task)  # else its name may come yet
 
     def _summed(self, dated: Iterable[tuple[float | None, Any]]) -> Iterator[Group]:
         """Aggregate rows as the database does: 1 µs each, where a `Row` would take 8."""

@@ -21,6 +21,7 @@ from exporter.tally import Histogram, Key, Total
 
 Record = TypeVar("Record", Identity, Segment, Watch, Total)
 Value = Total | Histogram | float  # of a counter, a histogram, a gauge
+COUNTED = ("state", "task", "worker", "queue")
 
 
 class UnknownMetricError(Exception):
@@ -61,18 +62,24 @@ def read_segment(lo: int, text: str) -> Segment:
 
 def watch(of: Watch) -> str:
     """Keep a watched row; its id is its key. When it is due is not kept: it is at once."""
-    fields = _fields(of, "due")
-    if of.counted is not None:
-        fields["counted"] = {"task": of.counted[0], "state": of.counted[1]}
+    fields = _fields(of, "due", "counted")
+    if of.settled:  # most are: it counts as what it is
+        fields["settled"] = True
+    elif of.counted is not None:
+        fields["counted"] = dict(zip(COUNTED, of.counted, strict=True))
     return _text(fields)
 
 
 def read_watch(text: str) -> Watch:
     """Read it."""
     fields = json.loads(text)
-    if counted := fields.get("counted"):
-        fields["counted"] = (counted["task"], counted["state"])
-    return _made(Watch, fields | {"due": 0.0})
+    settled, counted = fields.pop("settled", False), fields.pop("counted", None)
+    found = _made(Watch, fields | {"due": 0.0})
+    if settled:
+        return found._replace(counted=found.labels)
+    if counted is not None:
+        return found._replace(counted=tuple(counted[name] for name in COUNTED))
+    return found
 
 
 def labels(of: Key) -> str:

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from celery.states import FAILURE, READY_STATES, STARTED, SUCCESS
+from celery.states import FAILURE, READY_STATES, REVOKED, STARTED, SUCCESS
 
-__all__ = ["FAILURE", "READY_STATES", "STARTED", "SUCCESS", "Finished", "Group", "Row", "Vanished"]
+__all__ = [
+    "FAILURE",
+    "READY_STATES",
+    "REVOKED",
+    "STARTED",
+    "SUCCESS",
+    "Finished",
+    "Group",
+    "Labels",
+    "Row",
+    "Vanished",
+]
+
+Labels = tuple[str, str, str, str]  # state, task, worker, queue
 
 
 class Row(NamedTuple):
@@ -21,6 +34,11 @@ class Row(NamedTuple):
     done: float | None  # `date_done` as Unix time, seconds
     task_id: str = ""
     exception: str = ""  # class name, of failures
+
+    @property
+    def labels(self) -> Labels:
+        """State, task, worker and queue."""
+        return self.state, self.task, self.worker, self.queue
 
     @property
     def finished(self) -> bool:

@@ -108,7 +108,7 @@ class Service:
             self._election.decided.wait(LASTS + 5 * LOOK)
         if self.term is None:
             raise CheckpointError(f"{IN_A_DATABASE}: {self.unready()}")
-        worked = [poller.try_poll() for poller in self.term.pollers]
+        worked = [poller.try_once() for poller in self.term.pollers]
         return all(worked)
 
     def stop(self) -> None:

@@ -96,7 +96,7 @@ def _present(
             present = reader.present(session, position.origin, position.cursor)
             for row in reader.rows(session, list(position.watched)):
                 watch = position.watched[row.id]
-                news = not watch.settled or watch.state != row.state
+                news = not watch.settled or watch.labels != row.labels
                 if row.finished and news and row.id > (position.origin or row.id - 1):
                     present[row.task, row.state, row.worker, row.queue] -= 1
             for row in reader.rows_in(session, sorted(gap.missing for gap in position.gaps)):

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.acceptance.load import ROUND_ROWS, Tables, by, send_load
-from tests.acceptance.process import one_backend, running
+from tests.acceptance.process import one_backend, run, running
 from tests.servers.database import SQLite
 from tests.servers.process import wait_until
 
@@ -96,6 +96,27 @@ def test_counts_are_those_of_the_table(
     for (state,), rows in sorted(by(tables.finished(), 1).items()):
         figures = (request.node.callspec.id, state, rows, counted(scrape)[state,])
         log.info("| %s | %s | %d | %d | %d | %.0f |", *figures, late, seconds)
+
+
+def test_revoked_task_has_its_name_when_it_is_due(
+    database: Database, celery_worker: Workers, tmp_path: Path
+) -> None:
+    """By then it has counted without; and `verify` knows."""
+    tables = Tables(database)
+    config = one_backend(database.reader_url, poll_interval="150ms", late_commit_grace="200ms")
+    config["checkpoint"] = {"path": "checkpoint.sqlite"}
+    with celery_worker(database) as worker, running(tmp_path, config) as exporter:
+        worker.send("orders.place")
+        exporter.wait_for(RESULTS, 1, state="SUCCESS")
+        worker.app.control.revoke(worker.send("orders.place", countdown=5))
+        exporter.wait_for(RESULTS, 1, task="", state="REVOKED")
+        exporter.wait_for(RESULTS, 1, task="orders.place", state="REVOKED")
+        scrape = assert_counts_are_those_of(exporter, tables)
+        assert scrape.sums(REVISED, "task", "from_state", "to_state") == {
+            ("", "REVOKED", "REVOKED"): 1
+        }
+        verified = run("verify", f"--config.file={tmp_path / 'config.yaml'}")
+        assert "2 present, 3 counted, 0 missing" in verified.stdout
 
 
 def assert_times_are_right(scrape: Scrape) -> None:

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.acceptance.process import FAST, Exporter, Scrape, one_backend, run, running, write
-from tests.counting.follow import create_tables, insert
+from tests.counting.follow import create_tables, insert, update
 from tests.servers.database import SQLite
 from tests.servers.process import HOST
 
@@ -224,6 +224,26 @@ def test_once_prints_the_metrics(sqlite: Database, tmp_path: Path) -> None:
     printed = Scrape.parse(bad.stdout)
     assert printed.value(RESULTS, state="SUCCESS", backend="shop") == 1
     assert printed.value("celery_backend_up", backend="mail") == 0
+
+
+def test_once_counts_what_may_get_its_name_later(sqlite: Database, tmp_path: Path) -> None:
+    """There is no later poll to wait for; where there is, a name that has come is a revision."""
+    nameless = {"name": None, "worker": None, "queue": None}
+    with sqlite.engine().begin() as connection:
+        row = insert(connection, "REVOKED", **nameless)
+    config = one_backend(sqlite.reader_url) | {"checkpoint": {"path": "checkpoint.sqlite"}}
+    command = ("once", f"--config.file={write(tmp_path, config)}")
+    first = Scrape.parse(run(*command).stdout)
+    assert first.sums(RESULTS, "task", "state") == {
+        ("app.add", "SUCCESS"): 1,
+        ("", "REVOKED"): 1,
+    }
+    with sqlite.engine().begin() as connection:
+        update(connection, row, "REVOKED", name="app.add", worker="w1@host", queue="celery")
+    second = Scrape.parse(run(*command).stdout)
+    assert second.value(RESULTS, task="app.add", state="REVOKED") == 1
+    assert second.value("celery_task_results_revised_total", task="") == 1
+    assert run("verify", *command[1:]).returncode == 0
 
 
 def test_check_describes_each_backend(database: Database, tmp_path: Path) -> None:

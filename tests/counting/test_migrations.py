@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import insert, make_url, select, text, update
 
-from exporter import check, metrics
+from exporter import check, metrics, records
 from exporter.checkpoint import IN_A_DATABASE, Checkpoint, open_file
 from exporter.config import Config, from_url
 from exporter.errors import CheckpointError
@@ -20,6 +20,7 @@ from exporter.identity import Identity
 from exporter.lifecycle import Rules, Watch
 from exporter.migrations import STEPS, VERSION
 from exporter.position import Anchor, Position
+from exporter.results import Labels
 from exporter.schema import META, TABLES, TOTALS, WATCHED
 from exporter.spans import Missing, Span
 from exporter.store import Store
@@ -76,16 +77,14 @@ def check_content(checkpoint: Checkpoint) -> None:
     assert {row_id: watch._replace(due=0.0) for row_id, watch in task.watched.items()} == {
         14: Watch(
             *("FAILURE", "메일.send", *labels, seen, 0.0, 1795604062.0869758),
-            counted=("메일.send", "FAILURE"),
-            settled=True,
+            counted=("FAILURE", "메일.send", *labels),
         ),
         15: Watch("RETRY", "app.add", "", "", seen, 0.0),
         16: Watch("REVOKED", "", "", "", 1795600462.891318, 0.0, 1795601062.0869758),
         19: Watch("STARTED", "app.slow", *labels, seen, 0.0, started=seen),
         101: Watch(
             *("FAILURE", "app.add", *labels, late, 0.0, revised),
-            counted=("app.add", "FAILURE"),
-            settled=True,
+            counted=("FAILURE", "app.add", *labels),
         ),
     }
     added = tally.totals[metrics.RESULTS, ("app.add", "SUCCESS", *labels)]
@@ -245,3 +244,17 @@ def test_unknown_metric_is_kept_and_said(path: Path, caplog: pytest.LogCaptureFi
     with checkpoint._store.transaction() as connection:
         assert len(connection.execute(select(TOTALS)).all()) == 33
     checkpoint.close()
+
+
+@pytest.mark.parametrize("counted", [None, ("REVOKED", "a", "w", "q"), ("REVOKED", "", "", "")])
+@pytest.mark.parametrize("rerun", [False, True])
+@pytest.mark.parametrize("until", [None, 1e9])
+def test_watched_rows_are_kept_as_they_are(
+    counted: Labels | None,
+    until: float | None,
+    *,
+    rerun: bool,
+) -> None:
+    """Unfinished, held and settled ones: what they count as may be another thing."""
+    kept = Watch("REVOKED", "", "", "", 1e9, 0.0, until, counted=counted, rerun=rerun)
+    assert records.read_watch(records.watch(kept)) == kept

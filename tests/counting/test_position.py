@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import settings
@@ -15,13 +15,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from exporter import audit
 from exporter.audit import AGES, Found
 from exporter.lifecycle import Rules, slack_shown_by
-from exporter.position import Anchor, Batch, Change, Herd, Horizon, Plan, Position
-from exporter.results import READY_STATES, SUCCESS, Finished, Group, Row, Vanished
+from exporter.position import MAX_NAMELESS, Anchor, Batch, Change, Herd, Horizon, Plan, Position
+from exporter.results import READY_STATES, SUCCESS, Finished, Group, Labels, Row, Vanished
 from exporter.spans import LONGEST_MASK, MIN_ID, Span, holes
 
 TIMES = 20 if os.environ.get("SOAK") else 1  # as many examples
 UNFINISHED = ["STARTED", "RETRY", "PROGRESS", ""]
 STATES = [*UNFINISHED, "SUCCESS", "FAILURE", "REVOKED"]
+TASKS = st.sampled_from(["a", "b", ""])
 
 
 @dataclass
@@ -54,6 +55,21 @@ class Table:
     def update(self, row_id: int, state: str, task: str | None = None) -> None:
         row = self.committed[row_id]
         self.committed[row_id] = row._replace(state=state, task=row.task if task is None else task)
+
+    def relabel(self, row_id: int, task: str, worker: str) -> None:
+        self.committed[row_id] = self.committed[row_id]._replace(task=task, worker=worker)
+
+    def revoke(self, done: float | None = None) -> int:
+        """Store what the command to revoke stores: no name, no worker, no queue."""
+        row_id = self.add("REVOKED", task="")
+        row = self.committed[row_id]
+        self.committed[row_id] = row._replace(worker="", queue="", done=done)
+        return row_id
+
+    def discard(self, row_id: int, task: str, done: float | None = None) -> None:
+        """Store what the worker stores when a revoked task is due."""
+        row = self.committed[row_id]
+        self.committed[row_id] = row._replace(task=task, worker="w", queue="q", done=done)
 
     def read(self, plan: Plan, horizon: Horizon | None = None) -> Batch:
         ids = sorted(self.committed)
@@ -125,6 +141,7 @@ class Counted:
 
     results: Counter[tuple[str, str]] = field(default_factory=Counter)
     revised: Counter[tuple[str, str]] = field(default_factory=Counter)
+    by_labels: Counter[Labels] = field(default_factory=Counter)
     vanished: int = 0
 
     def take(self, outcomes: list[Finished | Vanished]) -> None:
@@ -133,6 +150,7 @@ class Counted:
                 self.vanished += 1
                 continue
             self.results[outcome.task, outcome.state] += outcome.rows
+            self.by_labels[outcome[:4]] += outcome.rows
             if outcome.revises:
                 self.revised[outcome.revises] += 1
 
@@ -185,11 +203,11 @@ class ManyWriters(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.table = Table()
-        self.following = Following(self.table)
-        self.net: dict[tuple[int, int], tuple[str, str]] = {}  # last finished state seen by a poll
+        self.following = Following(self.table, named=False)  # nothing is held for its name
+        self.net: dict[tuple[int, int], Labels] = {}  # last seen by a poll, finished
         self.epoch = 0
 
-    @rule(state=st.sampled_from(STATES), task=st.sampled_from("ab"), at_once=st.booleans())
+    @rule(state=st.sampled_from(STATES), task=TASKS, at_once=st.booleans())
     def insert(self, state: str, task: str, *, at_once: bool) -> None:
         row = self.table.insert(state, task)
         if at_once:
@@ -214,6 +232,14 @@ class ManyWriters(RuleBasedStateMachine):
         row = data.draw(st.sampled_from(sorted(self.table.committed)))
         if self.table.committed[row].state != SUCCESS:  # Celery 5.7 keeps SUCCESS
             self.table.update(row, state)
+
+    @precondition(lambda self: self.table.committed)
+    @rule(data=st.data(), task=TASKS, worker=st.sampled_from(["w", "v", ""]))
+    def relabel(self, data: st.DataObject, task: str, worker: str) -> None:
+        """Let labels come late, or another worker write the same state."""
+        row = data.draw(st.sampled_from(sorted(self.table.committed)))
+        if self.table.committed[row].state != SUCCESS:  # which is written with its labels
+            self.table.relabel(row, task, worker)
 
     @precondition(lambda self: self.table.committed)
     @rule(data=st.data())
@@ -251,7 +277,10 @@ class ManyWriters(RuleBasedStateMachine):
         """After a poll at which all was due, the counts are what was seen."""
         self.following.poll(61.0)
         self._see()
-        assert self.following.counted.net == Counter(self.net.values())
+        truth = Counter(self.net.values())
+        by_task = Counter((task, state) for state, task, _, _ in truth.elements())
+        assert self.following.counted.net == by_task
+        assert self.following.counted.by_labels >= truth
         unfinished = Counter(
             (r.task, r.state) for r in self.table.committed.values() if not r.finished
         )
@@ -266,7 +295,7 @@ class ManyWriters(RuleBasedStateMachine):
     def _see(self) -> None:
         for row in self.table.committed.values():
             if row.state in READY_STATES:
-                self.net[self.epoch, row.id] = (row.task, row.state)
+                self.net[self.epoch, row.id] = row.labels
 
 
 ManyWriters.TestCase.settings = settings(
@@ -329,6 +358,67 @@ Overwriting.TestCase.settings = settings(
     max_examples=100 * TIMES, stateful_step_count=30, deadline=None
 )
 TestOverwriting = pytest.mark.timeout(1800)(Overwriting.TestCase)
+
+
+GRACE = 300.0  # seconds
+
+
+class LateNames(RuleBasedStateMachine):
+    """Revoked tasks get their names now or days later; in the end the counts are the table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = Table()
+        self.table.add(SUCCESS)  # so that rows are known to have names
+        rules = {"late_commit_grace": GRACE, "revision_window": WINDOW}
+        self.following = Following(self.table, **rules).poll()
+
+    @rule()
+    def revoke(self) -> None:
+        self.table.revoke(self.following.now)
+
+    @rule(state=st.sampled_from(["STARTED", "FAILURE"]), task=st.sampled_from("ab"))
+    def insert(self, state: str, task: str) -> None:
+        self.table.add(state, task)
+
+    @precondition(lambda self: self._revoked(named=False))
+    @rule(data=st.data(), task=st.sampled_from("ab"))
+    def discard(self, data: st.DataObject, task: str) -> None:
+        row = data.draw(st.sampled_from(self._revoked(named=False)))
+        self.table.discard(row, task, self.following.now)
+
+    @precondition(lambda self: self._revoked(named=True))
+    @rule(data=st.data(), after=st.floats(0.1, GRACE / 2))
+    def revoke_again(self, data: st.DataObject, after: float) -> None:
+        """Wipe the name, as Celery 5.6.2 does, and perhaps have it again."""
+        row = data.draw(st.sampled_from(self._revoked(named=True)))
+        task = self.table.committed[row].task
+        self.table.relabel(row, "", "")
+        self.following.poll(after)
+        self.table.relabel(row, task, "w")
+
+    @rule(after=st.sampled_from([0.1, 10.0, GRACE, WINDOW, 30 * WINDOW]))
+    def poll(self, after: float) -> None:
+        self.following.poll(after)
+
+    def _revoked(self, *, named: bool) -> list[int]:
+        rows = self.table.committed.values()
+        return [row.id for row in rows if row.state == "REVOKED" and bool(row.task) is named]
+
+    def teardown(self) -> None:
+        """Let all that is held count."""
+        self.following.poll(61.0)
+        self.following.poll(GRACE)
+        truth = Counter(row.labels for row in self.table.committed.values() if row.finished)
+        by_task = Counter((task, state) for state, task, _, _ in truth.elements())
+        assert self.following.counted.net == by_task
+        assert self.following.counted.by_labels >= truth
+
+
+LateNames.TestCase.settings = settings(
+    max_examples=100 * TIMES, stateful_step_count=30, deadline=None
+)
+TestLateNames = pytest.mark.timeout(1800)(LateNames.TestCase)
 
 
 def test_overwritten_success_is_revised() -> None:
@@ -468,11 +558,25 @@ def test_start_at_the_end_waits_for_open_transactions() -> None:
 
 
 def test_second_write_of_the_same_state_counts_nothing() -> None:
+    """A hard time limit stores the failure twice."""
     table = Table()
     row = table.add("FAILURE")
     following = Following(table).poll()
-    table.update(row, "FAILURE", task="b")
+    table.committed[row] = table.committed[row]._replace(done=following.now, retries=1)
     assert following.poll().counted.results == {("a", "FAILURE"): 1}
+
+
+@pytest.mark.parametrize("labels", [("b", "w"), ("a", "v")], ids=["replaced", "redelivered"])
+def test_same_state_under_other_labels_is_a_revision(labels: tuple[str, str]) -> None:
+    table = Table()
+    row = table.add("FAILURE")
+    following = Following(table).poll()
+    table.relabel(row, *labels)
+    following.poll()
+    task, worker = labels
+    assert following.counted.by_labels["FAILURE", task, worker, "q"] == 1
+    assert following.counted.revised == {("a", "FAILURE"): 1}
+    assert following.counted.net == {(task, "FAILURE"): 1}
 
 
 def test_same_state_after_another_run_counts_again() -> None:
@@ -521,6 +625,83 @@ def test_held_row_counts_nameless_after_the_grace_or_when_deleted() -> None:
     assert following.poll(60.0).counted.results["", "REVOKED"] == 1
 
 
+@pytest.mark.parametrize("rows", [1, 3])  # alone, in a herd
+@pytest.mark.parametrize("later", [60.0, 7200.0, 3 * 86400.0])
+def test_name_that_comes_after_the_grace_is_a_revision(later: float, rows: int) -> None:
+    """A task with an ETA that is revoked gets its name when it is due."""
+    table = Table()
+    table.add(SUCCESS)
+    following = Following(table, late_commit_grace=50.0, revision_window=3600.0).poll()
+    revoked = [table.revoke(following.now) for _ in range(rows)]
+    following.poll().poll(60.0)
+    assert following.counted.net == {("a", SUCCESS): 1, ("", "REVOKED"): rows}
+    following.poll(later)
+    for row in revoked:
+        table.discard(row, "a", following.now)
+    following.poll(61.0)
+    assert following.counted.net == {("a", SUCCESS): 1, ("a", "REVOKED"): rows}
+    assert following.counted.revised == {("", "REVOKED"): rows}
+    following.poll(3600.0)
+    assert following.position.watched == {}
+
+
+def test_name_that_is_wiped_and_comes_again_counts_nothing() -> None:
+    """Celery 5.6.2 revokes once for each worker process, some perhaps after the discard."""
+    table = Table()
+    table.add(SUCCESS)
+    following = Following(table, late_commit_grace=100.0).poll()
+    row = table.add("REVOKED", "b")
+    following.poll()
+    table.relabel(row, "", "")
+    following.poll()
+    table.relabel(row, "b", "w")
+    following.poll()
+    assert following.counted.results == {("a", SUCCESS): 1, ("b", "REVOKED"): 1}
+
+
+def test_rows_without_a_name_are_watched_beyond_the_window_while_there_are_few() -> None:
+    table = Table()
+    table.add(SUCCESS)
+    following = Following(table, herd=1000, revision_window=100.0, late_commit_grace=10.0).poll()
+    for _ in range(MAX_NAMELESS + 500):
+        table.revoke(following.now)
+    for after in (61.0, 61.0, 101.0, 61.0, 101.0):
+        following.poll(after)
+    assert following.counted.results["", "REVOKED"] == MAX_NAMELESS + 500
+    assert following.position.nameless <= MAX_NAMELESS
+    table.committed.clear()
+    following.poll(61.0)
+    assert (following.position.nameless, following.position.watched) == (0, {})
+
+
+def test_history_without_names_is_not_waited_for() -> None:
+    """It would be a spike later; what finished just now may still get a name."""
+    table = Table()
+    table.add(SUCCESS)
+    now = 100_000.0
+    for age in (72_000.0, 600.0, -36_000.0):  # with a wrong zone history may seem to come
+        table.revoke(now - age)
+    table.revoke(now - 5.0)
+    following = Following(table, late_commit_grace=300.0)
+    following.now = now
+    assert following.poll().counted.results == {("a", SUCCESS): 1, ("", "REVOKED"): 3}
+    table.discard(2, "b", following.now)
+    assert following.poll(61.0).counted.net["b", "REVOKED"] == 1
+    assert following.poll(300.0).counted.net["", "REVOKED"] == 3
+
+
+def test_where_nothing_waits_for_a_name_what_is_held_counts() -> None:
+    """`once` reads to the end; what a checkpoint holds counts, too, and is a revision if named."""
+    table = Table()
+    table.add(SUCCESS)
+    following = Following(table).poll()
+    table.revoke(following.now)
+    assert following.poll().counted.results == {("a", SUCCESS): 1}
+    following.position.rules = replace(following.position.rules, waits=False)
+    table.revoke(following.now)
+    assert following.poll().counted.results["", "REVOKED"] == 2
+
+
 def test_nothing_is_held_where_no_row_has_a_name() -> None:
     """With result_extended off all names are NULL, for ever."""
     table = Table()
@@ -561,7 +742,7 @@ def test_nothing_waits_for_a_clock_set_back_to_return(*, restart: bool) -> None:
     following.now = 1e6
     table.add("FAILURE")
     table.insert(SUCCESS)
-    table.add("REVOKED", task="")
+    table.add("FAILURE", task="")
     table.add("STARTED")
     following.poll()
     if restart:
@@ -571,7 +752,7 @@ def test_nothing_waits_for_a_clock_set_back_to_return(*, restart: bool) -> None:
     following.poll(after=-36_000.0)
     assert following.position.oldest() == {("a", "STARTED"): following.now}
     following.poll(after=61.0)
-    assert following.counted.results == {("a", "FAILURE"): 1, ("", "REVOKED"): 1}
+    assert following.counted.results == {("a", "FAILURE"): 1, ("", "FAILURE"): 1}
     assert (following.expired, following.position.gap_ids) == (1, 0)
     following.poll(after=660.0)
     assert [watch.state for watch in following.position.watched.values()] == ["STARTED"]

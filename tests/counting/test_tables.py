@@ -312,6 +312,67 @@ def test_revoked_row_waits_for_its_name(follower: Follower, engine: Engine) -> N
     assert follower.value("celery_task_results_total", task="app.add", state="REVOKED") == 1
 
 
+NAMELESS = {"name": None, "worker": None, "queue": None}
+
+
+@pytest.mark.parametrize("rows", [1, 1000])  # alone, together
+def test_name_that_comes_after_the_grace_is_moved(
+    database: Database, engine: Engine, rows: int
+) -> None:
+    """The date of it may be the old one: whole seconds on MariaDB, or a slow clock."""
+    settings = {"late_commit_grace": 0.1, "result_extended": True}
+    follower = Follower(database.reader_url, None, **settings)
+    moment = datetime.now(UTC).replace(microsecond=0, tzinfo=None)
+    with engine.begin() as connection:
+        revoked = [insert(connection, "REVOKED", date_done=moment, **NAMELESS) for _ in range(rows)]
+    time.sleep(0.2)
+    for _ in range(3):
+        follower.poll()
+    results = "celery_task_results_total"
+    assert follower.value(results, task="", state="REVOKED") == rows
+    with engine.begin() as connection:
+        for row in revoked:
+            update(connection, row, "REVOKED", name="app.add", worker="w1@host", queue="celery")
+    follower.poll().poll()
+    labels = {"task": "app.add", "worker": "w1@host", "queue": "celery"}
+    assert follower.value(results, state="REVOKED", **labels) == rows
+    assert follower.value(results, task="", state="REVOKED") == rows
+    moved = {"task": "", "from_state": "REVOKED", "to_state": "REVOKED"}
+    assert follower.value("celery_task_results_revised_total", **moved) == rows
+    follower.close()
+
+
+def test_history_without_names_is_served_with_the_rest(database: Database, engine: Engine) -> None:
+    """Not held for names that would make it a spike, nor watched in vain where names can come."""
+    hours_ago = datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=20)
+    with engine.begin() as connection:
+        for _ in range(20):
+            insert(connection, "FAILURE", date_done=hours_ago, **NAMELESS)
+        for _ in range(5):
+            insert(connection)
+    follower = Follower(database.reader_url, first_zero=60.0).poll()
+    assert follower.states() == {"SUCCESS": 5, "FAILURE": 20}
+    follower.close()
+
+
+def test_revoked_row_of_long_ago_may_get_its_name_yet(database: Database, engine: Engine) -> None:
+    """Its task had an ETA of days; what is over is counted in groups, but for such rows."""
+    days_ago = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=4)
+    with engine.begin() as connection:
+        insert(connection, date_done=days_ago)
+        insert(connection, "REVOKED", date_done=days_ago)
+        row = insert(connection, "REVOKED", date_done=days_ago, **NAMELESS)
+    follower = Follower(database.reader_url).poll()
+    assert follower.states() == {"SUCCESS": 1, "REVOKED": 2}
+    assert follower.value("celery_backend_watched_rows", table="task") == 1
+    with engine.begin() as connection:
+        update(connection, row, "REVOKED", name="app.add", worker="w1@host", queue="celery")
+    follower.poll()
+    results = "celery_task_results_total"
+    assert follower.value(results, task="app.add", state="REVOKED") == 2
+    follower.close()
+
+
 def test_groups_count(follower: Follower, engine: Engine) -> None:
     follower.poll()
     assert follower.value("celery_group_results_total") == 0

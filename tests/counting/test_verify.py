@@ -102,6 +102,34 @@ def test_row_that_was_not_counted(
     checkpoint.close()
 
 
+@pytest.mark.parametrize("polled", [False, True])
+def test_name_that_came_after_the_count(
+    database: Database,
+    engine: Engine,
+    tmp_path: Path,
+    polled: bool,  # noqa: FBT001
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A revoked row counts without a name, then with it; also where the last poll was before."""
+    path = tmp_path / "checkpoint.sqlite"
+    nameless = {"name": None, "worker": None, "queue": None}
+    with engine.begin() as connection:
+        insert(connection)
+        row = insert(connection, "REVOKED", **nameless)
+    checkpoint = open_file(path)
+    follower = Follower(database.reader_url, checkpoint, late_commit_grace=0.05).poll().poll()
+    assert follower.states() == {"SUCCESS": 1, "REVOKED": 1}
+    with engine.begin() as connection:
+        update(connection, row, "REVOKED", name="app.add", worker="w1@host", queue="celery")
+    if polled:
+        follower.poll()
+    code, out = verified(follower, path, capsys)
+    assert "0 missing" in out
+    assert code == 0
+    follower.close()
+    checkpoint.close()
+
+
 def test_checkpoint_in_a_database(
     database: Database, engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
