@@ -207,7 +207,7 @@ def _url(value: object, info: ValidationInfo) -> URL:
     if not isinstance(value, str):
         raise ValueError("is not text; put the URL in quotes")  # noqa: TRY004 - pydantic's way
     url = _remembered(urls.parse(value))
-    if url.get_backend_name() != "sqlite" or str(url.database).startswith("file:"):
+    if url.get_backend_name() != "sqlite":
         return url
     return url.set(database=str(_folder(info) / str(url.database)))
 

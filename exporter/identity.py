@@ -67,7 +67,7 @@ def place(url: URL, connect_args: Mapping[str, Any]) -> str:
     """Say where a URL leads: the same for each of its spellings, without user and password."""
     dialect = url.get_backend_name()
     if dialect == "sqlite":
-        return f"sqlite {_file(url)}"
+        return f"sqlite {Path(url.database or '').resolve()}"
     dialect = "mysql" if dialect == "mariadb" else dialect
     said: dict[str, Any] = dict(_odbc(_one(url.query.get("odbc_connect", ""))))
     said |= {key.lower(): value for key, value in url.query.items()}
@@ -78,11 +78,6 @@ def place(url: URL, connect_args: Mapping[str, Any]) -> str:
     database = _first(said, _DATABASE) or url.database or ""
     elsewhere = [f"{key}={_one(said[key])}" for key in _ELSEWHERE if said.get(key)]
     return " ".join(filter(None, (dialect, server, *elsewhere, database)))
-
-
-def _file(url: URL) -> str:
-    path = re.sub(r"^file:(//(localhost)?(?=/))?", "", url.database or "").partition("?")[0]
-    return str(Path(path).resolve())
 
 
 def _server(host: str, port: str, usual: str) -> str:

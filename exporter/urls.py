@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+from exporter import sqliteurls
+
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
@@ -54,9 +56,8 @@ def parse(text: str) -> URL:
         raise ValueError(f"the port is not a number; {_ENCODE}") from None
     _load_driver(url)
     if url.get_backend_name() == "sqlite":
-        _check_file(url)
-    else:
-        _check_server(url)
+        return sqliteurls.plain(url)
+    _check_server(url)
     return url
 
 
@@ -103,23 +104,6 @@ def _not_sql(scheme: str, *, is_url: bool) -> str:
     near = get_close_matches(scheme, _DIALECTS, n=1)
     advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_DIALECTS)}"
     return f"unknown dialect {scheme!r}; {advice}"
-
-
-def _check_file(url: URL) -> None:
-    if url.host or url.username:
-        raise ValueError(
-            "the path of a SQLite file begins after the third slash: sqlite:///relative.db or "
-            "sqlite:////absolute.db"
-        )
-    if (
-        not url.database
-        or url.database in {":memory:", "file::memory:"}
-        or url.query.get("mode") == "memory"
-    ):
-        raise ValueError(
-            "a SQLite database in memory has no other process's results; name the file: "
-            "sqlite:////absolute.db"
-        )
 
 
 def _check_server(url: URL) -> None:

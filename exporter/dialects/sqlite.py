@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -44,13 +45,11 @@ class SQLite(Dialect):
 
     def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
         """Open the file read-only, whatever its path looks like."""
-        path = quote(str(Path(url.database or "").absolute()))
-        read_only = url.set(database=f"file:{path}", query={"mode": "ro", "uri": "true"})
-        return read_only, self._arguments()
+        return _uri(url, "ro"), self._arguments()
 
     def writing_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
         """Create the file where there is none."""
-        return url, self._arguments()
+        return _uri(url, "rwc"), self._arguments()
 
     def _arguments(self) -> dict[str, Any]:
         return {
@@ -158,6 +157,12 @@ class SQLite(Dialect):
         if primary in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR):
             return Reason.CONNECT
         return Reason.SCHEMA if "no such" in str(error.orig) else Reason.QUERY
+
+
+def _uri(url: URL, mode: str) -> URL:
+    """Return SQLite's URI of a file, with what the URL says of how to read it."""
+    path = quote(os.fsencode(Path(url.database or "").absolute()))
+    return url.set(database=f"file:{path}", query={**url.query, "mode": mode, "uri": "true"})
 
 
 def _raw(connection: Connection) -> sqlite3.Connection:

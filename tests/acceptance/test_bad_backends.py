@@ -1,6 +1,7 @@
 """Backends that cannot be read, each beside one that can, which goes on undisturbed.
 
-Every command says in one line what is wrong with each of them. To add one, add a row to ROWS.
+Every command says in one line what is wrong with each of them. To add one, add a row to ROWS, or
+to REFUSED where its URL alone tells, before anything connects.
 """
 
 from __future__ import annotations
@@ -112,6 +113,15 @@ UNEXPECTED = sum(row.unexpected for row in ROWS.values())
 every_row = pytest.mark.parametrize("what", ROWS)
 
 
+#: URLs that end the program at its start, with exit code 2.
+REFUSED = {
+    "sqlite:///file:/results.db?mode=ro": "write the path alone: sqlite:////absolute.db",
+    "sqlite:///file:/results.db?mode=rx&uri=true": "mode= after the '?' is none of ro, rw, rwc",
+    "sqlite:///file:/results.db?immutable=1&uri=true": "new results would never be seen; remove it",
+    "sqlite:///results.db?mod=ro": "'mod' after the '?' is no parameter of SQLite; remove it",
+}
+
+
 @dataclass(frozen=True)
 class Said:
     """What a command said, and how it ended."""
@@ -190,7 +200,8 @@ def test_verify(said: dict[str, Said], what: str) -> None:
 @pytest.mark.parametrize("command", ["once", "run"])
 def test_polls(said: dict[str, Said], command: str, what: str) -> None:
     """The log has it, `run` each time it tries again; the metrics show it."""
-    lines = [line for line in said[command].err.splitlines() if f'backend="{what}"' in line]
+    about = [line for line in said[command].err.splitlines() if f'backend="{what}"' in line]
+    lines = [line for line in about if "level=info" not in line]
     assert len(lines) == 1 if command == "once" else len(lines) > 1
     for line in lines:
         assert "poll failed" in line
@@ -232,3 +243,17 @@ def test_healthy_one_is_counted(
     counted = scrape.sums("celery_task_results_total", "backend", "state")
     assert counted == {(HEALTHY, "SUCCESS"): results}
     assert said[command].code == code
+
+
+@pytest.mark.parametrize("command", ["check", "once", "verify", "run"])
+def test_refused_at_start(command: str, tmp_path: Path) -> None:
+    """All of them at once, a line each; nothing is read, not even the healthy one."""
+    backends = [{"name": HEALTHY, "result_backend": f"sqlite:///{tmp_path}/x.db"}]
+    backends += [{"name": url, "result_backend": url} for url in REFUSED]
+    ended = run(command, f"--config.file={write(tmp_path, {'backends': backends})}")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    for number, (line, says) in enumerate(
+        zip(ended.stderr.splitlines(), REFUSED.values(), strict=True), start=1
+    ):
+        assert f": backends[{number}].result_backend: " in line
+        assert line.endswith(says)
