@@ -6,15 +6,17 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import URL
 
+from exporter import dates
 from exporter.checkpoint import IN_A_DATABASE, Saved, read, refused
 from exporter.config import Backend, Config
-from exporter.database import Database, Session
+from exporter.database import WRONG_NAMES, Database, Session
+from exporter.durations import ago, utc
 from exporter.errors import CheckpointError
 from exporter.identity import Identity
 from exporter.lease import LIMITS, Lease
@@ -23,12 +25,11 @@ from exporter.migrations import VERSION
 from exporter.parallel import in_order
 from exporter.printable import printable, some
 from exporter.reader import Health, Reader
+from exporter.results import Row
 from exporter.store import Store
 from exporter.tables import ResultTable, celery
 
 log = logging.getLogger(__name__)
-
-AHEAD = 60.0  # seconds; clocks differ by less than this, zones by more
 
 
 @dataclass(slots=True)
@@ -169,27 +170,29 @@ def _describe(report: Report, database: Database, session: Session) -> None:
             f"table {full_name!r} does not exist yet, or this account may not see it: Celery "
             f"creates it with the first result; check database_table_names.{layout.kind}"
         )
+        similar = database.lookalikes(session.connection) if layout.kind == "task" else ""
+        if similar:
+            report.errors.append(f"there is {similar}: {WRONG_NAMES}")
 
 
 def _describe_table(
     report: Report, database: Database, session: Session, table: ResultTable
 ) -> None:
-    kind = table.layout.kind
-    health = Reader(table, database.dialect, database.settings.timezone).health(session)
+    kind, zone = table.layout.kind, database.settings.timezone
+    reader = Reader(table, database.dialect, zone)
+    newest, now = reader.newest(session), time.time()
     read = [column.name for column in table.table.c]
     report.facts.append((f"{kind} columns", ", ".join(read)))
     if kind == "task":
-        extended = "yes" if table.extended else "no: task, worker and queue are empty"
-        report.facts.append(("task extended", extended))
+        _describe_names(report, table, newest)
     index = "yes" if table.date_done_index else "no: Celery's cleanup reads the whole table"
     report.facts.append((f"{kind} date_done index", index))
-    report.facts += [(f"{kind} {label}", value) for label, value in _health(health)]
-    ahead = (health.newest_result or 0.0) - time.time()
-    if ahead > AHEAD:
-        report.warnings.append(
-            f"the newest date_done lies {ahead / 3600:.1f} h ahead of the clock here: set timezone "
-            f"(now {database.settings.timezone}) to that of the Celery app"
-        )
+    report.facts += [(f"{kind} {label}", value) for label, value in _health(reader.health(session))]
+    moments = [row.done for row in newest if row.finished and row.done is not None]
+    if possible := dates.possible(moments, now):
+        when = f"{ago(max(possible), now)}, {utc(max(possible))}"
+        report.facts.append((f"{kind} newest result", when))
+    report.warnings += dates.doubts(moments, now, zone.key)
     can_write = database.dialect.can_write(session.connection, table.table)
     if can_write is not None:
         report.facts.append((f"{kind} rights", "read and write" if can_write else "read only"))
@@ -209,5 +212,23 @@ def _health(health: Health) -> Iterator[tuple[str, str]]:
     if health.id_used_ratio is not None:
         used = f"{health.id_used_ratio:.2%} of the range used"
     yield "ids", f"up to {health.highest_id}, {used}"
-    if health.newest_result is not None:
-        yield "newest result", f"{time.time() - health.newest_result:.0f} s ago"
+
+
+def _describe_names(report: Report, table: ResultTable, newest: Sequence[Row]) -> None:
+    """Say whether rows carry names: that the columns are there tells nothing of result_extended."""
+    rows, named = len(newest), sum(bool(row.task) for row in newest)
+    if not table.extended:
+        column = celery.TASK.task
+        why = "this account may not read" if column in table.all_columns else "there is no"
+        said = f"no: {why} column {column}, so task, worker and queue are empty"
+    elif not rows:
+        said = "the columns are there, but no rows yet that would show whether they are used"
+    elif named:
+        said = f"yes: of the newest {rows:,} rows {named:,} have a name"
+    else:
+        said = "the columns are there, but not used"
+        report.warnings.append(
+            f"none of the newest {rows:,} rows has a name, so task, worker and queue are empty: "
+            "set result_extended = True in the Celery app"
+        )
+    report.facts.append(("task extended", said))

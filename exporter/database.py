@@ -19,8 +19,11 @@ from exporter.config import Backend
 from exporter.errors import BackendAbsent, BackendError, ConfigError, Reason
 from exporter.identity import Identity, Origin, place
 from exporter.link import Link, message, reading_engine, unexpected
+from exporter.printable import some
 from exporter.tables import Facts, Layout, ResultTable, UnfitColumn, celery
 
+MOST_LOOKALIKES = 5
+WRONG_NAMES = "if one of them is meant, set database_table_names and database_table_schemas"
 # Options that only make sense for the pool that Celery uses.
 POOL_OPTIONS = {"max_overflow", "poolclass", "isolation_level", "use_insertmanyvalues"}
 
@@ -131,6 +134,16 @@ class Database(Link[Connection]):
                 if layout is celery.TASK or self._reason(error) is not Reason.PERMISSION:
                     raise
         return tuple(found)
+
+    def lookalikes(self, connection: Connection) -> str:
+        """Name tables that may be meant where that of the tasks is not there; "" if none is."""
+        try:
+            found = self.dialect.tables_like(connection, celery.LIKE_TASKS, MOST_LOOKALIKES)
+        except DBAPIError:  # a hint is not worth a failed poll
+            return ""
+        names = dict.fromkeys(".".join(filter(None, names)) for names in found)
+        known = any(name == celery.DJANGO for _, name in found)
+        return some(list(names)) + (f" ({celery.DJANGO} is not read)" if known else "")
 
     def table_name(self, layout: Layout) -> tuple[str, str | None]:
         """Return the configured name and schema."""

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from exporter import metrics
+from exporter import dates, metrics
 from exporter.checkpoint import Checkpoint, Save, Staged
 from exporter.config import Backend
-from exporter.database import Database, Session
+from exporter.database import WRONG_NAMES, Database, Session
 from exporter.errors import BackendAbsent, BackendError, Reason
 from exporter.exposition import Exposition
 from exporter.lifecycle import Rules
@@ -76,6 +76,7 @@ class Poller:
         self._skew: float | None = None
         self._up: bool | None = None
         self._message = "not tried yet"
+        self._waiting = ""  # for a table, and which
         self._failures = 0
         self._seen: set[object] = set()  # unexpected errors, by their place in code
         self._polls = 0
@@ -157,7 +158,7 @@ class Poller:
             log.info(
                 "backend is up", extra={"backend": self.settings.name, "server": self._server()}
             )
-        self._up, self._message, self._failures = True, "", 0
+        self._up, self._message, self._failures = True, self._waiting, 0
         self._durations = self._durations.observe(duration)
         self._duration = duration
 
@@ -229,7 +230,7 @@ class Poller:
         """Ask everything in one snapshot."""
         with self.database.session() as session:
             self._recognise()
-            self._use(session.tables)
+            self._use(session)
             began, asked_at = time.monotonic(), time.time()
             batches = {
                 kind: reader.read(session, self.positions[kind].plan(asked_at, self._chunk))
@@ -324,7 +325,8 @@ class Poller:
         if not task_table or time.monotonic() >= self._health_due:
             self.database.look_again()
 
-    def _use(self, tables: tuple[ResultTable, ...]) -> None:
+    def _use(self, session: Session) -> None:
+        tables = session.tables
         if tables is self._tables:
             return
         before = {t.layout.kind for t in self._tables} if self._tables is not None else None
@@ -334,10 +336,22 @@ class Poller:
         self._readers = {t.layout.kind: Reader(t, dialect, zone) for t in tables}
         for layout in celery.LAYOUTS:
             if layout.kind not in self._readers and (before is None or layout.kind in before):
-                log.info(
-                    "table does not exist yet; waiting for Celery to create it",
-                    extra={"backend": self.settings.name, "table": self._table_name(layout.kind)},
-                )
+                self._wait_for(layout.kind, session)
+        if "task" in self._readers:
+            self._waiting = ""
+
+    def _wait_for(self, kind: str, session: Session) -> None:
+        """Say that a table is not there, and which ones are that may be meant."""
+        waiting = "table does not exist yet; waiting for Celery to create it"
+        fields = {"backend": self.settings.name, "table": self._table_name(kind)}
+        similar = self.database.lookalikes(session.connection) if kind == "task" else ""
+        if similar:
+            log.warning(waiting, extra={**fields, "similar": similar})
+        else:
+            log.info(waiting, extra=fields)
+        if kind == "task":
+            hint = f". There is {similar}: {WRONG_NAMES}" if similar else ""
+            self._waiting = f"{fields['table']}: {waiting}{hint}"
 
     def _read_health(self, session: Session) -> None:
         if time.monotonic() < self._health_due:
@@ -357,9 +371,10 @@ class Poller:
                     "from_id": change.cursor,
                 },
             )
+        now = time.time()
         moments = [done for o in change.outcomes if (done := getattr(o, "done", None)) is not None]
-        if kind == "task" and moments and position.live:
-            self._skew = max(moments) - time.time()
+        if kind == "task" and position.live and (believed := dates.possible(moments, now)):
+            self._skew = max(believed) - now
 
     def _log_progress(self) -> None:
         for kind, position in self.positions.items():

@@ -60,7 +60,6 @@ class Health:
     highest_id: int | None
     id_used_ratio: float | None
     oldest_result: float | None  # Unix time, seconds
-    newest_result: float | None  # likewise
     rows_estimate: int | None
 
 
@@ -546,19 +545,23 @@ class Reader:
         return Health(
             highest_id=top,
             id_used_ratio=None if top is None or limit is None else used_ratio(top, limit),
-            oldest_result=min(self._moments(connection, self._id.asc()), default=None),
-            newest_result=max(self._moments(connection, self._id.desc()), default=None),
+            oldest_result=min(self._oldest_moments(connection), default=None),
             rows_estimate=self.dialect.rows_estimate(connection, self.table.table),
         )
 
-    def _moments(self, connection: Connection, order: ColumnElement[Any]) -> Iterator[float]:
-        """Yield `date_done` of the finished among the first rows in this order.
+    def newest(self, session: Session) -> list[Row]:
+        """Read the newest rows, for `check`."""
+        query = self._select_rows().order_by(self._id.desc()).limit(NEWEST_ROWS)
+        return [self._row(found) for found in session.connection.execute(query)]
+
+    def _oldest_moments(self, connection: Connection) -> Iterator[float]:
+        """Yield `date_done` of the finished among the first rows.
 
         Rows that never finish stay for ever, and may be the lowest: look at finished ones only.
         """
         if self._done is None:
             return
-        query = select(self._state_label, self._moment(self._done)).order_by(order)
+        query = select(self._state_label, self._moment(self._done)).order_by(self._id)
         for state, done in connection.execute(query.limit(EDGE_ROWS)):
             moment = self._epoch(done)
             if moment is not None and (

@@ -24,6 +24,10 @@ from sqlalchemy import (
     Table,
     func,
     inspect,
+    literal_column,
+    or_,
+    select,
+    text,
 )
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
@@ -54,6 +58,8 @@ class Dialect:
 
     # Whether all statements between `begin` and `end` see the same data; else R9's second way.
     snapshot = False
+    # Where the names of all tables are: a view, its columns for schema and name.
+    catalogue = ("information_schema.tables", "table_schema", "table_name")
     begin: tuple[str, ...] = ()
     end = "COMMIT"
 
@@ -129,6 +135,18 @@ class Dialect:
     ) -> ColumnElement[Any] | None:
         """Return the column as one of Celery's own type; None where that cannot be."""
         return column if kind.holds(declared) else None
+
+    def tables_like(
+        self, connection: Connection, parts: Sequence[str], most: int
+    ) -> list[tuple[str | None, str]]:
+        """Find tables whose names hold one of these parts, as schema and name."""
+        view, schema_column, name_column = self.catalogue
+        schema: ColumnElement[Any] = literal_column(schema_column)
+        name: ColumnElement[Any] = literal_column(name_column, String)
+        alike = or_(*(func.lower(name).contains(part) for part in parts))
+        query = select(schema, name).distinct().select_from(text(view)).where(alike)
+        found = connection.execute(query.order_by(schema, name).limit(most))
+        return [(in_schema, called) for in_schema, called in found]
 
     def exact(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return an expression that compares and groups `column` byte by byte."""

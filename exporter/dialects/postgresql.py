@@ -83,6 +83,7 @@ class PostgreSQL(Dialect):
     """Settings are local to the transaction, so that a pooler hands none on to Celery."""
 
     snapshot = True
+    catalogue = ("pg_catalog.pg_tables", "schemaname", "tablename")  # those we may not read, too
     begin = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
 
     def __init__(self, limits: Limits) -> None:

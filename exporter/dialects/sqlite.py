@@ -41,6 +41,7 @@ class SQLite(Dialect):
     """A read transaction holds a shared lock, which delays Celery's commits: keep it short."""
 
     snapshot = True
+    catalogue = ("sqlite_master", "NULL", "tbl_name")
     begin = ("BEGIN",)
 
     def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:

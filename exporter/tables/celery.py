@@ -33,6 +33,11 @@ GROUP = Layout(
 
 LAYOUTS = (TASK, GROUP)
 
+# Parts of the names of tables that may be meant where the one of the tasks is not there: Celery's
+# own in another schema or with another name around it, and that of django-celery-results.
+LIKE_TASKS = ("taskmeta", "taskresult")
+DJANGO = "django_celery_results_taskresult"
+
 
 def schema_family(columns: AbstractSet[str]) -> str:
     """Name the oldest Celery that creates a task table with these columns."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import text
 
 from exporter.check import check
 from exporter.config import Backend, Config, from_url
@@ -16,6 +18,8 @@ from tests.servers.database import SQLite
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.servers.database import Database
 
 
 def backend(url: str, name: str, **settings: object) -> Backend:
@@ -75,3 +79,75 @@ def test_slow_servers_are_waited_for_together() -> None:
         return item
 
     assert list(in_order(work, range(2 * AT_ONCE))) == list(range(2 * AT_ONCE))
+
+
+def naive_utc() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def test_one_date_that_cannot_be(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is said to be such, hides no other, and is no reason to set a zone."""
+    with create_tables(database).begin() as connection:
+        insert(connection, date_done=naive_utc() - timedelta(minutes=5))
+        insert(connection, date_done=datetime(9999, 12, 31))  # noqa: DTZ001 - as it is stored
+    code, out = checked(capsys, backend(database.reader_url, "a"))
+    assert code == 0
+    assert re.search(r"task newest result +5 min ago, \d{4}-\d\d-\d\d ", out)
+    (warning,) = re.findall(r"warning: (.*date_done.*)", out)
+    assert warning == (
+        "date_done in the future: 9999-12-31 00:00:00 UTC, in 1 of the newest 2 results; "
+        "no zone explains that"
+    )
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_columns_that_nobody_fills(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """That they are there tells nothing of `result_extended`."""
+    engine = create_tables(database)
+    config = backend(database.reader_url, "a")
+    assert "columns are there, but no rows yet" in checked(capsys, config)[1]
+    with engine.begin() as connection:
+        for _ in range(3):
+            insert(connection, name=None)
+    out = checked(capsys, config)[1]
+    assert "the columns are there, but not used" in out
+    assert "warning: none of the newest 3 rows has a name" in out
+    assert "set result_extended = True in the Celery app" in out
+    with engine.begin() as connection:
+        insert(connection)
+    out = checked(capsys, config)[1]
+    assert "yes: of the newest 4 rows 1 have a name" in out
+    assert "result_extended" not in out
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_zone_that_makes_results_look_old(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A question, since idle workers look the same; with the right zone there is none."""
+    now = naive_utc()
+    with create_tables(database).begin() as connection:
+        for row in range(20):
+            insert(connection, date_done=now - timedelta(seconds=60 - 3 * row))
+    wrong = checked(capsys, backend(database.reader_url, "a", timezone="Asia/Tokyo"))[1]
+    (warning,) = re.findall(r"warning: (.*timezone.*)", wrong)
+    assert (
+        "the newest result is of 9 h ago, and before it there was one at least every 3 s" in warning
+    )
+    assert "has nothing finished since?" in warning
+    assert "timezone" not in checked(capsys, backend(database.reader_url, "a"))[1]
+
+
+def test_tables_that_may_be_meant(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of django-celery-results are not read; ones with other names could be."""
+    with database.engine().begin() as connection:
+        for name in ("django_celery_results_taskresult", "Shop_TaskMeta", "tasks"):
+            connection.execute(text(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY)"))
+    code, out = checked(capsys, backend(database.reader_url, "a"))
+    assert code == 1
+    (error,) = re.findall(r"error: there is (.*)", out)
+    assert "django_celery_results_taskresult" in error
+    assert "shop_taskmeta" in error.lower()
+    assert "(django_celery_results_taskresult is not read)" in error
+    assert "set database_table_names and database_table_schemas" in error
+    assert "tasks" not in error.split()

@@ -735,3 +735,33 @@ def test_column_grants_are_enough(database: Database, engine: Engine) -> None:
     assert follower.value("celery_backend_capability", capability="extended") == 0
     assert follower.value("celery_backend_capability", capability="table_group") == 0
     follower.close()
+
+
+def test_says_which_tables_may_be_meant(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else one waits for ever, without knowing that the results are elsewhere."""
+    name = "django_celery_results_taskresult"
+    with database.engine().begin() as connection:
+        connection.execute(text(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY)"))
+    follower = Follower(database.reader_url).poll().poll()
+    assert follower.value("celery_backend_up") == 1
+    message = follower.poller.status.message
+    assert message.startswith("celery_taskmeta: table does not exist yet; waiting for Celery")
+    assert f"{name} ({name} is not read): if one of them is meant, set database_table" in message
+    (record,) = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert name in record.similar
+    create_tables(database)
+    follower.poll()
+    assert follower.poller.status.message == ""
+    follower.close()
+
+
+def test_clock_skew_ignores_dates_that_cannot_be(follower: Follower, engine: Engine) -> None:
+    follower.poll()
+    with engine.begin() as connection:
+        insert(connection)
+        odd = datetime(9999, 12, 31)  # noqa: DTZ001 - naive, as it is stored
+        insert(connection, "FAILURE", date_done=odd)
+    follower.poll()
+    assert abs(follower.value("celery_backend_clock_skew_seconds")) < 3600
