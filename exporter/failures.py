@@ -19,13 +19,18 @@ RESULTS_KEPT = 256  # what fails, fails often, and many with the same words
 
 # Celery wraps exceptions that cannot be pickled; the real class is named in the arguments.
 WRAPPER = "UnpickleableExceptionWrapper"
+# Up to Celery 5.2 such a failure is stored a second time, without a traceback, as this class. Both
+# must make one name, whichever is seen: it is in the words, without its module and outer classes.
+UNSENDABLE = "MaybeEncodingError"
 
 _JSON_STRING = r'"((?:[^"\\]|\\.)*)"'
 _EXC_TYPE = re.compile(rf'\s*{{\s*"exc_type"\s*:\s*{_JSON_STRING}')
 _WRAPPED = re.compile(rf'"exc_message"\s*:\s*\[\s*{_JSON_STRING}\s*,\s*{_JSON_STRING}')
 _HEAD = "Traceback (most recent call last):"
 _GROUP_HEAD = "Exception Group Traceback (most recent call last):"
-_NAME = re.compile(r"[\w.]+", re.UNICODE)
+_NAME = re.compile(r"(?:[\w.]|<locals>)+")
+_SENT = re.compile(r"<ExceptionInfo: (\w+)\(")  # repr() of the exception that was to be sent
+_WRAPPED_LINE = re.compile(rf"[\w.]+\.{WRAPPER}: (\w+)\(")  # repr(), too
 
 
 @lru_cache(RESULTS_KEPT)
@@ -35,7 +40,8 @@ def from_result(start: bytes) -> str:
         name = _from_pickle(start) if start[:1] == b"\x80" else _from_json(start)
     except Exception:  # noqa: BLE001  # whatever hostile bytes do to a parser, they name no class
         return ""
-    return _bare(name)
+    sent = _SENT.search(start.decode("utf-8", "replace")) if name == UNSENDABLE else None
+    return _bare(sent[1] if sent else name)
 
 
 def from_traceback(end: str) -> str:
@@ -48,6 +54,9 @@ def from_traceback(end: str) -> str:
     heads = [number for number, line in enumerate(lines) if line in (_HEAD, _GROUP_HEAD)]
     for line in lines[heads[-1] + 1 :] if heads else []:
         if line and not line[0].isspace():
+            found = _WRAPPED_LINE.match(line)
+            if found:
+                return _bare(found[1])
             found = _NAME.match(line)
             return _bare(found[0] if found else "")
     return ""
@@ -102,6 +111,10 @@ def _opcodes(start: bytes) -> Iterator[tuple[str, object]]:
 
 
 def _bare(name: str) -> str:
-    """Return the class without its module, printable and bounded."""
+    """Return the class's own name, without module and outer classes, printable and bounded.
+
+    No more can be had everywhere: a traceback does not tell a module from an outer class, and some
+    results have this name only.
+    """
     last = name.rsplit(".", 1)[-1]
     return "".join(filter(str.isprintable, last))[:LONGEST_NAME]

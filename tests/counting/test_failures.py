@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from billiard.pool import MaybeEncodingError
 from celery.utils.serialization import UnpickleableExceptionWrapper
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,6 +40,7 @@ def stored_dict(name: str, module: str = "builtins", *message: object) -> dict[s
 
 
 WRAPPED = UnpickleableExceptionWrapper("shop.errors", "OutOfStock", ["no apples"])
+_TRACEBACK = 'Traceback (most recent call last):\n  File "exc.py", line 20, in lock\n'
 PROTOCOLS = range(2, pickle.HIGHEST_PROTOCOL + 1)
 
 
@@ -73,6 +75,54 @@ def test_pickles_of_every_protocol(stored: object, name: str, protocol: int) -> 
     assert from_result(pickle.dumps(stored, protocol)[:RESULT_BYTES]) == name
 
 
+@pytest.mark.parametrize(
+    ("name", "stored", "words"),
+    [
+        (
+            "Unpick",
+            "Unpick",
+            "Can't pickle <class 'exc.Unpick'>: it's not the same object as exc.Unpick",
+        ),
+        (
+            "Locked",
+            "Outer.Locked",
+            "Can't pickle <class 'exc.Locked'>: attribute lookup Locked on exc failed",
+        ),
+        (
+            "Local",
+            "local.<locals>.Local",
+            "Can't pickle <class 'exc.Local'>: attribute lookup Local on exc failed",
+        ),
+    ],
+)
+def test_failure_that_is_stored_twice_has_one_class(name: str, stored: str, words: str) -> None:
+    """As Celery 5.2.7 stored them: of its own signature, with a lock in it, within a function."""
+    message = "x" * 1000
+    first = stored_dict(stored, "exc", message)
+    reason, value = repr(pickle.PicklingError(words)), f"(1, <ExceptionInfo: {name}({message!r})>"
+    second = stored_dict("MaybeEncodingError", "billiard.pool", repr(reason), repr(value))
+    for some in (first, second):
+        assert from_result(pickle.dumps(some, 5)[:RESULT_BYTES]) == name
+    assert from_traceback(f"{_TRACEBACK}exc.{stored}: {message}\n") == name
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("a lock", "(1, <ExceptionInfo: OutOfStock('no apples')>, None)"), "OutOfStock"),
+        (("a lock", "(0, <a result that cannot be sent>, None)"), "MaybeEncodingError"),
+        (("a lock", "(1, <ExceptionInfo: <an error of many words>>, None)"), "MaybeEncodingError"),
+    ],
+)
+def test_what_could_not_be_sent_is_named_by_its_words(words: tuple[str, str], name: str) -> None:
+    stored = stored_dict("MaybeEncodingError", "billiard.pool", *words)
+    error = MaybeEncodingError(*words)
+    error.args = words
+    for some in (stored, error):
+        assert from_result(pickle.dumps(some)) == name
+    assert from_result(json.dumps(stored).encode()) == name
+
+
 @given(st.binary(max_size=RESULT_BYTES))
 def test_any_bytes_name_at_most_one_bounded_word(data: bytes) -> None:
     for start in (data, b"\x80\x04" + data, b'{"exc_type": "' + data):
@@ -104,10 +154,19 @@ def _raised(source: str) -> str:
         ("e = ValueError('x'); e.add_note('KeyError: not me'); raise e", "ValueError"),
         ("raise ExceptionGroup('many', [ValueError('a'), TypeError('b')])", "ExceptionGroup"),
         ("compile('1 +', 'f', 'exec')", "SyntaxError"),
+        ("class Outer:\n  class Inner(Exception): pass\nraise Outer.Inner('x')", "Inner"),
+        ("def f():\n  class Local(Exception): pass\n  raise Local('x')\nf()", "Local"),
     ],
 )
 def test_tracebacks(source: str, name: str) -> None:
+    """The class has the name that `result` gives it."""
     assert from_traceback(_raised(source)) == name
+
+
+def test_wrapped_in_a_traceback() -> None:
+    error = UnpickleableExceptionWrapper("shop.errors", "OutOfStock", ["x"], "OutOfStock('x')")
+    lines = traceback.format_exception_only(error)
+    assert from_traceback("".join([_TRACEBACK, *lines])) == "OutOfStock"
 
 
 @given(st.text(max_size=300))
