@@ -39,7 +39,6 @@ from exporter.audit import Segments
 from exporter.errors import CheckpointError
 from exporter.identity import Identity
 from exporter.lifecycle import Watch
-from exporter.metrics import FAILURES
 from exporter.migrations import VERSION
 from exporter.ownfile import OwnFile
 from exporter.position import Change, Gap, Mark, Position
@@ -403,8 +402,6 @@ def _read_totals(connection: Connection, backend: str) -> Changes:
             kept.histograms[key] = value
         elif isinstance(value, Total):
             kept.totals[key] = value
-            if key[0] is FAILURES:
-                kept.exceptions.add(key[1][-1])
         else:
             kept.newest[key] = value
     for name, series in unknown.items():

@@ -252,7 +252,7 @@ SERIES = Metric(
 SERIES_FOLDED = Metric(
     "celery_results_exporter_series_folded_total",
     "counter",
-    "Results counted under __other__ because series_limit was reached.",
+    "Results of which a label counts as __other__, because series_limit is near.",
 )
 
 CATALOGUE: dict[str, Metric] = {

@@ -11,6 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import add
 from typing import Any
 
 from exporter import dates, metrics
@@ -19,6 +20,7 @@ from exporter.config import Backend
 from exporter.database import WRONG_NAMES, Database, Session
 from exporter.errors import BackendAbsent, BackendError, Reason
 from exporter.exposition import Exposition
+from exporter.folding import fold, series
 from exporter.lifecycle import Rules
 from exporter.link import unexpected
 from exporter.metrics import Metric
@@ -394,20 +396,20 @@ class Poller:
         if all(position.live for position in self.positions.values()):
             self._counted = self.tally.samples()
         samples: dict[Metric, list[Sample]] = {**self._counted, **self._own_samples()}
-        task = self.positions["task"]
-        samples[metrics.UNFINISHED] = [
-            Sample(labels, count) for labels, count in self.tally.fold(task.unfinished).items()
-        ]
-        samples[metrics.OLDEST_UNFINISHED] = [
-            Sample(labels, since) for labels, since in self._oldest(task)
-        ]
+        samples |= self._unfinished(self.settings.series_limit - series(samples))
+        samples[metrics.SERIES] = [Sample((), series(samples))]
         self._exposition.publish(self.settings.name, samples)
         self._published = time.monotonic()
 
-    def _oldest(self, task: Position) -> list[tuple[tuple[str, str], float]]:
-        """List the oldest unfinished rows, the very oldest first, within the series limit."""
-        oldest = sorted(task.oldest().items(), key=lambda entry: entry[1])
-        return oldest[: self.settings.series_limit]
+    def _unfinished(self, limit: int) -> dict[Metric, list[Sample]]:
+        """Return the gauges of unfinished rows, within what counters leave of the limit (R10)."""
+        task = self.positions["task"]
+        oldest = fold(metrics.OLDEST_UNFINISHED, task.oldest().items(), limit // 2, min)
+        rows = fold(metrics.UNFINISHED, task.unfinished.items(), limit - len(oldest), add)
+        return {
+            metrics.UNFINISHED: [Sample(labels, count) for labels, count in rows],
+            metrics.OLDEST_UNFINISHED: [Sample(labels, since) for labels, since in oldest],
+        }
 
     def _own_samples(self) -> dict[Metric, list[Sample]]:
         born = self._born
@@ -418,7 +420,6 @@ class Poller:
                 Sample((reason.value,), count, born) for reason, count in self._errors.items()
             ],
             metrics.POLL_DURATION: [Sample((), self._durations)],
-            metrics.SERIES: [Sample((), self.tally.series())],
         }
         if self._up is not None:  # there was a poll
             samples[metrics.UP] = [Sample((), float(self._up))]

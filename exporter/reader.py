@@ -512,15 +512,13 @@ class Reader:
             _exception(result),
         )
 
-    def present(
-        self, session: Session, above: int | None, upto: int
-    ) -> Counter[tuple[str, str, str, str]]:
+    def present(self, session: Session, above: int | None, upto: int) -> Counter[tuple[str, ...]]:
         """Count finished rows by (task, state, worker, queue); reads them all, for `verify`."""
         query = select(self._state_label, *self._labels, func.count()).where(self._id <= upto)
         if above is not None:
             query = query.where(self._id > above)
         query = query.group_by(self._exact_state, *_grouping(self._keys))
-        counts: Counter[tuple[str, str, str, str]] = Counter()
+        counts: Counter[tuple[str, ...]] = Counter()
         for *labels, count in session.connection.execute(query):
             state, task, worker, queue = map(self._text, labels)
             if state in READY_STATES:

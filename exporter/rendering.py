@@ -24,10 +24,11 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from exporter.folding import LabelValues
 from exporter.formats import Format
 from exporter.metrics import CATALOGUE, Metric
 from exporter.pieces import Piece
-from exporter.tally import Exemplar, Histogram, LabelValues, Sample, Samples
+from exporter.tally import Exemplar, Histogram, Sample, Samples
 
 END = {Format.TEXT: b"", Format.OPENMETRICS: b"# EOF\n"}
 LONGEST_EXEMPLAR = 128  # characters of names and values: OpenMetrics 1.0, "Exemplars"

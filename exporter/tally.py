@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 from exporter import metrics
+from exporter.folding import LabelValues, Room, width
 from exporter.metrics import Metric
 from exporter.position import Change
 from exporter.results import FAILURE, READY_STATES, SUCCESS, Finished, Vanished
 
-OTHER = "__other__"
-MAX_EXCEPTIONS = 100
 FUTURE_SLACK = 86_400.0  # seconds; a `date_done` further ahead of our clock is not believed
 
-LabelValues = tuple[str, ...]
 Key = tuple[Metric, LabelValues]
-Task = tuple[str, str, str, str]  # task, state, worker, queue
 
 
 class Histogram(NamedTuple):
@@ -76,7 +73,6 @@ class Changes:
     newest: dict[Key, float] = field(default_factory=dict)
     histograms: dict[Key, Histogram] = field(default_factory=dict)
     exemplars: dict[Key, Exemplar] = field(default_factory=dict)
-    exceptions: set[str] = field(default_factory=set)
 
     def update(self, other: Changes) -> None:
         """Add what another part of the step changes: none changes what another does."""
@@ -84,24 +80,18 @@ class Changes:
         self.newest |= other.newest
         self.histograms |= other.histograms
         self.exemplars |= other.exemplars
-        self.exceptions |= other.exceptions
 
 
 class Tally:
-    """The numbers of one backend.
-
-    At most about `series_limit` series of task labels; label sets beyond that are folded into
-    ``__other__`` (R10), so that sums stay exact.
-    """
+    """The numbers of one backend, whose task labels make `series_limit` series at most (R10)."""
 
     def __init__(self, series_limit: int, first_zero: float) -> None:
-        self.series_limit = series_limit
+        self.room = Room(series_limit)
         self.first_zero = first_zero
         self.totals: dict[Key, Total] = {}
         self.newest: dict[Key, float] = {}
         self.histograms: dict[Key, Histogram] = {}
         self.exemplars: dict[Key, Exemplar] = {}
-        self.exceptions: set[str] = set()  # those that have a label of their own
         # What was served last, and what has changed since.
         self._samples: dict[Metric, list[Sample]] = {}
         self._served: dict[Metric, dict[LabelValues, Sample]] = {}
@@ -128,6 +118,10 @@ class Tally:
             draft.tasks(change)
         return draft.changes
 
+    def knows(self, key: Key) -> bool:
+        """Whether anything was counted under this key, be it 0."""
+        return key in self.totals or key in self.histograms
+
     def reveal(self, now: float) -> Changes:
         """Say which totals have been served as 0 for long enough, and show their value (R12).
 
@@ -142,6 +136,9 @@ class Tally:
 
     def apply(self, changes: Changes) -> None:
         """Take changes over. Never fails."""
+        for key in chain(changes.totals, changes.histograms):
+            if not self.knows(key):
+                self.room.take(*key)
         for key, total in changes.totals.items():
             if total.zero_until is None:
                 self._zeros.pop(key, None)
@@ -151,13 +148,8 @@ class Tally:
         self.newest.update(changes.newest)
         self.histograms.update(changes.histograms)
         self.exemplars.update(changes.exemplars)
-        self.exceptions |= changes.exceptions
         for changed in (changes.totals, changes.newest, changes.histograms, changes.exemplars):
             self._changed.update(dict.fromkeys(changed))
-
-    def series(self) -> int:
-        """How many series the task labels make."""
-        return len(self.totals) + len(self.newest) + len(self.histograms)
 
     def samples(self) -> dict[Metric, list[Sample]]:
         """List what is served: the same lists while nothing changes."""
@@ -181,17 +173,6 @@ class Tally:
         exemplar = self.exemplars.get(key) if total.value else None
         return Sample(labels, total.value, total.created, exemplar)
 
-    def fold(self, counts: Mapping[Task, int]) -> Mapping[Task, int]:
-        """Keep gauges, too, within the limit: labels beyond it are folded, empty ones go (R10)."""
-        if len(counts) <= self.series_limit:
-            return counts
-        kept: Counter[Task] = Counter()
-        for labels, count in counts.items():
-            room = len(kept) < self.series_limit
-            if count:
-                kept[labels if room else (OTHER, OTHER, OTHER, OTHER)] += count
-        return kept
-
     def by_task(self) -> Iterator[tuple[str, str, int]]:
         """Finished results as (task, state, count), one for each label set, for any thread."""
         for (metric, labels), total in list(self.totals.items()):
@@ -206,6 +187,7 @@ class _Draft:
         self.tally = tally
         self.now = now
         self.zero_until = now + tally.first_zero if live and tally.first_zero else None
+        self.room = tally.room.copy()
         self.changes = Changes()
 
     def groups(self, outcomes: Iterable[Finished | Vanished]) -> None:
@@ -217,6 +199,7 @@ class _Draft:
                 self.newest(metrics.GROUP_LAST_SAVED, (), outcome.done)
 
     def tasks(self, change: Change) -> None:
+        self.add(metrics.SERIES_FOLDED, (), 0)
         for watch in change.watch.values():
             if watch is not None and watch.unfinished:
                 self._admit(watch.task, watch.worker, watch.queue)
@@ -224,7 +207,7 @@ class _Draft:
             if isinstance(outcome, Finished):
                 self.finished(outcome)
             else:
-                self.add(metrics.VANISHED, self._room((outcome.task, outcome.state)), 1)
+                self._count(metrics.VANISHED, (outcome.task, outcome.state), 1)
 
     def finished(self, outcome: Finished) -> None:
         own = (outcome.task, outcome.worker, outcome.queue)
@@ -235,27 +218,23 @@ class _Draft:
         self.add(metrics.RESULTS, result, outcome.rows)
         self.exemplar(metrics.RESULTS, result, outcome)
         if outcome.state == FAILURE:
-            failure = (task, queue, self._exception(outcome.exception))
-            self.add(metrics.FAILURES, failure, outcome.rows)
+            exception = self.room.exception(outcome.exception)
+            failure = self._count(metrics.FAILURES, (task, queue, exception), outcome.rows)
             self.exemplar(metrics.FAILURES, failure, outcome)
         self.add(metrics.RETRIES, admitted, outcome.retries)
         self.newest(metrics.LAST_FINISHED, (task, outcome.state), outcome.done)
         if outcome.revises is not None:
-            old_task, old_state = outcome.revises
-            labels = self._room((old_task, old_state, outcome.state))
-            self.add(metrics.REVISED, labels, 1)
+            self._count(metrics.REVISED, (*outcome.revises, outcome.state), 1)
         if outcome.runtime is not None:
-            key = (metrics.RUNTIME, (task,))
-            before = self.changes.histograms.get(key) or self.tally.histograms.get(key)
-            before = before or Histogram.empty(metrics.RUNTIME_BUCKETS)
-            self.changes.histograms[key] = before.observe(outcome.runtime)
+            self.observe(metrics.RUNTIME, (task,), outcome.runtime)
 
-    def add(self, metric: Metric, labels: LabelValues, amount: float) -> None:
+    def add(self, metric: Metric, labels: LabelValues, amount: int) -> None:
         key = (metric, labels)
         before = self._total(key)
         if before is None:
             zero_until = self.zero_until if metric in metrics.TASK_METRICS else None
             self.changes.totals[key] = Total(amount, self.now, zero_until)
+            self.room.take(metric, labels)
         elif amount:
             value, created, zero_until = before
             self.changes.totals[key] = Total(value + amount, created, zero_until)
@@ -268,39 +247,51 @@ class _Draft:
         if before is None or done > before:
             self.changes.newest[key] = done
 
+    def observe(self, metric: Metric, labels: LabelValues, value: float) -> None:
+        key = (metric, self._place(metric, labels, width(metric)))
+        before = self.changes.histograms.get(key) or self.tally.histograms.get(key)
+        if before is None:
+            before = Histogram.empty(metrics.RUNTIME_BUCKETS)
+            self.room.take(*key)
+        self.changes.histograms[key] = before.observe(value)
+
     def exemplar(self, metric: Metric, labels: LabelValues, outcome: Finished) -> None:
         if outcome.task_id:
             self.changes.exemplars[metric, labels] = Exemplar(outcome.task_id, outcome.done)
 
-    def _exception(self, name: str) -> str:
-        """Return the class as a label: there is room for MAX_EXCEPTIONS of them."""
-        known, new = self.tally.exceptions, self.changes.exceptions
-        if name not in known and name not in new:
-            if len(known) + len(new) >= MAX_EXCEPTIONS:
-                return OTHER
-            new.add(name)
-        return name
+    # -- under which labels (R10) ------------------------------------------------------------
 
-    def _total(self, key: Key) -> Total | None:
-        return self.changes.totals.get(key) or self.tally.totals.get(key)
+    def _count(self, metric: Metric, labels: LabelValues, amount: int) -> LabelValues:
+        """Count under these labels, or what they fold into; return them."""
+        placed = self._place(metric, labels)
+        self.add(metric, placed, amount)
+        return placed
 
     def _admit(self, task: str, worker: str, queue: str) -> tuple[str, str, str]:
-        """Return the label set to count under: its own, or the folded one (R10).
+        """Return the label set to count under.
 
         Every finished state of it is there from then on, at 0, so that the first failure ever is
         an increase (R12).
         """
-        if self._total((metrics.RESULTS, (task, SUCCESS, worker, queue))) is not None:
+        own = (task, SUCCESS, worker, queue)
+        if self._total((metrics.RESULTS, own)) is not None:
             return task, worker, queue
-        if self._full():
-            task, worker, queue = OTHER, OTHER, OTHER
+        series = len(READY_STATES) + 1
+        task, _, worker, queue = self._place(metrics.RESULTS, own, series)
         for state in READY_STATES:
             self.add(metrics.RESULTS, (task, state, worker, queue), 0)
+        self.add(metrics.RETRIES, (task, worker, queue), 0)
         return task, worker, queue
 
-    def _room(self, labels: LabelValues) -> LabelValues:
-        """Fold the task, the first of the labels, where there is no room for more (R10)."""
-        return (OTHER, *labels[1:]) if self._full() else labels
+    def _place(self, metric: Metric, labels: LabelValues, series: int = 1) -> LabelValues:
+        """Return the finest labels that are known, or have room."""
+        if self._is_known((metric, labels)):
+            return labels
+        return self.room.place(metric, labels, lambda rung: self._is_known((metric, rung)), series)
 
-    def _full(self) -> bool:
-        return len(self.tally.totals) + len(self.changes.totals) >= self.tally.series_limit
+    def _is_known(self, key: Key) -> bool:
+        changes = self.changes
+        return self.tally.knows(key) or key in changes.totals or key in changes.histograms
+
+    def _total(self, key: Key) -> Total | None:
+        return self.changes.totals.get(key) or self.tally.totals.get(key)

@@ -15,6 +15,7 @@ from exporter.checkpoint import Saved, read, refused
 from exporter.config import Backend, Config
 from exporter.database import Database
 from exporter.errors import CheckpointError, ConfigError
+from exporter.folding import LabelValues, placed
 from exporter.identity import Identity
 from exporter.lifecycle import Rules
 from exporter.link import trouble
@@ -22,11 +23,10 @@ from exporter.position import Position
 from exporter.printable import columns, printable
 from exporter.reader import Reader
 from exporter.tables import celery
-from exporter.tally import OTHER, Tally
+from exporter.tally import Tally
 
 log = logging.getLogger(__name__)
 
-Labels = tuple[str, str, str, str]  # task, state, worker, queue
 HEADINGS = ("TASK", "STATE", "WORKER", "QUEUE", "PRESENT", "COUNTED", "MISSING")
 WIDTHS = (60, 20, 40, 30, 20, 20, 20)  # characters at most
 
@@ -61,12 +61,12 @@ def _compare(settings: Backend, checkpoint: Saved, *, adopt: bool) -> tuple[list
     present = _present(database, position, {} if adopt else known)
     counted = Counter(
         {
-            (labels[0], labels[1], labels[2], labels[3]): int(total.value)
+            labels: int(total.value)
             for (metric, labels), total in tally.totals.items()
             if metric is metrics.RESULTS and total.value
         }
     )
-    return _report(settings.name, _folded(present, counted), counted)
+    return _report(settings.name, placed(present, counted), counted)
 
 
 def _try(database: Database) -> None:
@@ -80,7 +80,7 @@ def _try(database: Database) -> None:
 
 def _present(
     database: Database, position: Position, known: Mapping[str, Identity]
-) -> Counter[Labels]:
+) -> Counter[LabelValues]:
     """Count rows that must have been counted when the checkpoint was last written.
 
     Watched rows may have finished since; and late ones may have come.
@@ -107,17 +107,8 @@ def _present(
         database.close()
 
 
-def _folded(present: Counter[Labels], counted: Counter[Labels]) -> Counter[Labels]:
-    """Look for label sets that were folded under __other__ there."""
-    folded: Counter[Labels] = Counter()
-    for labels, count in present.items():
-        own = labels in counted or (OTHER, labels[1], OTHER, OTHER) not in counted
-        folded[labels if own else (OTHER, labels[1], OTHER, OTHER)] += count
-    return folded
-
-
 def _report(
-    name: str, present: Counter[Labels], counted: Counter[Labels]
+    name: str, present: Counter[LabelValues], counted: Counter[LabelValues]
 ) -> tuple[list[str], bool]:
     rows = [
         (*labels, str(present[labels]), str(counted[labels]), str((present - counted)[labels]))

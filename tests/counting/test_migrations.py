@@ -94,7 +94,7 @@ def check_content(checkpoint: Checkpoint) -> None:
     assert tally.newest[metrics.LAST_FINISHED, ("메일.send", "FAILURE")] == 1795600461.735177
     runtime = tally.histograms[metrics.RUNTIME, ("app.slow",)]
     assert (runtime.bounds, runtime.counts) == (metrics.RUNTIME_BUCKETS, (1, *[0] * 14))
-    assert tally.exceptions == {""}
+    assert tally.room.exceptions == {""}
     assert len(tally.totals) + len(tally.newest) + len(tally.histograms) == 33
     orders, _ = restored(checkpoint, "orders")
     assert (orders["task"].cursor, orders["task"].below) == (LOWEST, LOWEST)

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from operator import add
+from typing import TYPE_CHECKING
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from exporter import metrics
+from exporter.folding import OTHER, fold, placed, series
 from exporter.lifecycle import Watch
 from exporter.position import Change
-from exporter.results import Finished, Vanished
-from exporter.tally import OTHER, Histogram, Sample, Tally
+from exporter.results import READY_STATES, Finished, Vanished
+from exporter.tally import Changes, Histogram, Sample, Tally
+from tests.counting.test_position import TIMES
 
-NOW = 1000.0
+if TYPE_CHECKING:
+    from exporter.folding import LabelValues
+    from exporter.metrics import Metric
+    from exporter.tally import Key
+
+NOW = 1e6
+NAMES = st.sampled_from("abcdef")
 
 
 def feed(
@@ -65,7 +81,7 @@ def test_retries_are_summed() -> None:
 
 
 def test_sums_stay_exact_beyond_the_limit() -> None:
-    tally = Tally(30, first_zero=0.0)
+    tally = Tally(200, first_zero=0.0)
     for number in range(100):
         feed(tally, Finished("SUCCESS", f"task{number}", "w", "q"))
         feed(tally, Finished("FAILURE", f"task{number}", "w", "q"))
@@ -74,32 +90,92 @@ def test_sums_stay_exact_beyond_the_limit() -> None:
     assert sum(v for labels, v in values.items() if labels[1] == "SUCCESS") == 100
     assert sum(v for labels, v in values.items() if labels[1] == "FAILURE") == 100
     assert values[OTHER, "SUCCESS", OTHER, OTHER] > 0
-    assert tally.series() < 50
-    folded = tally.samples()[metrics.SERIES_FOLDED][0].value
-    assert folded == values[OTHER, "SUCCESS", OTHER, OTHER] + values[OTHER, "FAILURE", OTHER, OTHER]
+    folded = sum(v for labels, v in values.items() if OTHER in labels)
+    assert tally.samples()[metrics.SERIES_FOLDED] == [Sample((), folded, NOW)]
     vanished = tally.samples()[metrics.VANISHED]
     assert sum(sample.value for sample in vanished) == 100
+    assert series(tally.samples()) <= 200
 
 
-def test_label_set_that_is_known_is_never_folded() -> None:
-    tally = Tally(10, first_zero=0.0)
-    feed(tally, Finished("SUCCESS", "a", "w", "q"))
-    for number in range(20):
-        feed(tally, Finished("SUCCESS", f"task{number}", "w", "q"))
+def test_new_label_set_has_series_of_its_own_while_there_is_room() -> None:
+    """Also right after one step has changed most of what there is."""
+    tally = Tally(400, first_zero=0.0)
+    known = [
+        Finished(state, "a", f"w{number}", "q", retries=1)
+        for number in range(50)
+        for state in sorted(READY_STATES)
+    ]
+    feed(tally, *known)
+    feed(tally, *known, Finished("SUCCESS", "a", "new", "q"))
+    assert served(tally, NOW)["a", "SUCCESS", "new", "q"] == 1
+
+
+def test_pods_of_a_rollout_fold_and_failures_keep_their_task() -> None:
+    """100 pods, 100 tasks, and all of the pods' names are new a day later."""
+    tally = Tally(20_000, first_zero=0.0)
+    for day in range(10):
+        feed(
+            tally,
+            *(
+                Finished("FAILURE", f"task{task}", f"pod{day}-{pod}", "q", exception="KeyError")
+                for pod in range(100)
+                for task in range(100)
+            ),
+        )
+    by_task: Counter[str] = Counter()
+    for labels, value in served(tally, NOW).items():
+        by_task[labels[0]] += value
+    assert by_task == {f"task{task}": 1000 for task in range(100)}
+    failures = [s.labels for s in tally.samples()[metrics.FAILURES]]
+    assert sorted(failures) == sorted((f"task{task}", "q", "KeyError") for task in range(100))
+    assert series(tally.samples()) <= 20_000
+
+
+def test_what_is_known_of_a_task_keeps_its_name_when_all_is_taken() -> None:
+    tally = Tally(400, first_zero=0.0)
     feed(tally, Finished("FAILURE", "a", "w", "q"))
-    assert served(tally, NOW)["a", "FAILURE", "w", "q"] == 1
+    feed(tally, *(Finished("SUCCESS", f"task{number}", "w", "q") for number in range(100)))
+    feed(tally, Finished("SUCCESS", "a", "w", "q", revises=("a", "FAILURE")))
+    feed(tally, Finished("REVOKED", "a", "w", "q", revises=("a", "SUCCESS")))
+    feed(tally, Vanished("a", "STARTED"))
+    feed(tally, Finished("FAILURE", "a", "another", "q", exception="KeyError", done=900.0))
+    samples = tally.samples()
+    assert served(tally, NOW)["a", "FAILURE", OTHER, OTHER] == 1
+    assert [s.labels for s in samples[metrics.REVISED]] == [
+        ("a", "FAILURE", OTHER),
+        ("a", "SUCCESS", OTHER),
+    ]
+    assert [s.labels for s in samples[metrics.VANISHED]] == [("a", OTHER)]
+    assert Sample(("a", OTHER, OTHER), 1, NOW) in samples[metrics.FAILURES]
+    assert [s.labels for s in samples[metrics.LAST_FINISHED]] == [("a", "FAILURE")]
+
+
+def test_exceptions_beyond_a_hundred_fold() -> None:
+    tally = Tally(20_000, first_zero=0.0)
+    feed(tally, *(Finished("FAILURE", "a", "w", "q", exception=f"E{n}") for n in range(200)))
+    values = {s.labels[-1]: s.value for s in tally.samples()[metrics.FAILURES]}
+    assert values == {f"E{number}": 1 for number in range(100)} | {OTHER: 100}
 
 
 def test_gauges_keep_to_the_limit() -> None:
-    tally = Tally(2, first_zero=0.0)
     few = {("a", "STARTED", "w", "q"): 0, ("b", "STARTED", "w", "q"): 3}
-    assert tally.fold(few) == few
-    many = few | {("c", "RETRY", "w", "q"): 1, ("d", "X", "w", "q"): 2, ("e", "X", "w", "q"): 4}
-    assert tally.fold(many) == {
-        ("b", "STARTED", "w", "q"): 3,
-        ("c", "RETRY", "w", "q"): 1,
-        (OTHER, OTHER, OTHER, OTHER): 6,
-    }
+    assert dict(fold(metrics.UNFINISHED, few.items(), 2, add)) == few
+    many = {("a", "RETRY", f"w{n}", f"q{n % 30}"): 1 for n in range(100)}
+    many |= {(f"task{n}", f"X{n}", "w", "q"): 2 for n in range(100)}
+    many["z", "RETRY", "w", "q"] = 0
+    folded = dict(fold(metrics.UNFINISHED, many.items(), 40, add))
+    assert len(folded) <= 40
+    assert sum(folded.values()) == sum(many.values())
+    assert sum(count for labels, count in folded.items() if labels[0] == "a") == 100
+    assert folded["a", "RETRY", OTHER, OTHER]
+    assert folded[OTHER, OTHER, OTHER, OTHER]
+
+
+def test_oldest_of_what_folds_is_kept() -> None:
+    since = {("a", f"X{number}"): 1000.0 - number for number in range(100)}
+    folded = dict(fold(metrics.OLDEST_UNFINISHED, since.items(), 10, min))
+    assert len(folded) <= 10
+    assert folded["a", OTHER] == min(since.values())
 
 
 def test_date_done_in_the_future_is_not_believed() -> None:
@@ -115,12 +191,12 @@ def test_date_done_in_the_future_is_not_believed() -> None:
 def test_runtime_falls_into_its_bucket() -> None:
     tally = Tally(1000, first_zero=0.0)
     feed(tally, Finished("SUCCESS", "a", "w", "q", runtime=2.5))
-    feed(tally, Finished("FAILURE", "a", "w", "q", runtime=1e6))
+    feed(tally, Finished("FAILURE", "a", "w", "q", runtime=9e5))
     histogram = tally.samples()[metrics.RUNTIME][0].value
     assert isinstance(histogram, Histogram)
     counts = dict(zip((*histogram.bounds, "inf"), histogram.counts, strict=True))
     assert {bound: n for bound, n in counts.items() if n} == {2.5: 1, "inf": 1}
-    assert histogram.sum == 1_000_002.5
+    assert histogram.sum == 900_002.5
 
 
 def test_counting_touches_nothing_until_it_is_taken_over() -> None:
@@ -128,3 +204,125 @@ def test_counting_touches_nothing_until_it_is_taken_over() -> None:
     change = Change(cursor=1, outcomes=[Finished("SUCCESS", "a", "w", "q")])
     tally.count("task", change, NOW, live=True)
     assert tally.samples() == {}
+
+
+class Crowded(RuleBasedStateMachine):
+    """More tasks, workers, queues, states and exceptions than there is room for, and restarts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = NOW
+        self.present: Counter[LabelValues] = Counter()  # rows, by what they are
+        self.rows: list[LabelValues] = []
+        self.revised: Counter[tuple[str, str]] = Counter()
+        self.unfinished: Counter[LabelValues] = Counter()
+        self.vanished = 0
+        self.homes: dict[LabelValues, LabelValues] = {}  # where rows of a label set have counted
+        self.shown: dict[Key, float] = {}
+
+    @initialize(limit=st.sampled_from([40, 200, 400]))
+    def start(self, limit: int) -> None:
+        self.limit = limit
+        self.tally = Tally(limit, first_zero=60.0)
+
+    def feed(self, *outcomes: Finished | Vanished, watch: Watch | None = None) -> None:
+        before = self.totals(metrics.RESULTS)
+        change = Change(cursor=1, outcomes=list(outcomes), watch={1: watch} if watch else {})
+        self.tally.apply(self.tally.count("task", change, self.now, live=True))
+        for outcome in outcomes:
+            if isinstance(outcome, Finished):
+                labels = (outcome.task, outcome.state, outcome.worker, outcome.queue)
+                self.present[labels] += 1
+                self.rows.append(labels)
+                if len(outcomes) == 1:
+                    after = self.totals(metrics.RESULTS)
+                    (home,) = (key for key in after if after[key] != before.get(key, 0))
+                    assert self.homes.setdefault(labels, home) == home
+
+    def totals(self, metric: Metric) -> dict[LabelValues, float]:
+        return {key[1]: total.value for key, total in self.tally.totals.items() if key[0] is metric}
+
+    @rule(task=NAMES, state=st.sampled_from(sorted(READY_STATES)), worker=NAMES, queue=NAMES)
+    def finish(self, task: str, state: str, worker: str, queue: str) -> None:
+        self.feed(Finished(state, task, worker, queue, exception=worker, done=NOW, runtime=1.0))
+
+    @rule(first=st.integers(0, 100), of=st.sampled_from(["task", "worker", "queue"]))
+    def finish_many(self, first: int, of: str) -> None:
+        labels = {"task": "a", "worker": "w", "queue": "q"}
+        names = [f"{of}{number}" for number in range(first, first + 20)]
+        self.feed(*(Finished("FAILURE", **(labels | {of: name}), exception=name) for name in names))
+
+    @precondition(lambda self: self.rows)
+    @rule(data=st.data(), state=st.sampled_from(sorted(READY_STATES)))
+    def revise(self, data: st.DataObject, state: str) -> None:
+        index = data.draw(st.integers(0, len(self.rows) - 1))
+        task, old, worker, queue = before = self.rows.pop(index)
+        self.present[before] -= 1
+        self.revised[task, old] += 1
+        self.feed(Finished(state, task, worker, queue, revises=(task, old)))
+
+    @rule(task=NAMES, state=NAMES, worker=NAMES, queue=NAMES)
+    def begin(self, task: str, state: str, worker: str, queue: str) -> None:
+        self.unfinished[task, state, worker, queue] += 1
+        self.feed(watch=Watch(state, task, worker, queue, first_seen=self.now, due=self.now))
+
+    @precondition(lambda self: +self.unfinished)
+    @rule(data=st.data())
+    def vanish(self, data: st.DataObject) -> None:
+        labels = data.draw(st.sampled_from(sorted(+self.unfinished)))
+        self.unfinished[labels] -= 1
+        self.vanished += 1
+        self.feed(Vanished(labels[0], labels[1]))
+
+    @rule(by=st.sampled_from([-36_000.0, -30.0, 20.0, 61.0]))
+    def set_clock(self, by: float) -> None:
+        self.now += by
+
+    @rule()
+    def restart(self) -> None:
+        saved = Changes(self.tally.totals, self.tally.newest, self.tally.histograms)
+        self.tally = Tally(self.limit, first_zero=60.0)
+        self.tally.apply(saved)
+
+    @invariant()
+    def what_was_shown_stays_shown(self) -> None:
+        self.tally.apply(self.tally.reveal(self.now))
+        for metric, samples in self.tally.samples().items():
+            for sample in samples:
+                if metric.type == "counter" and isinstance(sample.value, float | int):
+                    assert sample.value >= self.shown.get((metric, sample.labels), 0)
+                    self.shown[metric, sample.labels] = sample.value
+
+    @invariant()
+    def limit_is_kept(self) -> None:
+        counters = series(self.tally.samples())
+        gauges = fold(metrics.UNFINISHED, self.unfinished.items(), self.limit - counters, add)
+        assert counters + len(gauges) <= self.limit
+        assert sum(count for _, count in gauges) == self.unfinished.total()
+
+    @invariant()
+    def sums_are_exact(self) -> None:
+        """Counters less revisions are what there is (R4), for each task that has a name, too."""
+        counted, revised = self.totals(metrics.RESULTS), self.totals(metrics.REVISED)
+        names = {labels[0] for labels in counted}
+        net: Counter[tuple[str, str]] = Counter()
+        for (task, state, _, _), value in counted.items():
+            net[task, state] += int(value)
+        for (task, state, _), value in revised.items():
+            net[task, state] -= int(value)
+        truth: Counter[tuple[str, str]] = Counter()
+        for (task, state, _, _), value in self.present.items():
+            truth[task if task in names else OTHER, state] += value
+        assert net == truth
+        failed = sum(value for labels, value in counted.items() if labels[1] == "FAILURE")
+        assert sum(self.totals(metrics.FAILURES).values()) == failed
+        assert sum(self.totals(metrics.VANISHED).values()) == self.vanished
+
+    @invariant()
+    def verify_agrees(self) -> None:
+        counted = Counter({k: int(v) for k, v in self.totals(metrics.RESULTS).items() if v})
+        assert not placed(self.present, counted) - counted
+
+
+TestCrowded = Crowded.TestCase
+TestCrowded.settings = settings(max_examples=40 * TIMES, stateful_step_count=40, deadline=None)

@@ -1,0 +1,171 @@
+"""Which labels fold into ``__other__`` where a backend has many series, and when (R10). Pure.
+
+What matters least folds first: the worker, then the queue, the task last.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sized
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from exporter import metrics
+from exporter.metrics import Metric
+from exporter.results import READY_STATES
+
+OTHER = "__other__"
+MAX_EXCEPTIONS = 100
+
+LabelValues = tuple[str, ...]
+Number = TypeVar("Number", bound=float)
+
+# Up to this share of the limit labels are as they are, then one folds, then two, ...
+SHARES = (0.7, 0.8, 0.9, 1.0)
+NAMES_SHARE = 0.9  # up to which a new task keeps its name
+
+_ORDER = {
+    metrics.RESULTS: ("worker", "queue", "task"),
+    metrics.RETRIES: ("worker", "queue", "task"),
+    metrics.FAILURES: ("queue", "exception", "task"),
+    metrics.REVISED: ("to_state", "task"),
+    metrics.VANISHED: ("state", "task"),
+    metrics.LAST_FINISHED: ("task",),
+    metrics.RUNTIME: ("task",),
+    metrics.UNFINISHED: ("worker", "queue", "state", "task"),
+    metrics.OLDEST_UNFINISHED: ("state", "task"),
+}
+_FOLDS = {
+    metric: tuple(metric.labels.index(name) for name in names) for metric, names in _ORDER.items()
+}
+
+# What a task may need whatever else folds: results of each state, and when the last was; revisions
+# from each; retries, failures, vanished rows.
+SERIES_A_TASK = 3 * len(READY_STATES) + 3
+
+
+def width(metric: Metric) -> int:
+    """Say how many series a label set of this metric is."""
+    return len(metrics.RUNTIME_BUCKETS) + 3 if metric.type == "histogram" else 1
+
+
+def series(samples: Mapping[Metric, Sized]) -> int:
+    """Count the series of task metrics."""
+    return sum(width(m) * len(samples[m]) for m in samples.keys() & metrics.TASK_METRICS)
+
+
+def ladder(metric: Metric, labels: LabelValues) -> Iterator[LabelValues]:
+    """Yield labels as they are, then with one after the other folded, the task last."""
+    yield labels
+    values = list(labels)
+    for index in _FOLDS[metric]:
+        values[index] = OTHER
+        yield tuple(values)
+
+
+@dataclass(slots=True)
+class Room:
+    """How much of a backend's limit its counters have taken.
+
+    Each task with a name takes SERIES_A_TASK from its first event on, and other series one by one:
+    so what was admitted never folds later, whatever else comes.
+    """
+
+    limit: int
+    taken: int = SERIES_A_TASK + width(metrics.RUNTIME)  # by `OTHER`
+    tasks: set[str] = field(default_factory=lambda: {OTHER})
+    exceptions: set[str] = field(default_factory=set)
+
+    def copy(self) -> Room:
+        """Return another, to try what would be."""
+        return Room(self.limit, self.taken, self.tasks.copy(), self.exceptions.copy())
+
+    def take(self, metric: Metric, labels: LabelValues) -> None:
+        """Note that a label set of a counter is there from now on."""
+        if metric not in _FOLDS:
+            return
+        if labels[0] not in self.tasks:
+            self.tasks.add(labels[0])
+            self.taken += SERIES_A_TASK
+        if not _is_a_tasks_own(metric, labels):
+            self.taken += width(metric)
+        if metric is metrics.FAILURES:
+            self.exceptions.add(labels[-1])
+
+    def exception(self, name: str) -> str:
+        """Return the class to count under: there is room for MAX_EXCEPTIONS of them."""
+        room = len(self.exceptions) < MAX_EXCEPTIONS
+        return name if room or name in self.exceptions else OTHER
+
+    def place(
+        self,
+        metric: Metric,
+        labels: LabelValues,
+        known: Callable[[LabelValues], bool],
+        need: int = 1,
+    ) -> LabelValues:
+        """Return what to count under: the finest labels that are known, or have room."""
+        *finer, folded = ladder(metric, labels)
+        if self._name(labels[0]) == OTHER:
+            return folded
+        for share, rung in zip(SHARES, finer, strict=False):
+            has_room = self.taken + need <= share * self.limit
+            if has_room or known(rung) or _is_a_tasks_own(metric, rung):
+                return rung
+        return folded
+
+    def _name(self, task: str) -> str:
+        has_room = self.taken + SERIES_A_TASK <= NAMES_SHARE * self.limit
+        return task if has_room or task in self.tasks else OTHER
+
+
+def _is_a_tasks_own(metric: Metric, labels: LabelValues) -> bool:
+    """Whether this is one of the SERIES_A_TASK: all that can fold has folded, but the task."""
+    if metric is metrics.RUNTIME:
+        return labels[0] == OTHER
+    return all(labels[index] == OTHER for index in _FOLDS[metric][:-1])
+
+
+def fold(
+    metric: Metric,
+    values: Collection[tuple[LabelValues, Number]],
+    limit: int,
+    merge: Callable[[Number, Number], Number],
+) -> Collection[tuple[LabelValues, Number]]:
+    """Keep a gauge's label sets to `limit`, or to the one of all others; empty ones go first."""
+    if len(values) > limit:
+        values = [(labels, value) for labels, value in values if value]
+    if len(values) <= limit:
+        return values
+    shares = SHARES[: len(_FOLDS[metric])]
+    bounds = [*(share * (limit - 1) for share in shares), float("inf")]
+    kept: dict[LabelValues, Number] = {}
+    for labels, value in values:
+        for bound, rung in zip(bounds, ladder(metric, labels), strict=True):
+            if rung in kept or len(kept) < bound:
+                break
+        kept[rung] = merge(kept[rung], value) if rung in kept else value
+    return kept.items()
+
+
+def placed(
+    present: Mapping[LabelValues, int], counted: Mapping[LabelValues, int]
+) -> Counter[LabelValues]:
+    """Say among which of the counted results those that are present must be.
+
+    Some of a label set's may have counted as they are, and others, before or after, folded: what is
+    beyond the one is looked for in the other.
+    """
+    result: Counter[LabelValues] = Counter()
+    left = Counter(counted)
+    for labels, count in present.items():
+        *finer, last = [h for h in ladder(metrics.RESULTS, labels) if h in counted] or [labels]
+        rest = count
+        for home in finer:
+            here = min(rest, left[home])
+            result[home] += here
+            left[home] -= here
+            rest -= here
+        result[last] += rest
+        left[last] = max(left[last] - rest, 0)
+    return result
