@@ -5,7 +5,7 @@ Every error leaves this module as a `BackendError` whose message is one line wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, Select, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from exporter import dialects, drivers, tables
+from exporter import dialects, drivers, probe, tables
 from exporter.config import Backend
 from exporter.errors import BackendAbsent, BackendError, ConfigError, Reason
 from exporter.identity import Identity, Origin, place
@@ -45,6 +45,7 @@ class Database(Link[Connection]):
         self.settings = settings
         self.origin = Origin()  # as of the last connection
         self._tables: tuple[ResultTable, ...] | None = None
+        self._asked: set[Hashable] = set()  # of what was asked since connecting
         self._make_engine(settings.url)  # a mistake in database_engine_options shows at start
 
     @property
@@ -69,6 +70,7 @@ class Database(Link[Connection]):
         """Discard the connection, and what was found through it."""
         super().close()
         self._tables = None
+        self._asked.clear()
 
     def identities(self) -> dict[str, Identity]:
         """Say for each kind of table which one it is, with what the server said of itself."""
@@ -88,6 +90,10 @@ class Database(Link[Connection]):
             if self._tables is None:
                 self._tables = self._find_tables(connection)
             self.dialect.open(connection)
+            for table in self._tables:
+                if (table.layout.kind, table.shape) not in self._asked:
+                    probe.ask(connection, self.dialect, table)
+                    self._asked.add((table.layout.kind, table.shape))
             return connection
 
     def _connect(self) -> Connection:

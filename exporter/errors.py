@@ -29,6 +29,7 @@ class Reason(StrEnum):
     SCHEMA = "schema"
     PERMISSION = "permission"
     CHECKPOINT = "checkpoint"
+    ASSUMPTION = "assumption"  # the server does otherwise than what is taken for granted
 
 
 class BackendError(ExporterError):

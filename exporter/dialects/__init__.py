@@ -18,12 +18,16 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    DateTime,
     Inspector,
     LargeBinary,
     String,
     Table,
+    Unicode,
+    cast,
     func,
     inspect,
+    literal,
     literal_column,
     or_,
     select,
@@ -199,6 +203,20 @@ class Dialect:
             return datetime.fromtimestamp(value, UTC).replace(tzinfo=zone).timestamp()
         except (ValueError, OverflowError, OSError):
             return None
+
+    @property
+    def variant(self) -> object:
+        """Tell apart servers to which this dialect gives different expressions."""
+        return None
+
+    def constant(self, text: str) -> ColumnElement[Any] | None:
+        """Return text of any characters as a constant; None where the database holds none such."""
+        return literal(text, Unicode())
+
+    def constant_moment(self, moment: datetime, *, zone: bool) -> ColumnElement[Any]:
+        """Return a date as Celery's column has it, or one with a zone."""
+        value = moment if zone else moment.replace(tzinfo=None)
+        return cast(literal(value), DateTime(timezone=zone))
 
     def highest_id(self, connection: Connection, table: ResultTable) -> int | None:
         """Return the largest id that the column and its sequence can give; None: not known."""

@@ -23,6 +23,7 @@ from sqlalchemy import (
     cast,
     func,
     inspect,
+    literal,
     literal_column,
     select,
     text,
@@ -151,6 +152,11 @@ class MySQL(Dialect):
         """Compare bytes: collations merge case, accents and trailing blanks by default."""
         utf8 = func.convert(column.op("USING")(literal_column("utf8mb4")))
         return cast(utf8, LargeBinary)
+
+    def constant(self, text: str) -> ColumnElement[Any] | None:
+        """Return bytes made text: the connection's character set may not carry it."""
+        sent = cast(literal(text.encode()), LargeBinary)
+        return func.convert(sent.op("USING")(literal_column("utf8mb4")))
 
     def exact_value(self, value: str) -> str | bytes:
         """Return the text as `exact` gives it."""

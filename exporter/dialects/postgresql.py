@@ -88,7 +88,7 @@ class PostgreSQL(Dialect):
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
-        self._any_bytes = False  # until `prepare` has asked
+        self._any_bytes, self._any_characters = False, True  # until `prepare` has asked
         self._ascii_names = True  # likewise `look_at`
 
     def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
@@ -108,6 +108,7 @@ class PostgreSQL(Dialect):
         """Ask what text is there: SQL_ASCII is any bytes, of which some may be no text."""
         encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
         self._any_bytes = encoding == "SQL_ASCII"
+        self._any_characters = encoding in ("SQL_ASCII", "UTF8")
 
     def look_at(
         self, connection: Connection, names: Sequence[tuple[str, str | None]]
@@ -199,6 +200,15 @@ class PostgreSQL(Dialect):
         if kind is Kind.BYTES and not isinstance(declared, LargeBinary):
             return func.convert_to(cast(column, Text), "SQL_ASCII")  # the bytes, as they are
         return column
+
+    @property
+    def variant(self) -> object:
+        """Tell apart encodings."""
+        return self._any_characters
+
+    def constant(self, text: str) -> ColumnElement[Any] | None:
+        """Return the text, if the database's encoding has its characters."""
+        return super().constant(text) if self._any_characters else None
 
     def moment(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Read seconds: drivers raise on 'infinity' and on years after 9999."""

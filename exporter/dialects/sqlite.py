@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +22,7 @@ from sqlalchemy import (
     Table,
     cast,
     func,
+    literal,
     text,
     type_coerce,
 )
@@ -121,6 +123,11 @@ class SQLite(Dialect):
     def moment(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Read the stored text itself; whatever else is stored there is read as text."""
         return func.substr(cast(type_coerce(column, String), String), 1, 32)
+
+    def constant_moment(self, moment: datetime, *, zone: bool) -> ColumnElement[Any]:
+        """Return text, as Celery stores it: there is no type for dates."""
+        del zone
+        return literal(moment.strftime("%Y-%m-%d %H:%M:%S.%f"))
 
     def highest_id(self, connection: Connection, table: ResultTable) -> int | None:
         """Every integer has 64 bits, whatever its column is called."""

@@ -86,6 +86,7 @@ class ResultTable:
     all_columns: frozenset[str]  # those not read, too
     date_done_index: bool
     date_done_zone: bool  # whether `date_done` is a moment, and no wall time
+    shape: tuple[tuple[str, str], ...]  # the columns that are read, with their declared types
 
     def column(self, name: str | None) -> ColumnElement[Any] | None:
         """Return the column, or None where it is not there."""
@@ -144,6 +145,7 @@ def build(
         all_columns=frozenset(declared),
         date_done_index=layout.done in facts.indexed,
         date_done_zone=has_zone(declared.get(layout.done)),
+        shape=tuple((column, repr(declared[column])) for column in names),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import pytest
-from sqlalchemy import URL, MetaData, NullPool, create_engine, make_url, text
+from sqlalchemy import URL, NullPool, create_engine, make_url, text
 
 from tests.servers.process import HOST, Server
 
@@ -93,6 +93,10 @@ class SQLite:
         yield Database(url, url)
 
 
+OWN_TABLES = """SELECT table_name FROM information_schema.tables
+    WHERE table_type = 'BASE TABLE' AND table_schema = SCHEMA_NAME()"""
+
+
 class MSSQL:
     """The server named by TEST_MSSQL_URL: one database, emptied for each test, one account."""
 
@@ -106,9 +110,9 @@ class MSSQL:
         """Empty the database, also of what a broken run left."""
         database = Database(self.url, self.url)
         with database.engine().begin() as connection:
-            metadata = MetaData()
-            metadata.reflect(connection)
-            metadata.drop_all(connection)
+            names = connection.execute(text(OWN_TABLES)).scalars().all()  # no more is reflected
+            for name in names:
+                connection.exec_driver_sql(f"DROP TABLE [{name}]")
             for sequence in ("task_id_sequence", "taskset_id_sequence"):
                 connection.execute(text(f"DROP SEQUENCE IF EXISTS {sequence}"))
         yield database

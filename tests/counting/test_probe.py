@@ -1,0 +1,137 @@
+"""What is taken for granted of a server is asked; where it is otherwise the backend is down."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import LargeBinary, String, cast, func, null
+from sqlalchemy.dialects import mssql
+
+from exporter import dialects, probe, tables
+from exporter.dialects import Limits
+from exporter.errors import Reason
+from exporter.tables import Facts, celery
+from tests.counting.follow import Follower, create_tables, insert
+from tests.counting.test_sql_server import DECLARED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Engine
+
+    from tests.servers.database import Database
+
+
+@pytest.fixture
+def engine(database: Database) -> Engine:
+    return create_tables(database)
+
+
+@pytest.fixture
+def follower(database: Database, engine: Engine) -> Iterator[Follower]:
+    with engine.begin() as connection:
+        insert(connection)
+        insert(connection, "FAILURE")
+    follower = Follower(database.reader_url)
+    yield follower
+    follower.close()
+
+
+def test_servers_do_as_assumed(follower: Follower) -> None:
+    follower.poll()
+    assert follower.states() == {"SUCCESS": 1, "FAILURE": 1}
+
+
+#: By what is broken: the method, what a server that does otherwise makes of it, what is said then.
+BROKEN: dict[str, tuple[str, Callable[..., Any], str]] = {
+    "case": ("exact", func.upper, "'success', 'SUCCESS' should be 'SUCCESS', and it answers 'succ"),
+    "padding": (
+        "exact",
+        func.rtrim,
+        "status 'SUCCESS ' should be 'SUCCESS ', and it answers 'SUCCESS'",
+    ),
+    "value": (
+        "exact_value",
+        lambda value: value.lower() + "!",
+        "should be 'SUCCESS', and it answers None",
+    ),
+    "label": ("label", func.lower, "status 'SUCCESS ' should be 'SUCCESS '"),
+    "text": ("text", lambda value: str(value)[::2], "should be 'SUCCESS ', and it answers"),
+    "no text": ("label", lambda _: cast(null(), String), "should be 'SUCCESS ', and it answers ''"),
+    "moment": ("moment", lambda _: null(), "Unix time of 2026-01-02 03:04:05 UTC should be"),
+    "seconds": ("seconds", lambda value, zone=None: (value, zone) and 1.5, "it answers 1.5"),
+    "bytes": (
+        "start_of_bytes",
+        lambda column, length: func.substr(column, 2, length, type_=LargeBinary),
+        "the first 3 bytes of",
+    ),
+    "end": (
+        "end_of_text",
+        lambda column, length: func.substr(cast(column, String), 1, length),
+        "the last 11 characters of 'ends with these words' should be 'these words', and",
+    ),
+    "total": ("total", func.max, "the sum of 2 and 3 should be 5"),
+}
+
+
+def otherwise(follower: Follower, method: str, instead: Callable[..., Any]) -> None:
+    """Let the dialect of a follower be one whose server does otherwise."""
+    database = follower.poller.database
+    methods = {method: lambda _, *given, **named: instead(*given, **named)}
+    database.dialect = type("Other", (type(database.dialect),), methods)(database.dialect.limits)
+
+
+@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+def test_other_servers_are_down_with_the_reason(
+    follower: Follower,
+    what: str,
+) -> None:
+    method, instead, words = BROKEN[what]
+    otherwise(follower, method, instead)
+    assert not follower.poller.try_poll()
+    message = follower.poller.status.message
+    assert message.startswith("the server cannot be read: ")
+    assert words in message
+    assert "\n" not in message
+    errors = follower.value("celery_backend_poll_errors_total", reason=Reason.ASSUMPTION)
+    assert errors == 1
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_collation_of_the_column_is_asked(database: Database, engine: Engine) -> None:
+    """A constant has another collation than the table's column: asked is that of the column."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE COLLATION no_case"
+            " (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+        )
+        connection.exec_driver_sql(
+            "ALTER TABLE celery_taskmeta ALTER queue TYPE VARCHAR(155) COLLATE no_case"
+        )
+    follower = Follower(database.reader_url)
+    otherwise(follower, "adapt", lambda column, *_: column)
+    assert not follower.poller.try_poll()
+    assert (
+        "queue 'SUCCESS ', 'success', 'SUCCESS' should be 'SUCCESS', and it answers 'success'"
+        in follower.poller.status.message
+    )
+    follower.close()
+
+
+def test_sql_server_is_asked_in_its_own_words() -> None:
+    """None can be run here: the statement is compiled."""
+    dialect = dialects.of("mssql", Limits(connect=5.0, query=10.0))
+    table = tables.build(
+        celery.TASK,
+        "celery_taskmeta",
+        None,
+        Facts(DECLARED, frozenset()),
+        set(DECLARED),
+        dialect.adapt,
+    )
+    _, question = probe.expectations(dialect, table)
+    asked = str(question.compile(dialect=mssql.dialect()))
+    assert asked.count("COLLATE Latin1_General_BIN2) + N'.'") > len(probe.WORDS)
+    assert "LIMIT" not in asked
