@@ -51,8 +51,8 @@ class SQLite(Dialect):
         return _uri(url, "ro"), self._arguments()
 
     def writing_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
-        """Create the file where there is none."""
-        return _uri(url, "rwc"), self._arguments()
+        """Create the file where there is none; without a path it is in memory."""
+        return _uri(url, "rwc") if url.database else url, self._arguments()
 
     def _arguments(self) -> dict[str, Any]:
         return {

@@ -80,11 +80,11 @@ class Crashing(ManyWriters):
 
     def check_totals(self) -> None:
         totals = {
-            (labels[0], labels[1]): value.value
+            (labels[1], labels[0], *labels[2:]): value.value
             for (metric, labels), value in self.tally.totals.items()
             if metric.name == "celery_task_results_total" and value.value
         }
-        assert totals == dict(self.following.counted.results)
+        assert totals == self.following.counted.by_labels
 
     def teardown(self) -> None:
         self.check_totals()
