@@ -53,7 +53,8 @@ RETRIES = Metric(
 REVISED = Metric(
     "celery_task_results_revised_total",
     "counter",
-    "Results that were counted and then replaced by another run of the same task id.",
+    "Results that were counted and then again, since another run of the same task id replaced them "
+    "or their labels came later; by what they were counted as before.",
     ("task", "from_state", "to_state"),
 )
 UNFINISHED = Metric(

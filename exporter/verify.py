@@ -1,6 +1,8 @@
 """The `verify` command: whether the finished rows of the tables are in the checkpoint's counts.
 
-Rows may have been counted and deleted since, so counted may exceed present; never the reverse.
+Rows may have been counted and deleted since, or counted again as something else, which is a
+revision (R4): so counted may exceed present; never the reverse. Nor may there be more of a state
+than were counted less those revised: else a revision would hide a row that was not counted.
 """
 
 from __future__ import annotations
@@ -59,14 +61,14 @@ def _compare(settings: Backend, checkpoint: Saved, *, adopt: bool) -> tuple[list
         _try(database)
         return [f"backend {settings.name}: not in the {checkpoint.place} yet"], False
     present = _present(database, position, {} if adopt else known)
-    counted = Counter(
-        {
-            labels: int(total.value)
-            for (metric, labels), total in tally.totals.items()
-            if metric is metrics.RESULTS and total.value
-        }
-    )
-    return _report(settings.name, placed(present, counted), counted)
+    counted: Counter[LabelValues] = Counter()
+    revised: Counter[str] = Counter()
+    for (metric, labels), total in tally.totals.items():
+        if metric is metrics.RESULTS and total.value:
+            counted[labels] = int(total.value)
+        elif metric is metrics.REVISED:
+            revised[labels[1]] += int(total.value)
+    return _report(settings.name, placed(present, counted), counted, revised)
 
 
 def _try(database: Database) -> None:
@@ -108,13 +110,33 @@ def _present(
 
 
 def _report(
-    name: str, present: Counter[LabelValues], counted: Counter[LabelValues]
+    name: str, present: Counter[LabelValues], counted: Counter[LabelValues], revised: Counter[str]
 ) -> tuple[list[str], bool]:
     rows = [
         (*labels, str(present[labels]), str(counted[labels]), str((present - counted)[labels]))
         for labels in sorted(present | counted)
     ]
-    missing = sum((present - counted).values())
-    total = f"{present.total()} present, {counted.total()} counted, {missing} missing"
-    table = columns([HEADINGS, *rows], WIDTHS)
-    return [f"backend {name}: {total}", *(f"  {row}" for row in table)], missing > 0
+    hidden = _hidden(present, counted, revised)
+    missing = (present - counted).total() + hidden.total()
+    less = f", {revised.total()} of them revised" if revised.total() else ""
+    total = f"{present.total()} present, {counted.total()} counted{less}, {missing} missing"
+    lines = [f"backend {name}: {total}", *(f"  {r}" for r in columns([HEADINGS, *rows], WIDTHS))]
+    lines += [f"  {state}: {n} more missing, hidden by revisions" for state, n in hidden.items()]
+    return lines, missing > 0
+
+
+def _hidden(
+    present: Counter[LabelValues], counted: Counter[LabelValues], revised: Counter[str]
+) -> Counter[str]:
+    """Count rows of each state that are missing only where revisions are taken off (R4)."""
+    lacking = _by_state(present)
+    lacking.subtract(_by_state(counted))
+    lacking.update(revised)
+    return lacking - _by_state(present - counted)
+
+
+def _by_state(counts: Counter[LabelValues]) -> Counter[str]:
+    states: Counter[str] = Counter()
+    for labels, count in counts.items():
+        states[labels[1]] += count
+    return states

@@ -116,7 +116,7 @@ def test_revoked_task_has_its_name_when_it_is_due(
             ("", "REVOKED", "REVOKED"): 1
         }
         verified = run("verify", f"--config.file={tmp_path / 'config.yaml'}")
-        assert "2 present, 3 counted, 0 missing" in verified.stdout
+        assert "2 present, 3 counted, 1 of them revised, 0 missing" in verified.stdout
 
 
 def assert_times_are_right(scrape: Scrape) -> None:

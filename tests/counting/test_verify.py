@@ -130,6 +130,32 @@ def test_name_that_came_after_the_count(
     checkpoint.close()
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_revision_hides_no_row_that_was_not_counted(
+    database: Database, engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of each state there is no more than what was counted less what was revised, as R4 has it."""
+    path = tmp_path / "checkpoint.sqlite"
+    with engine.begin() as connection:
+        failed, lost = insert(connection, "FAILURE"), insert(connection)
+    checkpoint = open_file(path)
+    follower = Follower(database.reader_url, checkpoint).poll()
+    with engine.begin() as connection:
+        update(connection, failed, "SUCCESS")
+    follower.poll()
+    code, out = verified(follower, path, capsys)
+    assert "2 present, 3 counted, 1 of them revised, 0 missing" in out
+    assert code == 0
+    with engine.begin() as connection:
+        update(connection, lost, "FAILURE")
+    code, out = verified(follower, path, capsys)
+    assert "2 present, 3 counted, 1 of them revised, 1 missing" in out
+    assert "FAILURE: 1 more missing, hidden by revisions" in out
+    assert code == 1
+    follower.close()
+    checkpoint.close()
+
+
 def test_checkpoint_in_a_database(
     database: Database, engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
