@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from pydantic import (
     AfterValidator,
@@ -29,6 +28,7 @@ from sqlalchemy.engine import URL
 
 from exporter import durations, secrets, urls, yamlfile
 from exporter.errors import BackendError, ConfigError, Reason
+from exporter.fingerprint import fingerprint
 from exporter.identity import place
 from exporter.yamlfile import Document, Fault, KeyPath
 
@@ -69,17 +69,22 @@ def _at_least(least: str) -> AfterValidator:
 def _zone(value: object) -> ZoneInfo:
     if isinstance(value, ZoneInfo):
         return value
-    known = available_timezones()
+    try:
+        return ZoneInfo(str(value))
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # a folder of zones, for one, is none
+        raise ValueError(_no_zone(str(value))) from None
+
+
+def _no_zone(value: str) -> str:
+    known = available_timezones()  # reads them all
     if not known:
-        raise ValueError(
+        return (
             "cannot be looked up: this system has no time zones; pip install tzdata, or install "
             "your system's tzdata package"
         )
-    if value not in known:
-        near = get_close_matches(str(value), known, n=1)
-        advice = f"did you mean {near[0]}?" if near else "write it like Europe/Paris or UTC"
-        raise ValueError(f"is not a time zone; {advice}")
-    return ZoneInfo(str(value))
+    near = get_close_matches(value, known, n=1)
+    advice = f"did you mean {near[0]}?" if near else "write it like Europe/Paris or UTC"
+    return f"is not a time zone; {advice}"
 
 
 def _remember_options(value: dict[str, Any]) -> dict[str, Any]:
@@ -183,10 +188,9 @@ def load(path: Path, env: Mapping[str, str]) -> Config:
         faults += _file_faults(file)
     if faults or file is None:
         raise ConfigError(_lines(path, document, faults))
-    return Config(
-        backends=tuple(_backend(entry, file.defaults) for entry in file.backends),
-        checkpoint=file.checkpoint.place if file.checkpoint else None,
-        hash=_hash(content),
+    return _config(
+        tuple(_backend(entry, file.defaults) for entry in file.backends),
+        file.checkpoint.place if file.checkpoint else None,
     )
 
 
@@ -197,7 +201,12 @@ def from_url(url: str, origin: str = "--celery.result-backend", **settings: Any)
     except ValueError as error:
         raise ConfigError([secrets.mask(f"{origin}: {error}")]) from None
     backend = Backend(**{"name": "celery", "url": parsed} | settings)
-    return Config((backend,), None, _hash(parsed.render_as_string(hide_password=True).encode()))
+    return _config((backend,), None)
+
+
+def _config(backends: tuple[Backend, ...], checkpoint: Path | URL | None) -> Config:
+    said = {one.name: {**dict(one), "url": one.connection_url()} for one in backends}
+    return Config(backends, checkpoint, fingerprint({"backends": said, "checkpoint": checkpoint}))
 
 
 # --- the file's own shape -----------------------------------------------------------------------
@@ -341,10 +350,6 @@ def _remembered(url: URL) -> URL:
         if secrets.names_a_secret(key):
             secrets.remember(str(value))
     return url
-
-
-def _hash(content: bytes) -> float:
-    return float(int.from_bytes(sha256(content).digest()[:6]))  # 48 bits: exact in a sample
 
 
 # --- faults -------------------------------------------------------------------------------------

@@ -218,7 +218,7 @@ RELOAD_TIMESTAMP = Metric(
 CONFIG_HASH = Metric(
     "celery_results_exporter_config_hash",
     "gauge",
-    "Hash of the configuration in use, as a number.",
+    "Number that follows the configuration in use, values of variables and secret files included.",
     per_backend=False,
 )
 CHECKPOINT_COMMIT = Metric(

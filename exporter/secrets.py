@@ -31,7 +31,7 @@ class SecretMask:
     """Replaces the passwords it was told of, and whatever looks like one in a URL."""
 
     def __init__(self) -> None:
-        self._known: frozenset[str] = frozenset()
+        self._known: set[str] = set()
         self._pattern: re.Pattern[str] | None = None
         self._lock = Lock()
 
@@ -42,16 +42,23 @@ class SecretMask:
             return
         with self._lock:
             self._known |= forms
-            # Longest first, or a password that begins like another would leave its end.
-            longest_first = sorted(self._known, key=len, reverse=True)
-            self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+            self._pattern = None  # compiled when there is something to mask: many are told at once
 
     def mask(self, text: str) -> str:
         """Return the text with ``***`` for each password."""
-        if self._pattern is not None:
-            text = self._pattern.sub(HIDDEN, text)
+        pattern = self._pattern or self._compiled()
+        if pattern is not None:
+            text = pattern.sub(HIDDEN, text)
         text = _IN_URL.sub(rf"\1{HIDDEN}@", text)
         return _IN_PAIR.sub(rf"\1{HIDDEN}", text)
+
+    def _compiled(self) -> re.Pattern[str] | None:
+        with self._lock:
+            if self._known and self._pattern is None:
+                # Longest first, or a password that begins like another would leave its end.
+                longest_first = sorted(self._known, key=len, reverse=True)
+                self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+            return self._pattern
 
 
 def _written(password: str) -> set[str]:

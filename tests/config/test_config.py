@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 import zoneinfo
@@ -197,14 +198,79 @@ class TestFromUrl:
         assert fault == "CELERY_RESULT_BACKEND: unknown dialect 'mysq'; did you mean 'mysql'?"
 
 
-def test_hash_follows_the_content(tmp_path: Path) -> None:
-    """The same bytes give the same number, others another, and a sample can hold it."""
-    first = config.load(write(tmp_path, SQLITE), {}).hash
-    again = config.load(write(tmp_path, SQLITE), {}).hash
-    other = config.load(write(tmp_path, SQLITE + "# more\n"), {}).hash
-    assert first == again != other
-    assert 0 < first < 2**48
-    assert first.is_integer()
+SECRETS = """
+checkpoint:
+  {checkpoint}
+defaults:
+  poll_interval: ${{INTERVAL}}
+backends:
+- name: variable
+  result_backend: mysql+pymysql://u:${{PASSWORD}}@h/d
+- name: file
+  result_backend_file: url
+- name: password
+  result_backend: mysql+pymysql://h/d
+  username: u
+  password_file: password
+- name: option
+  result_backend: mysql+pymysql://u@h/d
+  database_engine_options: {{connect_args: {{ssl: {{password: "${{OPTION}}"}}}}}}
+- name: odbc
+  result_backend: mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BPWD%3D${{ODBC}}
+"""
+ENV = {"INTERVAL": "15s", "PASSWORD": "one", "OPTION": "one", "ODBC": "one"}
+
+
+def hash_of(folder: Path, env: dict[str, str] = ENV, **files: str) -> float:
+    contents = {
+        "url": "mysql+pymysql://u:one@h/d",
+        "password": "one",
+        "checkpoint": "mysql://u:one@h/d",
+    }
+    for name, content in (contents | files).items():
+        (folder / name).write_text(content)
+    return config.load(write(folder, SECRETS.format(checkpoint="url_file: checkpoint")), env).hash
+
+
+def test_hash_follows_every_value(tmp_path: Path) -> None:
+    """Those of variables and secret files, too; the same ones give the same number."""
+    hashes = [
+        hash_of(tmp_path),
+        *(hash_of(tmp_path, ENV | {name: f"{n}s"}) for n, name in enumerate(ENV, 20)),
+        hash_of(tmp_path, url="mysql+pymysql://u:two@h/d"),
+        hash_of(tmp_path, password="three"),  # noqa: S106
+        hash_of(tmp_path, checkpoint="mysql://u:four@h/d"),
+    ]
+    assert len(set(hashes)) == len(hashes)
+    assert hash_of(tmp_path) == hashes[0]
+    assert all(0 < one < 2**48 and one.is_integer() for one in hashes)
+
+
+def test_hash_tells_little_of_a_secret(tmp_path: Path) -> None:
+    """Whoever has a list of passwords rules out all but one in 4,096, whatever else changes."""
+    passwords = [f"hunter{n}" for n in range(3)]
+    steps = set()
+    for interval in ("10s", "15s"):
+        hashes = [hash_of(tmp_path, ENV | {"INTERVAL": interval, "PASSWORD": p}) for p in passwords]
+        assert len({one // 4096 for one in hashes}) == 1
+        steps.add(tuple((one - hashes[0]) % 4096 for one in hashes))
+    assert len(steps) == 1
+
+
+def test_many_backends_are_read_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What costs a look at all zones or all secrets is not done for each backend."""
+    zones, patterns = [], []
+    monkeypatch.setattr(config, "available_timezones", lambda: zones.append(1) or set())
+    compiled = re.compile
+    monkeypatch.setattr(
+        "exporter.secrets.re.compile", lambda *a: patterns.append(a) or compiled(*a)
+    )
+    entry = "- name: b{0}\n  result_backend: mysql+pymysql://u:${{P{0}}}@h/d\n"
+    text = "backends:\n" + "".join(entry.format(n) for n in range(200))
+    loaded = config.load(write(tmp_path, text), {f"P{n}": f"secret-{n}" for n in range(200)})
+    assert len(loaded.backends) == 200
+    assert zones == []
+    assert [pattern for pattern, *_ in patterns if "secret" in pattern] == []
 
 
 def test_backends_are_frozen() -> None:
@@ -223,6 +289,7 @@ def test_system_without_time_zones(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Says what to install, even for the default, UTC."""
     monkeypatch.setitem(sys.modules, "tzdata", None)
     zoneinfo.reset_tzpath(to=[])
+    zoneinfo.ZoneInfo.clear_cache()
     try:
         (fault,) = faults_of(write(tmp_path, SQLITE))
     finally:
