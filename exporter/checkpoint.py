@@ -205,8 +205,8 @@ class Checkpoint(Saved):
 
     def keep(self, backend: str, positions: Mapping[str, Position], tally: Tally) -> None:
         """Write all of a backend anew, if the store was lost or replaced since its last save."""
-        in_place = self._seen.get(backend) == self._store.connections
-        if in_place and not (isinstance(self._store, OwnFile) and self._store.moved()):
+        same = self._seen.get(backend) == self._store.connections
+        if same and (not isinstance(self._store, OwnFile) or self._store.in_place()):
             return
         with self._transaction() as connection:
             stamp = self._stamps.get(backend, "")
@@ -281,6 +281,7 @@ class Checkpoint(Saved):
         tally: Tally,
         stamp: str,
     ) -> None:
+        migrations.lay_out(connection)
         identities = self._identities.get(backend, {})
         for statement, rows in _anew(backend, identities, positions, tally, stamp):
             connection.execute(statement, rows)

@@ -97,6 +97,8 @@ class Database(Link[Connection]):
             return connection
 
     def _connect(self) -> Connection:
+        if self._connection is not None and self.dialect.replaced():
+            self.close()
         if self._connection is not None:
             return self._connection
         absent = self.dialect.absent(self.settings.url)

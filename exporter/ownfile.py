@@ -38,11 +38,12 @@ class OwnFile(Store):
         self._open_files: tuple[File, ...] = ()
         self._wal: File = None  # as of the first commit on this connection
 
-    def moved(self) -> bool:
-        """Whether what is at the path is no longer what is open: nothing written would last."""
-        return self._connection is not None and (
-            self._files() != self._open_files
-            or (self._wal is not None and _file(_beside(self.path, "-wal")) != self._wal)
+    def in_place(self) -> bool:
+        """Whether what is at the path is what is open: else nothing that is written lasts."""
+        return (
+            self._connection is not None
+            and self._files() == self._open_files
+            and (self._wal is None or _file(_beside(self.path, "-wal")) == self._wal)
         )
 
     def size(self) -> int:
@@ -58,7 +59,7 @@ class OwnFile(Store):
         return _file(self.path), _file(_beside(self.path, ".lock"))
 
     def _begin(self) -> Connection:
-        if self.moved():
+        if not self.in_place():
             self.close()
         return super()._begin()
 
@@ -120,9 +121,8 @@ def refuse_foreign(path: Path) -> None:
             start = file.read(_APPLICATION_ID_AT.stop)
         if not start:
             return
-        owner = int.from_bytes(start[_APPLICATION_ID_AT])
-        ours = owner == APPLICATION_ID or (not owner and _only_our_tables(path))
-        if not (start.startswith(_MAGIC) and ours):
+        owner = int.from_bytes(start[_APPLICATION_ID_AT]) if start.startswith(_MAGIC) else None
+        if not (owner == APPLICATION_ID or (owner == 0 and _only_our_tables(path))):
             raise CheckpointError(
                 f"{_place(path)}: is a file of something else, and stays as it is; name one that "
                 "does not exist yet"

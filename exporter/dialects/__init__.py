@@ -79,6 +79,10 @@ class Dialect:
         del url
         return ""
 
+    def replaced(self) -> bool:
+        """Whether the connection, though alive, leads to what is no longer at its address."""
+        return False
+
     def prepare(self, connection: Connection) -> None:
         """Set up a fresh connection, outside any transaction."""
 

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
-from exporter.dialects import Dialect
+from exporter.dialects import Dialect, Limits
 from exporter.errors import Reason
 from exporter.tables import ResultTable
 from exporter.tables.kinds import Kind
@@ -45,6 +45,11 @@ class SQLite(Dialect):
     snapshot = True
     catalogue = ("sqlite_master", "NULL", "tbl_name")
     begin = ("BEGIN",)
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._path = ""
+        self._file: os.stat_result | None = None  # that was opened there
 
     def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
         """Open the file read-only, whatever its path looks like."""
@@ -68,7 +73,18 @@ class SQLite(Dialect):
 
     def prepare(self, connection: Connection) -> None:
         """Accept text that is not UTF-8, since SQLite stores any bytes."""
-        _raw(connection).text_factory = _lenient_text
+        raw = _raw(connection)
+        raw.text_factory = _lenient_text
+        self._path = raw.execute("PRAGMA database_list").fetchone()[2]
+        self._file = _stat(self._path)
+
+    def replaced(self) -> bool:
+        """Whether the file was deleted, or another one put in its place.
+
+        SQLite would go on reading the one that was opened.
+        """
+        there = _stat(self._path)
+        return not (there and self._file and os.path.samestat(there, self._file))
 
     def prepare_to_write(self, connection: Connection) -> None:
         """Sync every commit to disk.
@@ -177,6 +193,12 @@ def _raw(connection: Connection) -> sqlite3.Connection:
     raw = connection.connection.driver_connection
     assert isinstance(raw, sqlite3.Connection)  # noqa: S101  # the driver we chose
     return raw
+
+
+def _stat(path: str) -> os.stat_result | None:
+    with suppress(OSError):
+        return Path(path).stat()
+    return None
 
 
 def _lenient_text(value: bytes) -> str:

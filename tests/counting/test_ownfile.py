@@ -1,0 +1,311 @@
+"""The checkpoint's file: nobody else's is touched, and one that is lost is written anew."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import delete, make_url, text
+
+from exporter import service
+from exporter.checkpoint import IN_A_DATABASE, Checkpoint, open_file, read
+from exporter.config import Config
+from exporter.errors import CheckpointError
+from exporter.lifecycle import Rules
+from exporter.ownfile import APPLICATION_ID
+from exporter.position import Position
+from exporter.schema import SAVES, TABLES, TOTALS
+from exporter.store import Store
+from exporter.tally import Tally
+from tests.counting.follow import Follower, create_tables, insert
+from tests.servers.database import Database, SQLite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+REWRITES = "celery_results_exporter_checkpoint_rewrites_total"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    return folder / "checkpoint.sqlite"
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Iterator[Database]:
+    with SQLite(tmp_path).fresh_database() as database:
+        create_tables(database)
+        yield database
+
+
+# -- whose it is ---------------------------------------------------------------------------------
+
+
+def sql(path: Path, script: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(script)
+
+
+FOREIGN: dict[str, Callable[[Path], object]] = {
+    "text": lambda path: path.write_text("nothing of ours"),
+    "a database": lambda path: sql(path, "CREATE TABLE celery_taskmeta (id INTEGER)"),
+    "a database with a mark": lambda path: sql(path, "PRAGMA application_id = 42"),
+    "a database without a table": lambda path: sql(path, "PRAGMA user_version = 1"),
+    # As version 0.1.0 left it where its path was that of the results.
+    "results with our tables": lambda path: sql(
+        path,
+        "CREATE TABLE celery_taskmeta (id INTEGER);"
+        "CREATE TABLE celery_results_exporter_meta (key TEXT, value TEXT);",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_file_of_something_else_is_refused_and_kept(path: Path, what: str) -> None:
+    FOREIGN[what](path)
+    before = path.read_bytes()
+    for use in (open_file, read):
+        with pytest.raises(CheckpointError, match=r"checkpoint\.sqlite: is a file of something"):
+            use(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_new_file_is_said_and_signed(
+    path: Path, caplog: pytest.LogCaptureFixture, *, empty: bool
+) -> None:
+    if empty:
+        path.touch()
+    with caplog.at_level(logging.INFO):
+        open_file(path).close()
+        open_file(path).close()
+    begun = [r for r in caplog.records if r.message == "a new checkpoint begins"]
+    assert len(begun) == 1
+    assert begun[0].checkpoint == f"checkpoint {path}"  # type: ignore[attr-defined]
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+
+
+# -- whether it is still there -------------------------------------------------------------------
+
+
+def saved(where: Checkpoint, backend: str) -> tuple[int, int]:
+    """What a process that begins now would go on from: results, and rows that are watched."""
+    assert where._store is not None
+    reader = read(where._store.path)  # type: ignore[attr-defined]
+    positions = {kind: Position(Rules()) for kind in ("task", "group")}
+    tally = Tally(20_000, 0.0)
+    reader.restore(backend, positions, tally)
+    reader.close()
+    return sum(count for _, _, count in tally.by_task()), len(positions["task"].watched)
+
+
+def files(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{path.name}*"))
+
+
+def delete_all(path: Path) -> None:
+    for file in files(path):
+        file.unlink()
+
+
+def replace_by_older(path: Path) -> None:
+    older = path.with_name("older")
+    with closing(sqlite3.connect(path)) as now, closing(sqlite3.connect(older)) as then:
+        now.backup(then)
+    sql(older, f"UPDATE {SAVES.name} SET stamp = 'earlier'; DELETE FROM {TOTALS.name}")
+    delete_all(path)
+    older.replace(path)
+
+
+def replace_by_empty(path: Path) -> None:
+    path.with_name("empty").touch()
+    path.with_name("empty").replace(path)
+
+
+LOSSES = [delete_all, replace_by_older, replace_by_empty, lambda path: path.unlink()]
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_lost_file_is_written_anew(
+    results: Database,
+    tmp_path: Path,
+    path: Path,
+    lose: Callable[[Path], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """All backends, one that is down, too, although nothing happens in any."""
+    with SQLite(tmp_path).fresh_database() as other:
+        engines = [create_tables(other), results.engine()]
+        for engine in engines:
+            with engine.begin() as connection:
+                insert(connection, "FAILURE")
+                insert(connection, "STARTED")
+        checkpoint = open_file(path)
+        first = Follower(results.reader_url, checkpoint).poll()
+        second = Follower(other.reader_url, checkpoint, name="down").poll()
+        lose(path)
+        Path(str(other.reader.database)).unlink()
+        first.poll()
+        assert not second.poller.try_poll()
+        for follower in (first, second):
+            assert follower.value(REWRITES) == 1
+            assert saved(checkpoint, follower.poller.settings.name) == (1, 2)
+            assert follower.poller.status.rewritten is not None
+            assert follower.states() == {"FAILURE": 1}
+        said = [r for r in caplog.records if "deleted or replaced while in use" in r.message]
+        assert [r.backend for r in said] == ["celery", "down"]  # type: ignore[attr-defined]
+        with results.engine().begin() as connection:
+            insert(connection)
+        first.poll()
+        assert saved(checkpoint, "celery") == (2, 2)
+        assert first.value(REWRITES) == 1
+        first.close()
+        second.close()
+        checkpoint.close()
+
+
+def test_log_that_is_deleted_loses_nothing(results: Database, path: Path) -> None:
+    """SQLite has it open, and what is in it goes to the file when that is closed."""
+    with results.engine().begin() as connection:
+        insert(connection, "FAILURE")
+    checkpoint = open_file(path)
+    follower = Follower(results.reader_url, checkpoint).poll()
+    path.with_name(f"{path.name}-wal").unlink()
+    follower.poll()
+    assert saved(checkpoint, "celery") == (1, 1)
+    follower.close()
+    checkpoint.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_results_file_that_is_replaced_is_read(results: Database, *, replaced: bool) -> None:
+    """A connection goes on reading what was deleted: Celery's new rows are elsewhere."""
+    follower = Follower(results.reader_url).poll()
+    Path(str(results.reader.database)).unlink()
+    if replaced:
+        with create_tables(results).begin() as connection:
+            insert(connection)
+        assert follower.poll().states() == {"SUCCESS": 1}
+    else:
+        assert not follower.poller.try_poll()
+        assert "does not exist yet" in follower.poller.status.message
+    follower.close()
+
+
+def test_folder_that_is_gone_is_waited_for(results: Database, path: Path) -> None:
+    with results.engine().begin() as connection:
+        insert(connection)
+    checkpoint = open_file(path)
+    follower = Follower(results.reader_url, checkpoint).poll()
+    shutil.rmtree(path.parent)
+    with results.engine().begin() as connection:
+        insert(connection)
+    assert not follower.poller.try_poll()
+    assert "checkpoint" in follower.poller.status.message
+    assert follower.states() == {"SUCCESS": 1}
+    path.parent.mkdir()
+    assert follower.poll().states() == {"SUCCESS": 2}
+    assert saved(checkpoint, "celery") == (2, 0)
+    follower.close()
+    checkpoint.close()
+
+
+def test_file_of_something_else_in_its_place_is_left_alone(results: Database, path: Path) -> None:
+    checkpoint = open_file(path)
+    follower = Follower(results.reader_url, checkpoint).poll()
+    path.unlink()
+    path.write_text("nothing of ours")
+    assert not follower.poller.try_poll()
+    assert "is a file of something else" in follower.poller.status.message
+    assert path.read_text() == "nothing of ours"
+    path.unlink()
+    assert follower.poll().value(REWRITES) == 1
+    follower.close()
+    checkpoint.close()
+
+
+def test_another_process_that_has_it_then_keeps_it(results: Database, path: Path) -> None:
+    """It could begin since the lock was deleted, too."""
+    checkpoint = open_file(path)
+    follower = Follower(results.reader_url, checkpoint).poll()
+    delete_all(path)
+    other = open_file(path)
+    assert not follower.poller.try_poll()
+    assert "another process uses it" in follower.poller.status.message
+    other.close()
+    follower.poll()
+    follower.close()
+    checkpoint.close()
+
+
+@pytest.mark.parametrize(
+    "database", ["postgresql", "mariadb-pymysql", "mariadb-mysqlclient"], indirect=True
+)
+@pytest.mark.parametrize("how", ["emptied", "older", "dropped"])
+def test_database_that_lost_it_is_written_anew(database: Database, how: str) -> None:
+    """What changed since would make no sense in an older state of it."""
+    with create_tables(database).begin() as connection:
+        insert(connection, "FAILURE")
+    checkpoint = Checkpoint(Store(database.owner, IN_A_DATABASE))
+    checkpoint.open()
+    follower = Follower(database.reader_url, checkpoint).poll()
+    with database.engine().begin() as connection:
+        if how == "dropped":
+            TABLES.drop_all(connection)
+        elif how == "emptied":
+            for table in TABLES.sorted_tables:
+                connection.execute(delete(table))
+        else:
+            connection.execute(SAVES.update().values(stamp="of an earlier time"))
+            connection.execute(text("DELETE FROM celery_results_exporter_total"))
+        insert(connection, "STARTED")
+    if how == "dropped":
+        assert not follower.poller.try_poll()
+    follower.poll()
+    assert follower.value(REWRITES) == 1
+    reader = read(database.owner)
+    positions = {kind: Position(Rules()) for kind in ("task", "group")}
+    tally = Tally(20_000, 0.0)
+    reader.restore("celery", positions, tally)
+    reader.close()
+    assert sum(count for _, _, count in tally.by_task()) == 1
+    assert len(positions["task"].watched) == 2
+    follower.close()
+    checkpoint.close()
+
+
+# -- its size ------------------------------------------------------------------------------------
+
+
+def test_scrape_does_not_ask_the_disk(results: Database, path: Path) -> None:
+    """The size is that of the last save, whatever became of the files since."""
+    served = service.Service(Config((), path, 0.0))
+    checkpoint = served.term.checkpoint if served.term else None
+    assert checkpoint is not None
+    follower = Follower(results.reader_url, checkpoint)
+    with results.engine().begin() as connection:
+        insert(connection)
+    follower.poll()
+    expected = path.stat().st_size + path.with_name(f"{path.name}-wal").stat().st_size
+    assert checkpoint.size == expected
+    shutil.rmtree(path.parent)
+    follower.exposition = served.term.exposition  # type: ignore[union-attr]
+    assert follower.value("celery_results_exporter_checkpoint_size_bytes") == expected
+    follower.close()
+    served.stop()
+
+
+def test_in_memory_store_has_no_size() -> None:
+    checkpoint = Checkpoint(Store(make_url("sqlite://"), "checkpoint"))
+    checkpoint.open()
+    assert checkpoint.size is None
+    checkpoint.close()
