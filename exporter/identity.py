@@ -87,10 +87,9 @@ def _server(host: str, port: str, usual: str) -> str:
         hosts, ports = hosts[:1], hosts[1:]
     if len(ports) < len(hosts):
         ports = ports * len(hosts)
-    return ",".join(
-        at if not number or number == usual else f"{at}:{number}"
-        for at, number in zip(map(str.strip, hosts), ports, strict=False)
-    ).removesuffix(f":{usual}" if usual else "")
+    pairs = zip(hosts, ports, strict=False)
+    joined = [f"{at.strip()}:{number}" if number else at.strip() for at, number in pairs]
+    return ",".join(at.removesuffix(f":{usual}") if usual else at for at in joined)
 
 
 def _odbc(text: str) -> Iterator[tuple[str, str]]:
