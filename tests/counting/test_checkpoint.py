@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
-from sqlalchemy import delete, event, make_url, text
+from sqlalchemy import NullPool, create_engine, delete, event, make_url, text
 
 from exporter.checkpoint import Checkpoint, Save, Staged, open_file
 from exporter.errors import CheckpointError
@@ -23,7 +23,7 @@ from tests.counting.test_position import TIMES, ManyWriters
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sqlalchemy import Engine
+    from sqlalchemy import URL, Engine
 
     from tests.servers.database import Database
 
@@ -40,12 +40,19 @@ def engine(database: Database) -> Engine:
     return create_tables(database)
 
 
+class InMemory(Store):
+    """Nothing is synced to disk: thousands of saves are quick."""
+
+    def _make_engine(self, url: URL) -> Engine:
+        return create_engine(url, poolclass=NullPool)
+
+
 class Crashing(ManyWriters):
     """Many writers, and an exporter that is killed and started again at any time."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.store = Checkpoint(Store(make_url("sqlite://"), "checkpoint"))
+        self.store = Checkpoint(InMemory(make_url("sqlite://"), "checkpoint"))
         self.store.open()
         self.store.recognise("a", ONE)
         self.tally = Tally(10_000, 0.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import delete, make_url, text
+from sqlalchemy import delete, text
 
 from exporter import service
 from exporter.checkpoint import IN_A_DATABASE, Checkpoint, open_file, read
@@ -302,10 +302,3 @@ def test_scrape_does_not_ask_the_disk(results: Database, path: Path) -> None:
     assert follower.value("celery_results_exporter_checkpoint_size_bytes") == expected
     follower.close()
     served.stop()
-
-
-def test_in_memory_store_has_no_size() -> None:
-    checkpoint = Checkpoint(Store(make_url("sqlite://"), "checkpoint"))
-    checkpoint.open()
-    assert checkpoint.size is None
-    checkpoint.close()
