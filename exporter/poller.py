@@ -67,6 +67,7 @@ class Poller:
         # What is served of the tally. History comes at once, when all of it is counted: served bit
         # by bit it would be an increase (R12).
         self._counted: dict[Metric, list[Sample]] = {}
+        self._whole = False  # none of it is history that was read in part
         self._thread = threading.Thread(target=self._run, name=f"poll-{settings.name}", daemon=True)
         self._stop = threading.Event()
         self._patient_until = float("inf")  # monotonic; later than this the thread is stuck
@@ -282,6 +283,8 @@ class Poller:
             self._note(stage.kind, stage.position, stage.change)
             stage.position.apply(stage.change)
         self.tally.apply(save.changes)
+        if save.staged:
+            self._whole = all(position.live for position in self.positions.values())
 
     def _settle(self) -> None:
         """Find out what became of a save that failed: a lost answer may have been a yes."""
@@ -304,8 +307,7 @@ class Poller:
             return
         known = self._checkpoint.restore(self.settings.name, self.positions, self.tally)
         self._restored = True
-        if all(position.complete for position in self.positions.values()):
-            self._counted = self.tally.samples()
+        self._whole = all(position.complete for position in self.positions.values())
         if known:
             log.info("going on from the checkpoint", extra={"backend": self.settings.name})
             self._publish()
@@ -393,7 +395,7 @@ class Poller:
     # -- what others see ---------------------------------------------------------------------
 
     def _publish(self) -> None:
-        if all(position.live for position in self.positions.values()):
+        if self._whole:
             self._counted = self.tally.samples()
         samples: dict[Metric, list[Sample]] = {**self._counted, **self._own_samples()}
         samples |= self._unfinished(self.settings.series_limit - series(samples))

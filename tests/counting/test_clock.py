@@ -86,8 +86,9 @@ def test_first_zero_does_not_wait_for_the_clock_to_return(
     follower.close()
 
 
+@pytest.mark.parametrize("restart", [False, True])
 def test_first_zero_ends_while_the_database_is_down(
-    database: Database, engine: Engine, clock: Clock, tmp_path: Path
+    database: Database, engine: Engine, clock: Clock, tmp_path: Path, *, restart: bool
 ) -> None:
     """The failure is counted and kept: whoever waits for it need not wait for the database."""
     checkpoint = open_file(tmp_path / "checkpoint.sqlite")
@@ -97,6 +98,10 @@ def test_first_zero_ends_while_the_database_is_down(
     engine.dispose()
     Path(str(database.owner.database)).unlink()
     follower.poller.database.close()
+    if restart:
+        follower.close()
+        follower = Follower(database.reader_url, checkpoint, first_zero=60.0)
+        assert failures(follower) == 0
     clock.set_by = 61.0
     assert not follower.poller.try_poll()
     assert failures(follower) == 1
