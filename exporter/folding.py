@@ -139,11 +139,16 @@ def fold(
         return values
     shares = SHARES[: len(_FOLDS[metric])]
     bounds = [*(share * (limit - 1) for share in shares), float("inf")]
+    others = (OTHER,) * len(metric.labels)
     kept: dict[LabelValues, Number] = {}
+    tasks = {OTHER}
     for labels, value in values:
-        for bound, rung in zip(bounds, ladder(metric, labels), strict=True):
-            if rung in kept or len(kept) < bound:
-                break
+        rung = others
+        if labels[0] in tasks or len(kept) < bounds[-2]:  # else it is of no use to look for more
+            for bound, rung in zip(bounds, ladder(metric, labels), strict=True):
+                if rung in kept or len(kept) < bound:
+                    break
+            tasks.add(rung[0])
         kept[rung] = merge(kept[rung], value) if rung in kept else value
     return kept.items()
 

@@ -291,7 +291,7 @@ class _Draft:
 
     def _is_known(self, key: Key) -> bool:
         changes = self.changes
-        return self.tally.knows(key) or key in changes.totals or key in changes.histograms
+        return key in changes.totals or self.tally.knows(key) or key in changes.histograms
 
     def _total(self, key: Key) -> Total | None:
         return self.changes.totals.get(key) or self.tally.totals.get(key)
