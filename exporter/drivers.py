@@ -7,6 +7,24 @@ from __future__ import annotations
 
 import re
 
+# By SQLAlchemy's names: the drivers that the tests run with, the advised one first.
+_TRIED = {
+    "sqlite": ("pysqlite",),
+    "postgresql": ("psycopg", "psycopg2", "pg8000"),
+    "mysql": ("pymysql", "mysqldb", "mysqlconnector"),
+    "mariadb": ("pymysql", "mysqldb", "mysqlconnector"),
+    "mssql": ("pyodbc",),
+}
+# What brings those that do not come with the exporter.
+_REMEDIES = {
+    "psycopg": "pip install 'celery-results-exporter[postgresql]'",
+    "psycopg2": "pip install psycopg2-binary",
+    "pg8000": "pip install pg8000",
+    "pymysql": "pip install 'pymysql[rsa]'",
+    "mysqldb": "pip install 'celery-results-exporter[mysqlclient]'",
+    "mysqlconnector": "pip install mysql-connector-python",
+    "pyodbc": "install unixODBC (Debian: unixodbc) and your database's ODBC driver",
+}
 CHECK_ARGUMENTS = "check connect_args, and what follows '?' in the URL"
 _NO_SUCH_ARGUMENT = re.compile(
     r"""(?:unexpected keyword argument|Unsupported argument|invalid connection option) ["'](\w+)"""
@@ -17,6 +35,24 @@ _PACKAGES = {
     "cryptography": "'pymysql[rsa]'",
     "pynacl": "'celery-results-exporter[ed25519]'",
 }
+
+
+def advised(dialect: str) -> str:
+    """Return how a URL for this dialect begins."""
+    first = _TRIED.get(dialect, ("",))[0]
+    return f"{dialect}+{first}://" if first and dialect != "sqlite" else f"{dialect}://"
+
+
+def untried(dialect: str, driver: str) -> bool:
+    """Whether this is none of the drivers that are known to work with a dialect that has some."""
+    return driver not in _TRIED.get(dialect, (driver,))
+
+
+def remedy(dialect: str, driver: str, module: str) -> str:
+    """Say what to do where a driver, or the module that it is, cannot be imported."""
+    install = _REMEDIES.get(driver, f"pip install {module}")
+    first = _TRIED.get(dialect, (driver,))[0]
+    return install if driver == first else f"{install}, or write {advised(dialect)}"
 
 
 def mistake(words: str, driver: str) -> str:

@@ -93,8 +93,10 @@ def message(error: BaseException) -> str:
 
 
 def _words(error: BaseException) -> str:
-    """Return what the error says; MySQL's drivers give number and text, a pair."""
+    """Return what the error says; MySQL's drivers give number and text, pg8000 a dictionary."""
     match error.args:
+        case ({"M": str(text)},):
+            return text
         case (int(number), str(text)):
             return f"{text} ({number})"
         case _:

@@ -37,6 +37,8 @@ def configure(level: str, log_format: Format) -> None:
     logging.captureWarnings(capture=True)
     for library in ("sqlalchemy", "tornado"):  # they would tell of each row and each bad request
         logging.getLogger(library).setLevel(logging.WARNING)
+    # A connection that was cut cannot be closed politely; why it was is told where it was cut.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     # Python's own report of a crash would show whatever password the exception holds.
     sys.excepthook = _log_crash
     threading.excepthook = _log_thread_crash

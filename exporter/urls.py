@@ -12,36 +12,31 @@ from typing import TYPE_CHECKING
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from exporter import sqliteurls
+from exporter import drivers, sqliteurls
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 _CELERY_PREFIX = re.compile(r"^(db|database)\+")
 _DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb", "mssql", "oracle")
-_USUAL_DRIVERS = {
-    "postgresql": "postgresql+psycopg",
-    "mysql": "mysql+pymysql",
-    "mariadb": "mariadb+pymysql",
-    "mssql": "mssql+pyodbc",
+# How else people call them, where spelling does not tell.
+_OTHER_NAMES = {
+    "pg": "postgresql",
+    "pgsql": "postgresql",
+    "psql": "postgresql",
+    "sqlserver": "mssql",
+    "tsql": "mssql",
 }
 _NEEDS_DATABASE = {"postgresql", "mysql", "mariadb"}  # an ODBC data source may have its own
 _LARGEST_PORT = 65535
+_CLOSE = 0.75  # of spelling: 'pgsql' is no 'mysql'
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9_.+-]{0,30}")
 _NO_HOST = re.compile(r"[@%\s\[\]]")
 _ENCODE = (
-    "in a user name or password write '%' as %25, '/' as %2F, ':' as %3A, '@' as %40 (${VAR} does "
-    "it by itself), and give host and port variables of their own"
+    "in a user name or password write '%' as %25, '/' as %2F, ':' as %3A, '@' as %40. A ${VAR} is "
+    "encoded so by itself where it stands inside a longer URL: give user, password, host and port "
+    "variables of their own, or the whole URL one"
 )
-
-# What to do where a driver is missing, by SQLAlchemy's name for it. The exporter has extras for
-# the first two; pymysql and pyodbc come with it.
-_REMEDIES = {
-    "psycopg": "pip install 'celery-results-exporter[postgresql]'",
-    "mysqldb": "pip install 'celery-results-exporter[mysqlclient]', or write mysql+pymysql://",
-    "psycopg2": "pip install psycopg2-binary, or write postgresql+psycopg://",
-    "pyodbc": "install unixODBC (Debian: unixodbc) and your database's ODBC driver",
-}
 
 
 def parse(text: str) -> URL:
@@ -66,28 +61,27 @@ def _load_driver(url: URL) -> None:
         dialect = url.get_dialect()
     except NoSuchModuleError:
         raise ValueError(_unknown(url)) from None
-    driver = getattr(dialect, "driver", "")
+    name, driver = url.get_backend_name(), getattr(dialect, "driver", "")
     if dialect.is_async:
-        raise ValueError(f"driver {driver!r} is asynchronous; write {_synchronous(url)}://")
+        raise ValueError(f"driver {driver!r} is asynchronous; write {drivers.advised(name)}")
+    if drivers.untried(name, driver):
+        raise ValueError(
+            f"driver {driver!r} was never tried with this exporter; write {drivers.advised(name)}"
+        )
     try:
         dialect.import_dbapi()
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError)
         problem = "is not installed" if missing else f"does not load ({error})"
-        remedy = _REMEDIES.get(driver, f"pip install {error.name or driver}")
+        remedy = drivers.remedy(name, driver, error.name or driver)
         raise ValueError(f"driver {driver!r} {problem}: {remedy}") from None
 
 
 def _unknown(url: URL) -> str:
     dialect, _, driver = url.drivername.partition("+")
     if dialect in _DIALECTS:
-        return f"unknown driver {driver!r} for {dialect}; write {_synchronous(url)}://"
+        return f"unknown driver {driver!r} for {dialect}; write {drivers.advised(dialect)}"
     return _not_sql(dialect, is_url=True)
-
-
-def _synchronous(url: URL) -> str:
-    dialect = url.get_backend_name()
-    return _USUAL_DRIVERS.get(dialect, dialect)
 
 
 def _not_sql(scheme: str, *, is_url: bool) -> str:
@@ -99,10 +93,14 @@ def _not_sql(scheme: str, *, is_url: bool) -> str:
             f"{scheme!r} is no SQL result backend; this exporter reads those that Celery writes "
             "with db+ and an SQLAlchemy URL"
         )
+    if scheme in {"sqla", "sqlalchemy"}:
+        return f"'{scheme}+' begins the URL of a broker; that of a result backend begins with 'db+'"
     if not is_url or not _SCHEME.fullmatch(scheme):  # whatever it is, it may be a secret
         return "not a URL; write it like mysql+pymysql://user@host:3306/database"
-    near = get_close_matches(scheme, _DIALECTS, n=1)
-    advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_DIALECTS)}"
+    near = get_close_matches(scheme, _DIALECTS, n=2, cutoff=_CLOSE)
+    likely = [_OTHER_NAMES[scheme]] if scheme in _OTHER_NAMES else near
+    known = f"known: {', '.join(_DIALECTS)}"
+    advice = f"did you mean {' or '.join(map(repr, likely))}?" if likely else known
     return f"unknown dialect {scheme!r}; {advice}"
 
 

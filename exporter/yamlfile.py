@@ -20,6 +20,7 @@ _DEEPEST = 20
 # Everything else is text: dates, "<<", and whatever YAML may think of next.
 _TYPED = {f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "null")}
 _PLACEHOLDER = re.compile(r"\$\$\{|\$\{(?P<body>[^}]*)(?P<end>\}?)")
+_URL_PREFIX = re.compile(r"\s*(?:(?:db|database)\+)?")
 _VARIABLE = re.compile(
     r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<fallback>:-(?P<default>.*))?", re.DOTALL
 )
@@ -65,9 +66,10 @@ class ExpansionError(ValueError):
 def expand(text: str, env: Mapping[str, str], *, in_url: bool = False) -> str:
     """Replace ``${VAR}`` and ``${VAR:-default}``; ``$${`` is a literal ``${``.
 
-    Inside a URL the value is percent-encoded, so that any password works, unless it is the whole
-    URL.
+    Inside a URL the value is percent-encoded, so that any password works, unless the URL begins
+    with it: then it is all of it, or its scheme and what follows.
     """
+    start = _URL_PREFIX.match(text)
     problems: list[str] = []
 
     def value(match: re.Match[str]) -> str:
@@ -78,8 +80,8 @@ def expand(text: str, env: Mapping[str, str], *, in_url: bool = False) -> str:
         except ExpansionError as error:
             problems.append(str(error))
             return match[0]
-        whole = match[0] in (text, text.removeprefix("db+"))
-        return quote(found, safe="") if in_url and not whole else found
+        begins = start is not None and match.start() == start.end()
+        return quote(found, safe="") if in_url and not begins else found
 
     expanded = _PLACEHOLDER.sub(value, text)
     if problems:

@@ -52,6 +52,7 @@ _REASONS = {
 _CONNECT = {1040, 1044, 1045, 1049, 1053, 1129, 1130, 1203, 1227, 1698, 1927, 4031}
 _FIRST_CLIENT_ERROR, _LAST_CLIENT_ERROR = 2000, 2999
 _LOST_CONNECTION = 2013
+_GONE = "MySQL Connection not available"  # MySQL's own driver has no number for it
 
 
 _OWN_VARIABLES = """SHOW GLOBAL VARIABLES WHERE variable_name IN
@@ -222,7 +223,8 @@ class MySQL(Dialect):
             return _REASONS[number]
         if number == _LOST_CONNECTION and "timed out" in str(error.orig):
             return Reason.TIMEOUT
-        if number in _CONNECT or _FIRST_CLIENT_ERROR <= number <= _LAST_CLIENT_ERROR:
+        of_client = _FIRST_CLIENT_ERROR <= number <= _LAST_CLIENT_ERROR
+        if number in _CONNECT or of_client or _GONE in str(error.orig):
             return Reason.CONNECT
         return Reason.QUERY
 

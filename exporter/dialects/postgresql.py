@@ -93,13 +93,14 @@ class PostgreSQL(Dialect):
 
     def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
         """Bound connecting; name ourselves; no server-side prepared statements (poolers)."""
-        arguments: dict[str, Any] = {
+        arguments: dict[str, Any] = {"application_name": "celery-results-exporter"}
+        if url.get_driver_name() not in _LIBPQ_DRIVERS:
+            return url, arguments | {"timeout": self.limits.connect}  # pg8000
+        arguments |= {
             "connect_timeout": max(2, round(self.limits.connect)),  # libpq takes 2 s at least
-            "application_name": "celery-results-exporter",
             "keepalives_idle": 30,
+            "client_encoding": "utf8",  # drivers take SQL_ASCII for bytes, or for ASCII
         }
-        if url.get_driver_name() in _LIBPQ_DRIVERS:
-            arguments["client_encoding"] = "utf8"  # drivers take SQL_ASCII for bytes, or for ASCII
         if url.get_driver_name() == "psycopg":
             arguments["prepare_threshold"] = None
         return url, arguments
@@ -124,7 +125,9 @@ class PostgreSQL(Dialect):
         """Begin, and set the limits, in one round trip; fetch bytes where text may be none."""
         settings: dict[str, object] = {**self._limits(pause=self.limits.query)}
         driver = connection.dialect.driver
-        if self._any_bytes and (driver == "psycopg2" or self._ascii_names):
+        if self._any_bytes and (
+            driver == "psycopg2" or (driver == "psycopg" and self._ascii_names)
+        ):
             settings["client_encoding"] = "SQL_ASCII"
         if self._any_bytes and driver == "psycopg2":
             _fetch_text(connection, as_bytes=True)
@@ -165,7 +168,7 @@ class PostgreSQL(Dialect):
         """
         raw = connection.connection.driver_connection
         assert raw is not None  # noqa: S101  # we have just connected
-        with socket.socket(fileno=os.dup(raw.fileno())) as handle:
+        with socket.socket(fileno=os.dup(_descriptor(raw))) as handle:
             timer = threading.Timer(self.limits.query + 1, _cut, (handle,))
             timer.daemon = True
             timer.start()
@@ -252,6 +255,9 @@ class PostgreSQL(Dialect):
     def reason(self, error: DBAPIError) -> Reason:
         """Classify by SQLSTATE; an error without one happened on the connection."""
         state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+        match error.orig and error.orig.args:
+            case ({"C": code},):  # pg8000 hands on what the server has sent, letter by letter
+                state = code
         if state is None:
             return Reason.CONNECT
         if state in _REASONS:
@@ -279,6 +285,14 @@ def _fetch_text(connection: Connection, *, as_bytes: bool) -> None:
 
     text_is = extensions.BYTES if as_bytes else extensions.UNICODE
     extensions.register_type(text_is, connection.connection.driver_connection)
+
+
+def _descriptor(raw: Any) -> int:
+    if hasattr(raw, "fileno"):
+        return int(raw.fileno())
+    wire: socket.socket = raw._usock  # noqa: SLF001  # pg8000 has no other name for it
+    wire.settimeout(None)  # what bounded connecting would bound each answer as well
+    return wire.fileno()
 
 
 def _cut(handle: socket.socket) -> None:

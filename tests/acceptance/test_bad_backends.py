@@ -118,6 +118,12 @@ REFUSED = {
     "sqlite:///file:/results.db?mode=ro": "write the path alone: sqlite:////absolute.db",
     "sqlite:///file:/results.db?mode=rx&uri=true": "mode= after the '?' is none of ro, rw, rwc",
     "sqlite:///file:/results.db?immutable=1&uri=true": "new results would never be seen; remove it",
+    "pgsql://h/d": "unknown dialect 'pgsql'; did you mean 'postgresql'?",
+    "sqla+sqlite:///results.db": "that of a result backend begins with 'db+'",
+    "mysql+cymysql://h/d": "never tried with this exporter; write mysql+pymysql://",
+    "postgresql+asyncpg://h/d": "is asynchronous; write postgresql+psycopg://",
+    "mysql+pymysql://u:${HALF_A_URL}": "give user, password, host and port variables of their own, "
+    "or the whole URL one",
     "sqlite:///results.db?mod=ro": "'mod' after the '?' is no parameter of SQLite; remove it",
 }
 
@@ -249,8 +255,10 @@ def test_healthy_one_is_counted(
 def test_refused_at_start(command: str, tmp_path: Path) -> None:
     """All of them at once, a line each; nothing is read, not even the healthy one."""
     backends = [{"name": HEALTHY, "result_backend": f"sqlite:///{tmp_path}/x.db"}]
-    backends += [{"name": url, "result_backend": url} for url in REFUSED]
-    ended = run(command, f"--config.file={write(tmp_path, {'backends': backends})}")
+    backends += [{"name": f"bad {n}", "result_backend": u} for n, u in enumerate(REFUSED)]
+    config = write(tmp_path, {"backends": backends})
+    ended = run(command, f"--config.file={config}", HALF_A_URL="hunter2@h/d")
+    assert "hunter2" not in ended.stderr
     assert (ended.returncode, ended.stdout) == (2, "")
     for number, (line, says) in enumerate(
         zip(ended.stderr.splitlines(), REFUSED.values(), strict=True), start=1

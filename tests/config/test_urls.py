@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions, requires
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from exporter import urls
 
@@ -48,10 +51,21 @@ def test_postgresql_alone_means_psycopg() -> None:
         ("mongodb://u:hunter2@h/d", "'mongodb' is no SQL result backend"),
         ("postgres://u:hunter2@h/d", "unknown dialect 'postgres'; did you mean 'postgresql'?"),
         ("my-sql://u:hunter2@h/d", "unknown dialect 'my-sql'; did you mean 'mysql'?"),
+        ("pgsql://u:hunter2@h/d", "unknown dialect 'pgsql'; did you mean 'postgresql'?"),
+        ("msql://u:hunter2@h/d", "did you mean 'mysql' or 'mssql'?"),
+        ("sqlserver://u:hunter2@h/d", "did you mean 'mssql'?"),
+        ("sqla+sqlite:///x", "'sqla+' begins the URL of a broker; that of a result backend"),
         ("firebird://h/d", "unknown dialect 'firebird'; known: sqlite, postgresql"),
         ("mysql+foo://u:hunter2@h/d", "unknown driver 'foo' for mysql; write mysql+pymysql://"),
         ("postgresql+asyncpg://h/d", "is asynchronous; write postgresql+psycopg://"),
         ("sqlite+aiosqlite:///d", "is asynchronous; write sqlite://"),
+        ("mssql+aioodbc://h/d", "is asynchronous; write mssql+pyodbc://"),
+        ("mariadb+aiomysql://h/d", "is asynchronous; write mariadb+pymysql://"),
+        ("oracle+oracledb_async://h/d", "is asynchronous; write oracle://"),
+        ("mysql+cymysql://h/d", "driver 'cymysql' was never tried with this exporter; write mysql"),
+        ("mssql+pymssql://h/d", "was never tried with this exporter; write mssql+pyodbc://"),
+        ("postgresql+psycopg2cffi://h/d", "was never tried with this exporter; write postgresql+p"),
+        ("sqlite+pysqlcipher:///x", "was never tried with this exporter; write sqlite://"),
         ("mysql+pymysql://u:hunter2/h/d", "the port is not a number"),
         ("mysql+pymysql://u:x@hunter2@h/d", "the host cannot be told from the password"),
         ("mysql+pymysql://dom/u:hunter2@h/d", "the host cannot be told from the password"),
@@ -111,6 +125,14 @@ def test_bad(text: str, message: str) -> None:
             ),
         ),
         (
+            "mariadb+mysqlconnector://h/d",
+            "mysql",
+            (
+                "driver 'mysqlconnector' is not installed: pip install mysql-connector-python, or "
+                "write mariadb+pymysql://"
+            ),
+        ),
+        (
             "oracle://h/d",
             "oracledb",
             "driver 'oracledb' is not installed: pip install oracledb",
@@ -124,6 +146,44 @@ def test_missing_driver(
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         urls.parse(text)
     assert message == str(caught.value)
+
+
+#: By SQLAlchemy's name for a driver, the module that it is.
+MODULES = {
+    "postgresql+psycopg": "psycopg",
+    "postgresql+psycopg2": "psycopg2",
+    "postgresql+pg8000": "pg8000",
+    "mysql+pymysql": "pymysql",
+    "mysql+mysqldb": "MySQLdb",
+    "mysql+mysqlconnector": "mysql",
+}
+
+
+@pytest.mark.parametrize("scheme", MODULES)
+def test_advice_is_followed(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """What it says to install brings the module, as whoever packed that module says."""
+    module = MODULES[scheme]
+    assert urls.parse(f"{scheme}://h/d").drivername == scheme
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, module, None)
+        with pytest.raises(ValueError, match="pip install") as caught:
+            urls.parse(f"{scheme}://h/d")
+    advised = re.search(r"pip install '?([^', ]+)", str(caught.value))
+    assert advised
+    wanted = Requirement(advised[1])
+    if wanted.name == "celery-results-exporter":
+        (extra,) = wanted.extras
+        needs = [Requirement(line) for line in requires(wanted.name) or ()]
+        (wanted,) = [
+            need
+            for need in needs
+            if need.marker
+            and need.marker.evaluate({"extra": extra})
+            and not need.marker.evaluate({"extra": ""})
+        ]
+    assert canonicalize_name(wanted.name) in map(
+        canonicalize_name, packages_distributions()[module]
+    )
 
 
 def test_only_the_driver_in_use_is_loaded() -> None:
