@@ -54,6 +54,8 @@ _NEVER_SHOWN = {
 def _filled(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty")
+    if not text.isprintable():  # it is shown in logs, on a page, as a label
+        raise ValueError("holds a character that cannot be seen")
     return text
 
 
