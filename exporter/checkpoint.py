@@ -51,6 +51,7 @@ from exporter.tally import Changes, Histogram, Key, Tally, Total
 log = logging.getLogger(__name__)
 
 WATCHED_A_PAGE = 50_000
+MIGRATION = 240.0  # seconds that one may take: 10^5 watched rows take some, a small disk longer
 IN_A_DATABASE = "checkpoint database"  # its place, for people: no URL, no host
 
 
@@ -124,8 +125,8 @@ class Saved:
         return f"{self._store.server}, {self._store.driver}"
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        with self._store.transaction() as connection:
+    def _transaction(self, seconds: float | None = None) -> Iterator[Connection]:
+        with self._store.transaction(seconds) as connection:
             found = migrations.version(connection)
             if found != VERSION:
                 raise CheckpointError(
@@ -170,7 +171,7 @@ class Checkpoint(Saved):
     def open(self) -> None:
         """Create or migrate the store; raise CheckpointError where it cannot be used."""
         try:
-            with self._transaction():
+            with self._transaction(MIGRATION):
                 pass
         except BaseException:
             self.close()
@@ -252,9 +253,9 @@ class Checkpoint(Saved):
         return kept
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def _transaction(self, seconds: float | None = None) -> Iterator[Connection]:
         """Let only the one pass that may write; the tables are there then."""
-        with self._store.transaction() as connection:
+        with self._store.transaction(seconds) as connection:
             self._fence(connection)
             if self._laid_out != self._store.connections:
                 self._lay_out(connection)

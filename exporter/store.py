@@ -39,12 +39,12 @@ class Store(Link[Connection]):
         self._closed = False
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """Do all of it or nothing; raise CheckpointError for any trouble."""
+    def transaction(self, seconds: float | None = None) -> Iterator[Connection]:
+        """Do all of it or nothing, in so many seconds; raise CheckpointError for any trouble."""
         with self._translated(), self._my_turn():
             try:
                 connection = self._open()
-                with self.dialect.deadline(connection):
+                with self.dialect.deadline(connection, seconds):
                     yield connection
                     self._end(connection)
             except BaseException:

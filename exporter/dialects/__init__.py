@@ -113,9 +113,9 @@ class Dialect:
         return None
 
     @contextmanager
-    def deadline(self, connection: Connection) -> Iterator[None]:
+    def deadline(self, connection: Connection, seconds: float | None = None) -> Iterator[None]:
         """Make sure that what is done inside ends, even if the server never answers."""
-        del connection
+        del connection, seconds
         yield
 
     def server(self, connection: Connection) -> str:

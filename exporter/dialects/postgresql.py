@@ -161,7 +161,7 @@ class PostgreSQL(Dialect):
         return {name: round(seconds * 1000) for name, seconds in limits.items()}
 
     @contextmanager
-    def deadline(self, connection: Connection) -> Iterator[None]:
+    def deadline(self, connection: Connection, seconds: float | None = None) -> Iterator[None]:
         """Cut the connection's socket when the server never answers.
 
         libpq waits for ever on a server whose process is stopped: TCP still acknowledges for it.
@@ -169,7 +169,7 @@ class PostgreSQL(Dialect):
         raw = connection.connection.driver_connection
         assert raw is not None  # noqa: S101  # we have just connected
         with socket.socket(fileno=os.dup(_descriptor(raw))) as handle:
-            timer = threading.Timer(self.limits.query + 1, _cut, (handle,))
+            timer = threading.Timer((seconds or self.limits.query) + 1, _cut, (handle,))
             timer.daemon = True
             timer.start()
             try:

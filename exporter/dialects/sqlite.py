@@ -96,10 +96,10 @@ class SQLite(Dialect):
         connection.exec_driver_sql("PRAGMA synchronous = FULL")
 
     @contextmanager
-    def deadline(self, connection: Connection) -> Iterator[None]:
+    def deadline(self, connection: Connection, seconds: float | None = None) -> Iterator[None]:
         """Interrupt statements that run too long."""
         raw = _raw(connection)
-        end = time.monotonic() + self.limits.query
+        end = time.monotonic() + (seconds or self.limits.query)
         raw.set_progress_handler(lambda: int(time.monotonic() > end), DEADLINE_STEPS)
         try:
             yield

@@ -15,10 +15,12 @@ from sqlalchemy import insert, make_url, select, text, update
 from exporter import check, metrics, records
 from exporter.checkpoint import IN_A_DATABASE, Checkpoint, open_file
 from exporter.config import Config, from_url
+from exporter.dialects import Limits
 from exporter.errors import CheckpointError
 from exporter.identity import Identity
 from exporter.lifecycle import Rules, Watch
 from exporter.migrations import STEPS, VERSION
+from exporter.ownfile import OwnFile
 from exporter.position import Anchor, Position
 from exporter.results import Labels
 from exporter.schema import META, TABLES, TOTALS, WATCHED
@@ -258,3 +260,21 @@ def test_watched_rows_are_kept_as_they_are(
     """Unfinished, held and settled ones: what they count as may be another thing."""
     kept = Watch("REVOKED", "", "", "", 1e9, 0.0, until, counted=counted, rerun=rerun)
     assert records.read_watch(records.watch(kept)) == kept
+
+
+def test_migration_may_take_longer_than_a_save(path: Path) -> None:
+    """A save has its limit, since the poll waits for it; at a start nobody does."""
+    limits = Limits(connect=5.0, query=0.0)  # over before anything is done
+    store = OwnFile(written(path, 1))
+    store.dialect.limits = limits
+    checkpoint = Checkpoint(store)
+    with closing(sqlite3.connect(path)) as raw, raw:
+        (row,) = raw.execute("SELECT watch FROM celery_results_exporter_watched LIMIT 1").fetchone()
+        raw.executemany(
+            "INSERT INTO celery_results_exporter_watched VALUES ('orders', 'task', ?, ?)",
+            ((number, row) for number in range(20_000)),
+        )
+    checkpoint.open()
+    with pytest.raises(CheckpointError, match="interrupted"):
+        restored(checkpoint, "orders")
+    checkpoint.close()
