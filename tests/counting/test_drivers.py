@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import URL
 
 from exporter.config import from_url
 from exporter.database import Database as Reading
 from exporter.errors import BackendError, Reason
 from tests.counting.follow import Follower, create_tables, insert
+from tests.servers import caching_sha2
 from tests.servers.database import READER_PASSWORD, Database, DatabaseServer
+from tests.servers.process import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,3 +131,15 @@ def test_account_by_ed25519(mariadb: MariaDB) -> None:
         follower = Follower(url.render_as_string(hide_password=False)).poll()
         assert follower.states() == {"SUCCESS": 1}
         follower.close()
+
+
+def test_account_by_caching_sha2_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As MySQL 8 has them: of a real one these are the first packets only."""
+    with caching_sha2.server(READER_PASSWORD) as port:
+        url = URL.create("mysql+pymysql", "reader", READER_PASSWORD, HOST, port, "shop")
+        text = url.render_as_string(hide_password=False)
+        assert "Unknown database" in str(why(text))  # so it has let us in
+        wrong = url.set(password="hunter2").render_as_string(hide_password=False)  # noqa: S106
+        assert "Access denied" in str(why(wrong))
+        monkeypatch.setattr("pymysql._auth._have_cryptography", False)
+        assert str(why(text)).endswith("pip install 'pymysql[rsa]'")
