@@ -48,7 +48,6 @@ NEWEST_ROWS = 1_000  # whose dates show how far off the zone may be
 MOST_ROWS = 10_000  # that are read one by one at once, about: a hundred bytes each, for a while
 LABELS_KEPT = 20_000  # texts that are kept, so that equal ones are one
 ONCE = {"compiled_cache": None}  # a statement that does not come again
-MOST_LATE = 1_000_000  # rows; more have not come late since a checkpoint was written
 NEIGHBOURS = 3  # reading a range of so many rows costs less than one row of it by id
 WINDOW_REACH = 1_000  # reading this many known ids is cheaper than another statement
 
@@ -511,23 +510,6 @@ class Reader:
             self.dialect.text(task_id),
             _exception(result),
         )
-
-    def present(self, session: Session, above: int | None, upto: int) -> Counter[tuple[str, ...]]:
-        """Count finished rows by (task, state, worker, queue); reads them all, for `verify`."""
-        query = select(self._state_label, *self._labels, func.count()).where(self._id <= upto)
-        if above is not None:
-            query = query.where(self._id > above)
-        query = query.group_by(self._exact_state, *_grouping(self._keys))
-        counts: Counter[tuple[str, ...]] = Counter()
-        for *labels, count in session.connection.execute(query):
-            state, task, worker, queue = map(self._text, labels)
-            if state in READY_STATES:
-                counts[task, state, worker, queue] += count
-        return counts
-
-    def rows_in(self, session: Session, gaps: Sequence[Missing]) -> list[Row]:
-        """Read rows that have come into gaps since."""
-        return self._late(session.connection, gaps, MOST_LATE)[0]
 
     def rows(self, session: Session, ids: Sequence[int]) -> list[Row]:
         """Read rows by id."""

@@ -11,20 +11,22 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping
+from functools import partial
 
 from exporter import metrics
 from exporter.checkpoint import Saved, read, refused
 from exporter.config import Backend, Config
-from exporter.database import Database
+from exporter.database import Database, Session
 from exporter.errors import CheckpointError, ConfigError
 from exporter.folding import LabelValues, placed
 from exporter.identity import Identity
 from exporter.lifecycle import Rules
 from exporter.link import trouble
 from exporter.position import Position
+from exporter.present import count_present
 from exporter.printable import columns, printable
 from exporter.reader import Reader
-from exporter.tables import celery
+from exporter.tables import ResultTable
 from exporter.tally import Tally
 
 log = logging.getLogger(__name__)
@@ -83,30 +85,22 @@ def _try(database: Database) -> None:
 def _present(
     database: Database, position: Position, known: Mapping[str, Identity]
 ) -> Counter[LabelValues]:
-    """Count rows that must have been counted when the checkpoint was last written.
-
-    Watched rows may have finished since; and late ones may have come.
-    """
+    """Count rows that must have been counted when the checkpoint was last written."""
     try:
-        with database.session() as session:
+        with database.session():
             if refusal := refused(database.settings.name, known, database.identities()):
                 raise CheckpointError(refusal)
-            table = next((t for t in session.tables if t.layout is celery.TASK), None)
-            if table is None or position.cursor is None:
-                return Counter()
-            reader = Reader(table, database.dialect, database.settings.timezone)
-            present = reader.present(session, position.origin, position.cursor)
-            for row in reader.rows(session, list(position.watched)):
-                watch = position.watched[row.id]
-                news = not watch.settled or watch.labels != row.labels
-                if row.finished and news and row.id > (position.origin or row.id - 1):
-                    present[row.task, row.state, row.worker, row.queue] -= 1
-            for row in reader.rows_in(session, sorted(gap.missing for gap in position.gaps)):
-                if row.finished and row.id > (position.origin or row.id - 1):
-                    present[row.task, row.state, row.worker, row.queue] -= 1
-            return present
+        return count_present(database, position, partial(_read, database))
     finally:
         database.close()
+
+
+def _read(
+    database: Database, session: Session, table: ResultTable, ids: list[int]
+) -> dict[int, tuple[str, ...]]:
+    """Read rows as they are read when they are counted."""
+    reader = Reader(table, database.dialect, database.settings.timezone)
+    return {row.id: row.labels for row in reader.rows(session, ids)}
 
 
 def _report(

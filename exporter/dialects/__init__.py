@@ -66,6 +66,7 @@ class Dialect:
     catalogue = ("information_schema.tables", "table_schema", "table_name")
     begin: tuple[str, ...] = ()
     end = "COMMIT"
+    longest_label: int | None = None  # characters that `label` gives; None: all there are
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits

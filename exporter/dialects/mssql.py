@@ -37,7 +37,6 @@ from exporter.identity import Origin
 from exporter.tables import Facts, ResultTable
 from exporter.tables.kinds import Kind
 
-_LABEL_CHARACTERS = 255
 _LARGEST = {"tinyint": 2**8 - 1, "smallint": 2**15 - 1, "int": 2**31 - 1, "bigint": 2**63 - 1}
 _ID_LIMIT = """SELECT TYPE_NAME(c.system_type_id), c.precision, c.scale, c.is_identity,
     (SELECT CAST(s.maximum_value AS DECIMAL(38, 0)) FROM sys.sequences s
@@ -72,6 +71,7 @@ class SQLServer(Dialect):
     """Reads under SNAPSHOT where the database allows it, else each range by one statement (R9)."""
 
     begin = ("BEGIN TRANSACTION",)
+    longest_label = 255
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
@@ -147,7 +147,7 @@ class SQLServer(Dialect):
         T-SQL pads the shorter of two texts with blanks, in `=` and GROUP BY: a dot at the end of
         both leaves none that it could take for padding.
         """
-        characters = cast(column, Unicode(_LABEL_CHARACTERS)).collate("Latin1_General_BIN2")
+        characters = cast(column, Unicode(self.longest_label)).collate("Latin1_General_BIN2")
         return characters + literal_column(f"N'{_END}'", Unicode)
 
     def exact_value(self, value: str) -> str | bytes:

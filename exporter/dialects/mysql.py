@@ -77,6 +77,7 @@ class MySQL(Dialect):
     def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
         """Bound connecting and every wait on the socket."""
         return url, {
+            "charset": "utf8mb4",  # all that a label may hold, whatever the URL says
             "connect_timeout": max(1, math.ceil(self.limits.connect)),
             "read_timeout": math.ceil(self.limits.query) + 1,
             "write_timeout": math.ceil(self.limits.query) + 1,

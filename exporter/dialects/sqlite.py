@@ -35,7 +35,6 @@ from exporter.tables import ResultTable
 from exporter.tables.kinds import Kind
 
 LONGEST_LOCK_WAIT = 5.0  # seconds
-LONGEST_LABEL = 512  # characters; SQLite does not keep to VARCHAR(155)
 DEADLINE_STEPS = 20_000  # virtual machine instructions between looks at the clock
 
 
@@ -45,6 +44,7 @@ class SQLite(Dialect):
     snapshot = True
     catalogue = ("sqlite_master", "NULL", "tbl_name")
     begin = ("BEGIN",)
+    longest_label = 512  # SQLite does not keep to VARCHAR(155)
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
@@ -122,7 +122,7 @@ class SQLite(Dialect):
 
     def label(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Cut it: this is done for each row that is fetched, not for each that is compared."""
-        return func.substr(self.exact(column), 1, LONGEST_LABEL)
+        return func.substr(self.exact(column), 1, self.longest_label)
 
     def start_of_bytes(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
         """Cut bytes, whatever type the value was stored with."""

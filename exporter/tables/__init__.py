@@ -98,6 +98,12 @@ class ResultTable:
         return self.table.c[self.layout.id]
 
     @property
+    def padded(self) -> frozenset[str]:
+        """Columns whose values come with blanks to fill them: CHAR, where the reader adapts it."""
+        chars = {name for name, declared in self.shape if declared.startswith(("CHAR(", "NCHAR("))}
+        return frozenset(n for n in chars if self.columns[n] is not self.table.c[n])
+
+    @property
     def extended(self) -> bool:
         """Whether there is a column for the task's name."""
         return self.column(self.layout.task) is not None

@@ -194,3 +194,40 @@ def test_hostile_text_is_only_text(
     assert max(map(len, rows)) < 200
     follower.close()
     checkpoint.close()
+
+
+def test_reader_that_errs_is_found(
+    database: Database,
+    engine: Engine,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is present is counted without an expression of the reader's, portion by portion."""
+    path = tmp_path / "checkpoint.sqlite"
+    with engine.begin() as connection:
+        for name in ("mail.send", "Mail.send", "mail.send ", None, "메일"):
+            insert(connection, name=name)
+            insert(connection, "FAILURE", name=name)
+    checkpoint = open_file(path)
+    follower = Follower(database.reader_url, checkpoint)
+    monkeypatch.setattr("exporter.present.PORTION", 3)
+    monkeypatch.setattr("exporter.probe.ask", lambda *_: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            type(follower.poller.database.dialect), "text", lambda _, value: str(value)[:3]
+        )
+        follower.poll()
+        code, out = verified(follower, path, capsys)
+        assert "10 present" in out
+        assert code == 1
+    follower.close()
+    checkpoint.close()
+    other = tmp_path / "other.sqlite"
+    checkpoint = open_file(other)
+    follower = Follower(database.reader_url, checkpoint).poll()
+    code, out = verified(follower, other, capsys)
+    assert "9 present, 9 counted, 0 missing" in out  # a failure waits for its name
+    assert code == 0
+    follower.close()
+    checkpoint.close()
