@@ -68,7 +68,7 @@ class Watch(NamedTuple):
     @property
     def settled(self) -> bool:
         """Whether the row counts as what it was last seen as."""
-        return self.until is not None and self.counted == self.labels and not self.rerun
+        return self.counted == self[:4] and self.until is not None and not self.rerun
 
     @property
     def held(self) -> bool:
@@ -78,7 +78,7 @@ class Watch(NamedTuple):
     @property
     def nameless(self) -> bool:
         """Whether the row counts without a name that may still come (R13)."""
-        return self.settled and _lacks_its_name(self.labels)
+        return not self.task and self.settled and _lacks_its_name(self.labels)
 
 
 class Seen(NamedTuple):
@@ -167,7 +167,7 @@ class Lifecycle:
         if not watch.settled or until is None:  # it had lost its name, and has it again
             until = self.now + self.rules.revision_window
         elif self.now >= until:
-            if not (self.room and self._counts_nameless(row)):
+            if not self._waits_nameless(row):
                 return None
             until = self.now + self.rules.revision_window
         due = self.now + self.rules.recheck(self.now - watch.first_seen)
@@ -186,8 +186,9 @@ class Lifecycle:
         )
 
     def _settle(self, row: Row, watch: Watch | None) -> Seen:
+        labels = row.labels
         outcome = Finished(
-            *row.labels,
+            *labels,
             retries=row.retries,
             done=row.done,
             task_id=row.task_id,
@@ -195,11 +196,10 @@ class Lifecycle:
             runtime=_runtime(watch.started, row.done, self.now) if watch else None,
             revises=_task_and_state(watch.counted) if watch else None,
         )
-        nameless = self.room and self._counts_nameless(row)
-        if row.state == SUCCESS or not (self.may_change(row.done) or nameless):
+        if row.state == SUCCESS or not (self.may_change(row.done) or self._waits_nameless(row)):
             return Seen(None, outcome)
         until = self.now + self.rules.revision_window
-        return Seen(self._watch(row, until=until, counted=row.labels), outcome)
+        return Seen(self._watch(row, until=until, counted=labels), outcome)
 
     def _watch(
         self,
@@ -229,8 +229,9 @@ class Lifecycle:
             and self._recent(row.done, self.rules.late_commit_grace)
         )
 
-    def _counts_nameless(self, row: Row) -> bool:
-        return self.named and _lacks_its_name(row.labels)
+    def _waits_nameless(self, row: Row) -> bool:
+        """Whether a row that counts without a name is watched until it has one (R13)."""
+        return self.room and self.named and _lacks_its_name(row.labels)
 
     def _just_now(self, done: float) -> bool:
         """Whether it finished within the grace, taking the date as it is."""

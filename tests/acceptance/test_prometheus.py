@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.acceptance.load import ROUND_ROWS, Tables, by, send_load
-from tests.acceptance.process import FAST, OPENMETRICS, Exporter, running
+from tests.acceptance.process import FAST, OPENMETRICS, Exporter, one_backend, running
 from tests.servers.process import require, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.servers.mariadb import MariaDB
     from tests.servers.postgresql import PostgreSQL
     from tests.servers.prometheus import Prometheus
     from tests.servers.worker import Workers
 
+COUNTING = Path(__file__).parents[2] / "docs" / "counting.md"
 SCRAPE_EVERY_SECOND = """
 scrape_configs:
   - job_name: celery-results
@@ -58,11 +60,41 @@ def test_prometheus_has_what_the_tables_have(
             assert_tools_accept(exporter)
 
 
-def results(prometheus: Prometheus) -> Counter[tuple[str, str]]:
+def test_counters_less_revisions_are_what_the_table_says(
+    postgresql: PostgreSQL,
+    celery_worker: Workers,
+    prometheus: Callable[[str], Prometheus],
+    tmp_path: Path,
+) -> None:
+    """By the query of docs/counting.md: a task counts as revoked before it has its name."""
+    rules = (COUNTING.read_text()).split("## R4: revisions")[1].split("## R5")[0]
+    (query,) = re.findall(r"```promql\n(.*?)```", rules, re.DOTALL)
+    with postgresql.fresh_database() as database:
+        tables = Tables(database)
+        config = one_backend(database.reader_url, late_commit_grace="200ms")
+        with celery_worker(database) as worker, running(tmp_path, config) as exporter:
+            watching = prometheus(SCRAPE_EVERY_SECOND % exporter.address)
+            worker.send("mail.send", "ValueError")
+            exporter.wait_for("celery_task_results_total", 1, state="FAILURE")
+            worker.app.control.revoke(worker.send("orders.place", countdown=5))
+            nameless = Counter({("mail.send", "FAILURE"): 1, ("", "REVOKED"): 1})
+            wait_until(lambda: results(watching, query) == nameless, f"Prometheus: {nameless}")
+            named = Counter({("mail.send", "FAILURE"): 1, ("orders.place", "REVOKED"): 1})
+            wait_until(lambda: results(watching, query) == named, f"Prometheus: {named}")
+            assert by(tables.finished(), 0, 1) == named
+            assert results(watching) == named + nameless - Counter({("mail.send", "FAILURE"): 1})
+
+
+def results(
+    prometheus: Prometheus, query: str = "sum by (task, state) (celery_task_results_total)"
+) -> Counter[tuple[str, str]]:
     """Ask for the results by task and state; without the zeros."""
-    answer = prometheus.query("sum by (task, state) (celery_task_results_total)")
+    answer = prometheus.query(query)
     sums = Counter(
-        {(dict(labels)["task"], dict(labels)["state"]): int(n) for labels, n in answer.items()}
+        {
+            (dict(labels).get("task", ""), dict(labels)["state"]): int(n)
+            for labels, n in answer.items()
+        }
     )
     return +sums
 
