@@ -14,7 +14,7 @@ import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, Select, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from exporter import dialects, drivers, probe, tables
+from exporter import compiled, dialects, drivers, probe, tables
 from exporter.config import Backend
 from exporter.errors import BackendAbsent, BackendError, ConfigError, Reason
 from exporter.identity import Identity, Origin, place
@@ -105,6 +105,7 @@ class Database(Link[Connection]):
         if absent:
             raise BackendAbsent(f"{absent}; waiting for Celery to create it")
         connection = self._make_engine(self.settings.connection_url()).connect()
+        compiled.share(connection)
         self._connection = connection
         with self.dialect.deadline(connection):
             self.dialect.prepare(connection)
@@ -191,19 +192,21 @@ class Database(Link[Connection]):
         self, connection: Connection, table: sqlalchemy.TableClause, columns: list[str]
     ) -> set[str]:
         """Return those columns that the account may read: rights may be given by column."""
-        readable = set()
-        for column in columns:
-            probe: Select[Any] = (
-                select(sqlalchemy.column(column)).select_from(table).where(sqlalchemy.false())
-            )
-            try:
-                connection.execute(probe)
-            except DBAPIError as error:
-                if self.dialect.reason(error) is not Reason.PERMISSION:
-                    raise
-            else:
-                readable.add(column)
-        return readable
+        if self._may_read(connection, table, columns):
+            return set(columns)
+        return {column for column in columns if self._may_read(connection, table, [column])}
+
+    def _may_read(
+        self, connection: Connection, table: sqlalchemy.TableClause, columns: list[str]
+    ) -> bool:
+        query: Select[*tuple[Any, ...]] = select(*map(sqlalchemy.column, columns))
+        try:
+            connection.execute(query.select_from(table).where(sqlalchemy.false()))
+        except DBAPIError as error:
+            if self.dialect.reason(error) is not Reason.PERMISSION:
+                raise
+            return False
+        return True
 
     # -- errors ------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -24,6 +25,8 @@ from exporter.tables.kinds import Kind, Whole, is_decimal
 
 # Returns a column as one of the kind that is wanted, given its declared type; None: it cannot be.
 Adapt = Callable[[Column[Any], Kind, TypeEngine[Any]], ColumnElement[Any] | None]
+
+LIKELY = 1_000  # different tables that one process reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +126,9 @@ def build(
 ) -> ResultTable:
     """Make the table from what was found, with those columns only that may be read."""
     declared = facts.columns
-    types: dict[str | None, TypeEngine[Any]] = {
-        layout.id: Whole() if is_decimal(declared[layout.id]) else BigInteger(),
-        layout.done: DateTime(timezone=has_zone(declared.get(layout.done))),
-        layout.retries: Integer(),
-        layout.result: LargeBinary(),
-    }
-    names = [name for name in (*layout.required, *layout.optional) if name in readable]
-    table = Table(
-        name,
-        MetaData(),
-        *(Column(column, types.get(column, String())) for column in names),
-        schema=schema,
-    )
+    zone = has_zone(declared.get(layout.done))
+    names = tuple(name for name in (*layout.required, *layout.optional) if name in readable)
+    table = _table(layout, name, schema, names, (is_decimal(declared[layout.id]), zone))
     columns: dict[str, ColumnElement[Any]] = {}
     for column in names:
         kind = layout.kind_of(column)
@@ -150,9 +143,29 @@ def build(
         columns=columns,
         all_columns=frozenset(declared),
         date_done_index=layout.done in facts.indexed,
-        date_done_zone=has_zone(declared.get(layout.done)),
+        date_done_zone=zone,
         shape=tuple((column, repr(declared[column])) for column in names),
     )
+
+
+@lru_cache(LIKELY)
+def _table(
+    layout: Layout,
+    name: str,
+    schema: str | None,
+    columns: tuple[str, ...],
+    decimal_and_zone: tuple[bool, bool],
+) -> Table:
+    """Return one object for all that are alike: so are their statements (`exporter.compiled`)."""
+    decimal, zone = decimal_and_zone
+    types: dict[str | None, TypeEngine[Any]] = {
+        layout.id: Whole() if decimal else BigInteger(),
+        layout.done: DateTime(timezone=zone),
+        layout.retries: Integer(),
+        layout.result: LargeBinary(),
+    }
+    made = (Column(column, types.get(column, String())) for column in columns)
+    return Table(name, MetaData(), *made, schema=schema)
 
 
 def has_zone(declared: TypeEngine[Any] | None) -> bool:

@@ -13,9 +13,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Engine, event, func, select
+from sqlalchemy import Engine, create_engine, event, func, literal, select
+from sqlalchemy.engine.interfaces import CacheStats
 
 from bench.tables import Shape, fill, present
+from exporter import compiled
 from tests.counting.follow import TASKS, Follower, create_tables, insert
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ class Work:
 
     statements: list[str] = field(default_factory=list)
     rows: int = 0
+    compiled: list[str] = field(default_factory=list)
 
     def chunks(self) -> list[list[str]]:
         """Return the statements of each snapshot."""
@@ -81,9 +84,11 @@ def work() -> Iterator[Work]:
     """Count what is done inside."""
     done = Work()
 
-    def sent(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        del connection, cursor
+    def sent(_: Any, cursor: Any, statement: str, parameters: Any, context: Any, *__: Any) -> None:
+        del cursor, parameters
         done.statements.append(statement)
+        if context.compiled is not None and context.cache_hit is not CacheStats.CACHE_HIT:
+            done.compiled.append(statement)
 
     def answered(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         if statement.lstrip().upper().startswith("SELECT") and not _is_sqlite(connection):
@@ -251,3 +256,39 @@ def test_catch_up_fetches_rows_only_where_they_matter(database: Database) -> Non
         label_sets = HISTORY.tasks * HISTORY.workers * 3  # in three states
         for_each_chunk = 2 * MOST_ROWS + label_sets
         assert done.rows <= 2 * matter + len(done.chunks()) * for_each_chunk + MOST_LOOKING
+
+
+@DATABASES
+def test_a_database_like_another_costs_no_compiling(
+    database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To compile is most of a first poll, and what was compiled most of a backend's memory."""
+    monkeypatch.setattr("exporter.compiled._kept", {})
+    with engine.begin() as connection:
+        for state in ("SUCCESS", "FAILURE", "STARTED"):
+            insert(connection, state)
+    compiled = []
+    for settings in ({}, {}, {"late_commit_grace": 60.0}):
+        with work() as done:
+            follower = follow(database, **settings).poll().poll()
+        assert follower.states() == {"SUCCESS": 1, "FAILURE": 1}
+        follower.close()
+        compiled.append(len(done.compiled))
+    assert compiled[0] > 10
+    assert compiled[1:] == [0, 0]
+
+
+def test_databases_that_differ_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement is written as the server's version, and the engine's options, want it."""
+    monkeypatch.setattr("exporter.compiled._kept", {})
+    query = select(literal("é").label("longer_than_ten"))
+    sent = []
+    for options in ({}, {}, {"paramstyle": "named"}):
+        with create_engine("sqlite://", **options).connect() as connection, work() as done:
+            compiled.share(connection)
+            assert connection.execute(query).scalar() == "é"
+        sent.append(done.compiled)
+    first, again, named = sent
+    assert first == ["SELECT ? AS longer_than_ten"]
+    assert again == []
+    assert named == ["SELECT :param_1 AS longer_than_ten"]
