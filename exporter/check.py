@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +26,14 @@ from exporter.migrations import VERSION
 from exporter.parallel import in_order
 from exporter.printable import printable, some
 from exporter.reader import Health, Reader
-from exporter.results import Row
+from exporter.results import STATES, Row
 from exporter.store import Store
 from exporter.tables import ResultTable, celery
 
 log = logging.getLogger(__name__)
+
+
+MOST_STATES = 10  # that are listed
 
 
 @dataclass(slots=True)
@@ -185,6 +189,7 @@ def _describe_table(
     report.facts.append((f"{kind} columns", ", ".join(read)))
     if kind == "task":
         _describe_names(report, table, newest)
+        _describe_states(report, newest)
     index = "yes" if table.date_done_index else "no: Celery's cleanup reads the whole table"
     report.facts.append((f"{kind} date_done index", index))
     report.facts += [(f"{kind} {label}", value) for label, value in _health(reader.health(session))]
@@ -232,3 +237,13 @@ def _describe_names(report: Report, table: ResultTable, newest: Sequence[Row]) -
             "set result_extended = True in the Celery app"
         )
     report.facts.append(("task extended", said))
+
+
+def _describe_states(report: Report, newest: Sequence[Row]) -> None:
+    """List states that Celery does not know: an app's own, or text that is read wrongly."""
+    foreign = Counter(row.state for row in newest if row.state not in STATES)
+    if foreign:
+        some = ", ".join(f"{state} {rows:,}" for state, rows in foreign.most_common(MOST_STATES))
+        more = ", …" if len(foreign) > MOST_STATES else ""
+        said = f"{some}{more} of the newest {len(newest):,} rows, unfinished to Celery"
+        report.facts.append(("task states of your own", said))

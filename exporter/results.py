@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from celery.states import FAILURE, READY_STATES, REVOKED, STARTED, SUCCESS
+from celery.states import (
+    ALL_STATES,
+    FAILURE,
+    IGNORED,
+    READY_STATES,
+    REJECTED,
+    REVOKED,
+    STARTED,
+    SUCCESS,
+)
 
 __all__ = [
     "FAILURE",
     "READY_STATES",
     "REVOKED",
     "STARTED",
+    "STATES",
     "SUCCESS",
     "Finished",
     "Group",
@@ -18,6 +28,8 @@ __all__ = [
     "Row",
     "Vanished",
 ]
+
+STATES = ALL_STATES | {REJECTED, IGNORED}  # that Celery knows
 
 Labels = tuple[str, str, str, str]  # state, task, worker, queue
 

@@ -151,3 +151,20 @@ def test_tables_that_may_be_meant(database: Database, capsys: pytest.CaptureFixt
     assert "(django_celery_results_taskresult is not read)" in error
     assert "set database_table_names and database_table_schemas" in error
     assert "tasks" not in error.split()
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_states_of_your_own_are_listed(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or text that is read wrongly; the most frequent ones, of the newest rows."""
+    with create_tables(database).begin() as connection:
+        for state in ("SUCCESS", "REJECTED", "PROGRESS", "PROGRESS", "UPLOADED"):
+            insert(connection, state)
+    config = backend(database.reader_url, "a")
+    own = "states of your own  PROGRESS 2, UPLOADED 1 of the newest 5 rows, unfinished to Celery"
+    assert own in checked(capsys, config)[1]
+    with database.engine().begin() as connection:
+        for number in range(20):
+            insert(connection, f"STEP {number}")
+    assert "…" in checked(capsys, config)[1]
