@@ -47,10 +47,11 @@ from exporter.schema import GAPS, POSITIONS, SAVES, SEGMENTS, TABLES, TOTALS, WA
 from exporter.spans import Missing, Span
 from exporter.store import Fence, Snapshots, Store
 from exporter.tally import Changes, Histogram, Key, Tally, Total
+from exporter.watchlist import WatchList
 
 log = logging.getLogger(__name__)
 
-WATCHED_A_PAGE = 50_000
+WATCHED_A_PAGE = 5_000
 MIGRATION = 240.0  # seconds that one may take: 10^5 watched rows take some, a small disk longer
 IN_A_DATABASE = "checkpoint database"  # its place, for people: no URL, no host
 
@@ -92,7 +93,10 @@ class Saved:
             identities = _read_identities(connection, backend)
             query = select(POSITIONS.c.kind, POSITIONS.c.mark)
             marks = connection.execute(query.where(POSITIONS.c.backend == backend)).all()
-            saved = [_read_position(connection, backend, kind, mark) for kind, mark in marks]
+            saved = [
+                _read_position(connection, backend, kind, mark, positions[kind].rules.label_sets)
+                for kind, mark in marks
+            ]
             totals = _read_totals(connection, backend)
             self._note_restored(connection, backend, identities)
         for (kind, _), parts in zip(marks, saved, strict=True):
@@ -341,7 +345,7 @@ def read(where: Path | URL) -> Saved:
 
 # -- reading -------------------------------------------------------------------------------------
 
-Parts = tuple[Mark, tuple[Gap, ...], Segments, dict[int, Watch]]
+Parts = tuple[Mark, tuple[Gap, ...], Segments, WatchList]
 
 
 def _read_identities(connection: Connection, backend: str) -> dict[str, Identity]:
@@ -349,10 +353,15 @@ def _read_identities(connection: Connection, backend: str) -> dict[str, Identity
     return {kind: records.read_identity(text) for kind, text in connection.execute(query)}
 
 
-def _read_position(connection: Connection, backend: str, kind: str, mark: str) -> Parts:
+def _read_position(
+    connection: Connection, backend: str, kind: str, mark: str, label_sets: int
+) -> Parts:
     gaps = _read_gaps(connection, backend, kind)
     segments = _read_segments(connection, backend, kind)
-    return records.read_mark(mark), gaps, segments, _read_watched(connection, backend, kind)
+    watched = WatchList(label_sets)
+    for row_id, watch in _read_watched(connection, backend, kind):
+        watched.put(row_id, watch)
+    return records.read_mark(mark), gaps, segments, watched
 
 
 def _stamp(connection: Connection, backend: str) -> str:
@@ -377,16 +386,15 @@ def _read_segments(connection: Connection, backend: str, kind: str) -> Segments:
     return tuple(records.read_segment(lo, text) for lo, text in rows)
 
 
-def _read_watched(connection: Connection, backend: str, kind: str) -> dict[int, Watch]:
+def _read_watched(connection: Connection, backend: str, kind: str) -> Iterator[tuple[int, Watch]]:
     query = select(WATCHED.c.id, WATCHED.c.watch)
     query = query.where(WATCHED.c.backend == backend, WATCHED.c.kind == kind)
     query = query.order_by(WATCHED.c.id).limit(WATCHED_A_PAGE)
     page = connection.execute(query).all()
-    watched: dict[int, Watch] = {}
     while page:
-        watched.update((row_id, records.read_watch(text)) for row_id, text in page)
+        for row_id, text in page:
+            yield row_id, records.read_watch(text)
         page = connection.execute(query.where(WATCHED.c.id > page[-1].id)).all()
-    return watched
 
 
 def _read_totals(connection: Connection, backend: str) -> Changes:
@@ -513,7 +521,7 @@ def _watch_writes(
     gone, put = [], []
     for row_id, watch in after.items():
         old = before.get(row_id)
-        if old is not None and watch is not None and old._replace(due=watch.due) == watch:
+        if old is not None and old == watch:
             continue
         if old is not None:
             gone.append(owner | {"id": row_id})

@@ -12,9 +12,8 @@ from typing import TypeVar
 
 from exporter import metrics
 from exporter.metrics import Metric
-from exporter.results import READY_STATES
+from exporter.results import OTHER, READY_STATES
 
-OTHER = "__other__"
 MAX_EXCEPTIONS = 100
 
 LabelValues = tuple[str, ...]

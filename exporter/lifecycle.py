@@ -10,7 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from exporter.results import REVOKED, STARTED, SUCCESS, Finished, Labels, Row, Vanished
+from exporter.results import (
+    OTHER,
+    READY_STATES,
+    REVOKED,
+    STARTED,
+    SUCCESS,
+    Finished,
+    Labels,
+    Row,
+    Vanished,
+)
 
 LONGEST_RECHECK = 60.0  # seconds; rule R3
 # `date_done` is wall time in a zone we may be told wrongly; no zone is further off than this.
@@ -28,6 +38,7 @@ class Rules:
     revision_window: float = 3600.0
     herd: int = 1000  # rows that are watched together once they stay as they are
     herds_a_step: int = 25  # of them; more than that take turns
+    label_sets: int = 20_000  # of watched rows that are told apart; more than that are folded
     # Whether rows carry names (`result_extended`); None: as seen in the table.
     named: bool | None = None
     waits: bool = True  # for names that may come later; else what is there counts at once
@@ -42,14 +53,13 @@ class Rules:
 
 
 class Watch(NamedTuple):
-    """A row that is asked for again by id."""
+    """A row that is asked for again by id. Labels may be folded (R10)."""
 
     state: str
     task: str
     worker: str
     queue: str
     first_seen: float
-    due: float
     until: float | None = None  # finished rows: end of the watch
     started: float | None = None  # first seen STARTED, while we were looking
     counted: Labels | None = None  # what it was last counted as, if it was (R4)
@@ -79,6 +89,11 @@ class Watch(NamedTuple):
     def nameless(self) -> bool:
         """Whether the row counts without a name that may still come (R13)."""
         return not self.task and self.settled and _lacks_its_name(self.labels)
+
+    def shows(self, labels: Labels) -> bool:
+        """Whether a row with these labels is as it was when last seen, as far as that is known."""
+        begun = self.state == OTHER and labels[0] not in READY_STATES
+        return _unfolded(self.labels, labels) == labels and (begun or self.state != OTHER)
 
 
 class Seen(NamedTuple):
@@ -125,7 +140,7 @@ class Lifecycle:
             return self._gone(watch)
         if not row.finished:
             return Seen(self._unfinished(row, watch))
-        if watch.counted == row.labels and not watch.rerun:
+        if _counted(watch, row) == row.labels and not watch.rerun:
             return Seen(self._unchanged(row, watch))
         waited = watch.held and watch.until is not None and self.now >= watch.until
         if self._may_get_a_name(row) and not waited:
@@ -139,7 +154,7 @@ class Lifecycle:
     def counted_success(self, task: str) -> Watch:
         """Return what the watch of a row would be that was counted as a success of this task."""
         labels = (SUCCESS, task, "", "")
-        return Watch(*labels, self.now, self.now, self.now, counted=labels)
+        return Watch(*labels, self.now, self.now, counted=labels)
 
     def _gone(self, watch: Watch) -> Seen:
         if watch.unfinished:
@@ -170,8 +185,7 @@ class Lifecycle:
             if not self._waits_nameless(row):
                 return None
             until = self.now + self.rules.revision_window
-        due = self.now + self.rules.recheck(self.now - watch.first_seen)
-        return Watch(*row.labels, watch.first_seen, due, until, counted=watch.counted)
+        return Watch(*row.labels, watch.first_seen, until, counted=row.labels)
 
     def _held(self, row: Row, watch: Watch | None) -> Watch:
         until = self.now + self.rules.late_commit_grace
@@ -194,7 +208,7 @@ class Lifecycle:
             task_id=row.task_id,
             exception=row.exception,
             runtime=_runtime(watch.started, row.done, self.now) if watch else None,
-            revises=_task_and_state(watch.counted) if watch else None,
+            revises=_task_and_state(_counted(watch, row)) if watch else None,
         )
         if row.state == SUCCESS or not (self.may_change(row.done) or self._waits_nameless(row)):
             return Seen(None, outcome)
@@ -212,8 +226,7 @@ class Lifecycle:
         rerun: bool = False,
     ) -> Watch:
         first_seen = self.now if first_seen is None else first_seen
-        due = self.now + self.rules.recheck(self.now - first_seen)
-        return Watch(*row.labels, first_seen, due, until, started, counted, rerun)
+        return Watch(*row.labels, first_seen, until, started, counted, rerun)
 
     def _may_get_a_name(self, row: Row) -> bool:
         """Whether a finished row without a name may still be given one (R13).
@@ -245,6 +258,19 @@ def _lacks_its_name(labels: Labels) -> bool:
     """Whether a worker that discards the task, when that is due, will give the row its name."""
     state, task, _, _ = labels
     return state == REVOKED and not task
+
+
+def _unfolded(known: Labels, now: Labels) -> Labels:
+    """Return what is known of a row's labels; those that were folded, as they are now."""
+    state, task, worker, queue = (
+        theirs if mine == OTHER else mine for mine, theirs in zip(known, now, strict=True)
+    )
+    return state, task, worker, queue
+
+
+def _counted(watch: Watch, row: Row) -> Labels | None:
+    """Return what a row was last counted as."""
+    return None if watch.counted is None else _unfolded(watch.counted, row.labels)
 
 
 def _task_and_state(counted: Labels | None) -> tuple[str, str] | None:

@@ -153,6 +153,12 @@ WATCHED = Metric(
     "Rows that are read again because they may change.",
     ("table",),
 )
+WATCHED_FOLDED = Metric(
+    "celery_backend_watched_folded_rows",
+    "gauge",
+    "Of these, rows that have __other__ for labels of theirs until they finish.",
+    ("table",),
+)
 LATE_ROWS = Metric(
     "celery_backend_late_rows_total",
     "counter",

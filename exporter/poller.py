@@ -57,6 +57,7 @@ class Poller:
             late_commit_grace=settings.late_commit_grace,
             revision_window=settings.revision_window,
             named=settings.result_extended,
+            label_sets=settings.series_limit // 2,
         )
         self.positions = {layout.kind: Position(rules) for layout in celery.LAYOUTS}
         self.tried = threading.Event()
@@ -459,7 +460,9 @@ class Poller:
 
         each(metrics.BACKLOG, {kind: self.positions[kind].backlog for kind in present})
         each(metrics.GAP_IDS, {kind: self.positions[kind].gap_ids for kind in present})
-        each(metrics.WATCHED, {kind: len(self.positions[kind].watched) for kind in present})
+        watched = {kind: self.positions[kind].watched for kind in present}
+        each(metrics.WATCHED, {kind: len(rows) for kind, rows in watched.items()})
+        each(metrics.WATCHED_FOLDED, {kind: rows.folded for kind, rows in watched.items()})
         each(metrics.ID_USED, {kind: h.id_used_ratio for kind, h in self._health.items()})
         each(metrics.OLDEST_RESULT, {kind: h.oldest_result for kind, h in self._health.items()})
         each(metrics.ROWS_ESTIMATE, {kind: h.rows_estimate for kind, h in self._health.items()})

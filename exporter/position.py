@@ -8,9 +8,10 @@ what the answer means as a `Change`, and `apply` takes the change over once it i
 from __future__ import annotations
 
 import heapq
+from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypedDict
 
@@ -19,21 +20,21 @@ from exporter.audit import Audit, Found, Segments
 from exporter.lifecycle import LONGEST_RECHECK, Lifecycle, Rules, Seen, Watch
 from exporter.results import SUCCESS, Finished, Group, Row, Vanished
 from exporter.spans import MIN_ID, Missing, Span, each, missing, outside
+from exporter.watchlist import Gauged, WatchList
 
 CHUNK_ROWS = 5_000
 RECENT_IDS = 1_000  # how far below the newest row a transaction open at our start is looked for
 REBORN_IDS = 1_000
 MAX_GAPS = 10_000
 MAX_ANCHORS = 15  # beside the lowest
-MAX_EMPTY_SETS = 50_000  # label sets without an unfinished row that are still remembered, at 0
 MAX_NAMELESS = 10_000  # rows, about, that are watched only because their name may still come
 GAPS_A_STEP = 2_000
 WATCHED_A_STEP = 2_000
+ASIDE_HERDS = 20  # that rows may be put aside for, in catching up
 # A statement may have drawn its id but not yet its transaction id; after this it surely has both.
 SETTLING = 1.0  # seconds
 
-
-NEVER = float("inf")  # when a row in a herd is due
+NEVER = float("inf")
 
 
 class Gap(NamedTuple):
@@ -57,7 +58,7 @@ Digest = tuple[object, ...]
 class Herd:
     """Watched rows that are asked about together, since most stay as they are."""
 
-    ids: list[int]
+    ids: Sequence[int]
     youngest: float  # when the last of them was first seen
     until: float  # end of the first watch to end
     due: float = 0.0
@@ -225,10 +226,7 @@ def _mark(of: Change | Position) -> Mark:
 
 
 class Position:
-    """Cursor, gaps and watch list of one table.
-
-    `unfinished` counts the unfinished rows by (task, state, worker, queue).
-    """
+    """Cursor, gaps and watch list of one table."""
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
@@ -246,16 +244,13 @@ class Position:
         self.live = False  # caught up once: what is new from now on is news, not history
         self.gaps: tuple[Gap, ...] = ()
         self.segments: Segments = ()
-        self.watched: dict[int, Watch] = {}
-        self.unfinished: Counter[tuple[str, str, str, str]] = Counter()
-        self.nameless = 0  # of `watched`, rows that count without a name
-        # How many of each (task, state) were first seen when; rows of one step share that moment.
-        self._first_seen: dict[tuple[str, str], Counter[float]] = {}
-        # Each watched row is in the schedule, or in a herd, where it is never due by itself, or was
+        self.watched = WatchList(rules.label_sets)
+        # Each watched row is in the schedule, or in a herd, where it is not due by itself, or was
         # put aside, while neighbours may follow: a hundred thousand would fill the schedule.
         self._schedule: list[tuple[float, int]] = []
+        self._due: dict[int, float] = {}  # of those in the schedule
         self._calm: set[int] = set()  # in the schedule, but ready for a herd
-        self._aside: list[int] = []
+        self._aside = array("q")
         self._herds: list[Herd] = []  # first those that were not looked at for the longest time
         self._herded = -NEVER  # when herds were last looked at
         self._asked: dict[int, None] = {}  # an ordered set
@@ -294,9 +289,9 @@ class Position:
 
         Also after a restart: then everything is due in any case.
         """
-        for row_id, watch in self.watched.items():
-            self.watched[row_id] = self._not_after(now, watch)
-        self._schedule = [(now, i) for i, watch in self.watched.items() if watch.due < NEVER]
+        self.watched.set_back(now, self.rules.late_commit_grace, self.rules.revision_window)
+        self._due = dict.fromkeys(self._due, now)
+        self._schedule = [(now, row_id) for row_id in self._due]
         for herd in self._herds:
             herd.due = min(herd.due, now)
             herd.seen = min(herd.seen, now)
@@ -306,16 +301,6 @@ class Position:
             gap._replace(since=min(gap.since, now), due=min(gap.due, now)) for gap in self.gaps
         )
         self.segments = tuple(s._replace(since=min(s.since, now)) for s in self.segments)
-
-    def _not_after(self, now: float, watch: Watch) -> Watch:
-        """Return the watch as it would be had the clock always been right, at most."""
-        if watch.unfinished and watch.first_seen > now:
-            self._count(watch, -1)
-            watch = watch._replace(first_seen=now)
-            self._count(watch, 1)
-        lasts = self.rules.late_commit_grace if watch.held else self.rules.revision_window
-        until = None if watch.until is None else min(watch.until, now + lasts)
-        return watch._replace(due=watch.due if watch.due == NEVER else now, until=until)
 
     def _gather_herds(self, now: float) -> tuple[Herd, ...]:
         """Return herds to look at; members whose own time is over are due by themselves."""
@@ -343,17 +328,15 @@ class Position:
         if len(members) < self.rules.herd / 4:
             members = []
         for row_id in ends.keys() - members:
-            self.watched[row_id] = self.watched[row_id]._replace(due=now)
-            heapq.heappush(self._schedule, (now, row_id))
-        herd.ids = members
+            self._put_on_schedule(row_id, now)
+        herd.ids = array("q", members)
         herd.until = min((ends[row_id] for row_id in members), default=NEVER)
 
     def _collect_due(self, now: float) -> None:
         """Move ids that are due from the schedule to `_asked`, where they stay until applied."""
         while self._schedule and self._schedule[0][0] <= now and len(self._asked) < WATCHED_A_STEP:
             due, row_id = heapq.heappop(self._schedule)
-            watch = self.watched.get(row_id)
-            if watch is not None and watch.due <= due:
+            if self._due.get(row_id) == due:
                 self._asked[row_id] = None
 
     def _audit(self, now: float) -> Audit | None:
@@ -362,7 +345,7 @@ class Position:
             return None
         window = self.rules.revision_window
         due = (segment for segment in self.segments if segment.due(window) <= now)
-        return next((Audit(segment, self.watched.keys()) for segment in due), None)
+        return next((Audit(segment, self.watched) for segment in due), None)
 
     def busy(self, now: float) -> bool:
         """Whether another step has work to do at once."""
@@ -389,7 +372,7 @@ class Position:
             top=batch.top,
             segments=self.segments,
         )
-        life = Lifecycle(self.rules, now, change.named, self.nameless < MAX_NAMELESS)
+        life = Lifecycle(self.rules, now, change.named, self.watched.nameless < MAX_NAMELESS)
         gaps: list[Gap] = []
         reused = self._reused_from(batch)
         if plan.look:
@@ -607,7 +590,7 @@ class Position:
         self.segments = change.segments
         self.complete = change.complete
         self.live = self.live or change.caught_up
-        self._leave_herds({row_id for row_id in change.watch if self._in_a_herd(row_id)})
+        self._leave_herds({row_id for row_id in change.watch if self.in_a_herd(row_id)})
         for row_id, watch in change.watch.items():
             self._put(row_id, watch)
         self._asked.clear()
@@ -620,70 +603,65 @@ class Position:
             herd.seen = self._clock
             herd.due = self._clock + self.rules.recheck(self._clock - herd.youngest)
         self._make_herds()
-        if len(self.unfinished) - len(self.watched) > MAX_EMPTY_SETS:
-            self.unfinished = +self.unfinished
 
     def _put(self, row_id: int, watch: Watch | None) -> None:
-        before = self.watched.get(row_id)
         self._calm.discard(row_id)
-        if before is not None and before.unfinished:
-            self._count(before, -1)
-        self.nameless += (watch is not None and watch.nameless) - (
-            before is not None and before.nameless
-        )
+        self._due.pop(row_id, None)
         if watch is None:
-            self.watched.pop(row_id, None)
+            self.watched.remove(row_id)
             return
-        self.watched[row_id] = watch
-        if not watch.held and (before is None or before.labels == watch.labels):
+        before = self.watched.get(row_id)
+        self.watched.put(row_id, watch)
+        calm = before is None or before.shows(watch.labels)
+        self._wait_for(row_id, watch, calm=calm and not watch.held)
+
+    def _wait_for(self, row_id: int, watch: Watch, *, calm: bool) -> None:
+        if calm:
             self._aside.append(row_id)
         else:
-            heapq.heappush(self._schedule, (watch.due, row_id))
-        if watch.unfinished:
-            self._count(watch, 1)
+            self._put_on_schedule(row_id, self._due_of(watch))
 
-    def _count(self, watch: Watch, by: int) -> None:
-        """Count one unfinished row more or less."""
-        self.unfinished[watch.task, watch.state, watch.worker, watch.queue] += by
-        rows = self._first_seen.setdefault((watch.task, watch.state), Counter())
-        rows[watch.first_seen] += by
-        if not rows[watch.first_seen]:
-            del rows[watch.first_seen]
-        if not rows:
-            del self._first_seen[watch.task, watch.state]
+    def _due_of(self, watch: Watch) -> float:
+        return self._clock + self.rules.recheck(self._clock - watch.first_seen)
 
-    def _in_a_herd(self, row_id: int) -> bool:
-        watch = self.watched.get(row_id)
-        return watch is not None and watch.due == NEVER
+    def _put_on_schedule(self, row_id: int, due: float) -> None:
+        self._due[row_id] = due
+        heapq.heappush(self._schedule, (due, row_id))
+
+    def in_a_herd(self, row_id: int) -> bool:
+        """Whether a row is asked about with others, or soon will be."""
+        return row_id in self.watched and row_id not in self._due
 
     def _leave_herds(self, ids: set[int]) -> None:
+        ascending = sorted(ids)
         for herd in self._herds if ids else ():
-            if not ids.isdisjoint(herd.ids):
-                herd.ids = [row_id for row_id in herd.ids if row_id not in ids]
+            if not herd.ids:
+                continue
+            lowest = bisect_left(ascending, herd.ids[0])
+            if lowest < len(ascending) and ascending[lowest] <= herd.ids[-1]:
+                herd.ids = array("q", (row_id for row_id in herd.ids if row_id not in ids))
 
     def _make_herds(self) -> None:
         """Make full herds of what is ready for them, neighbours together."""
-        if not self._aside or self.below is not None or self.backlog:
-            return  # there may be closer neighbours to come
         size = self.rules.herd
-        aside = [i for i in self._aside if i in self.watched and not self.watched[i].held]
+        more_to_come = self.below is not None or self.backlog  # closer neighbours, maybe
+        if not self._aside or (more_to_come and len(self._aside) < ASIDE_HERDS * size):
+            return
+        aside = [i for i in self._aside if i in self.watched and i not in self._due]
         ready = sorted(self._calm.union(aside))
         full = len(ready) // size * size
         for start in range(0, full, size):
             herd = ready[start : start + size]
             watches = [self.watched[row_id] for row_id in herd]
-            self.watched.update(
-                (row_id, watch._replace(due=NEVER))
-                for row_id, watch in zip(herd, watches, strict=True)
-            )
-            due = min(watch.due for watch in watches)
             youngest = max(watch.first_seen for watch in watches)
             until = min(watch.until or NEVER for watch in watches)
-            self._herds.append(Herd(herd, youngest, until, due, seen=self._clock))
-        self._aside = []
+            due = min(self._due.pop(row_id, NEVER) for row_id in herd)
+            due = min(due, self._clock + self.rules.recheck(self._clock - youngest))
+            self._herds.append(Herd(array("q", herd), youngest, until, due, seen=self._clock))
+        self._aside = array("q")
         self._calm = set(ready[full:])
         for row_id in self._calm.intersection(aside):
-            heapq.heappush(self._schedule, (self.watched[row_id].due, row_id))
+            self._put_on_schedule(row_id, self._due_of(self.watched[row_id]))
 
     @property
     def mark(self) -> Mark:
@@ -691,9 +669,9 @@ class Position:
         return _mark(self)
 
     def restore(
-        self, mark: Mark, gaps: tuple[Gap, ...], segments: Segments, watched: dict[int, Watch]
+        self, mark: Mark, gaps: tuple[Gap, ...], segments: Segments, watched: WatchList
     ) -> None:
-        """Go on from a checkpoint. What was saved as due at 0 is due at once."""
+        """Go on from a checkpoint. All that is watched is due at once."""
         change = Change(
             cursor=mark["cursor"],
             origin=mark["origin"],
@@ -706,13 +684,20 @@ class Position:
             caught_up=False,
             gaps=gaps,
             segments=segments,
-            watch=dict(watched),
         )
+        self.watched = watched
+        for row_id, watch in watched.items():
+            self._wait_for(row_id, watch, calm=not watch.held)
         self.apply(change)
+
+    @property
+    def unfinished(self) -> Counter[Gauged]:
+        """How many unfinished rows there are by (task, state, worker, queue)."""
+        return self.watched.unfinished
 
     def oldest(self) -> dict[tuple[str, str], float]:
         """When the oldest unfinished row of each (task, state) was first seen, Unix time."""
-        return {labels: min(rows) for labels, rows in self._first_seen.items()}
+        return self.watched.oldest()
 
     @property
     def gap_ids(self) -> int:

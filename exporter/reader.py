@@ -417,8 +417,13 @@ class Reader:
             return digest, []
         labels = select(self._id, self._state_label, *self._labels)
         rows = connection.execute(labels.where(self._listed(herd.ids)), execution_options=ONCE)
-        present = {row_id: tuple(map(self._text, labels)) for row_id, *labels in rows}
-        return digest, [i for i in herd.ids if present.get(i) != known[i].labels]
+        text = self._text
+        as_known = {
+            row_id
+            for row_id, state, task, worker, queue in rows
+            if known[row_id].shows((text(state), text(task), text(worker), text(queue)))
+        }
+        return digest, [i for i in herd.ids if i not in as_known]
 
     def _listed(self, ids: Iterable[int]) -> ColumnElement[bool]:
         """Whether the id is one of many; they are ours, so they stand in the statement itself."""

@@ -61,8 +61,8 @@ def read_segment(lo: int, text: str) -> Segment:
 
 
 def watch(of: Watch) -> str:
-    """Keep a watched row; its id is its key. When it is due is not kept: it is at once."""
-    fields = _fields(of, "due", "counted")
+    """Keep a watched row; its id is its key."""
+    fields = _fields(of, "counted")
     if of.settled:  # most are: it counts as what it is
         fields["settled"] = True
     elif of.counted is not None:
@@ -74,7 +74,7 @@ def read_watch(text: str) -> Watch:
     """Read it."""
     fields = json.loads(text)
     settled, counted = fields.pop("settled", False), fields.pop("counted", None)
-    found = _made(Watch, fields | {"due": 0.0})
+    found = _made(Watch, fields)
     if settled:
         return found._replace(counted=found.labels)
     if counted is not None:

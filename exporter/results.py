@@ -17,6 +17,7 @@ from celery.states import (
 
 __all__ = [
     "FAILURE",
+    "OTHER",
     "READY_STATES",
     "REVOKED",
     "STARTED",
@@ -32,6 +33,8 @@ __all__ = [
 STATES = ALL_STATES | {REJECTED, IGNORED}  # that Celery knows
 
 Labels = tuple[str, str, str, str]  # state, task, worker, queue
+
+OTHER = "__other__"  # label value of what there is no room for (R10)
 
 
 class Row(NamedTuple):

@@ -18,7 +18,7 @@ from exporter.position import CHUNK_ROWS, Position
 from exporter.store import Store
 from exporter.tally import Tally
 from tests.counting.follow import TASKS, Follower, create_tables, insert, update
-from tests.counting.test_position import TIMES, ManyWriters
+from tests.counting.test_position import TIMES, ManyLabels, ManyWriters
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,6 +102,19 @@ Crashing.TestCase.settings = settings(
     max_examples=40 * TIMES, stateful_step_count=20, deadline=None
 )
 TestCrashing = pytest.mark.timeout(1800)(Crashing.TestCase)
+
+
+class CrashingManyLabels(Crashing):
+    """The same where there is hardly room for the labels of watched rows."""
+
+    label_sets = 1
+    are_unfinished = ManyLabels.are_unfinished
+    relabel = ManyLabels.relabel
+    _nameless = ManyLabels._nameless
+
+
+CrashingManyLabels.TestCase.settings = Crashing.TestCase.settings
+TestCrashingManyLabels = pytest.mark.timeout(1800)(CrashingManyLabels.TestCase)
 
 
 def test_counts_go_on_after_a_restart(database: Database, engine: Engine, path: Path) -> None:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Executable
 
 LIMITS = Limits(connect=5.0, query=10.0)
-WATCH = Watch("STARTED", "mail.send", "w", "q", first_seen=0.0, due=0.0)
+WATCH = Watch("STARTED", "mail.send", "w", "q", first_seen=0.0)
 #: As Celery makes them there.
 DECLARED = {
     "id": BIGINT(),

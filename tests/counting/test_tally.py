@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from exporter import metrics
-from exporter.folding import OTHER, fold, placed, series
+from exporter.folding import fold, placed, series
 from exporter.lifecycle import Watch
 from exporter.position import Change
-from exporter.results import READY_STATES, Finished, Vanished
+from exporter.results import OTHER, READY_STATES, Finished, Vanished
 from exporter.tally import Changes, Histogram, Sample, Tally
 from tests.counting.test_position import TIMES
 
@@ -53,7 +53,7 @@ def test_first_failure_ever_is_preceded_by_zero() -> None:
 
 def test_unfinished_row_announces_its_label_set() -> None:
     tally = Tally(1000, first_zero=60.0)
-    started = Watch("STARTED", "a", "w", "q", first_seen=NOW, due=NOW)
+    started = Watch("STARTED", "a", "w", "q", first_seen=NOW)
     feed(tally, watch={1: started})
     feed(tally, Finished("FAILURE", "a", "w", "q"), now=NOW + 60)
     assert served(tally, NOW + 60)["a", "FAILURE", "w", "q"] == 1
@@ -264,7 +264,7 @@ class Crowded(RuleBasedStateMachine):
     @rule(task=NAMES, state=NAMES, worker=NAMES, queue=NAMES)
     def begin(self, task: str, state: str, worker: str, queue: str) -> None:
         self.unfinished[task, state, worker, queue] += 1
-        self.feed(watch=Watch(state, task, worker, queue, first_seen=self.now, due=self.now))
+        self.feed(watch=Watch(state, task, worker, queue, first_seen=self.now))
 
     @precondition(lambda self: +self.unfinished)
     @rule(data=st.data())

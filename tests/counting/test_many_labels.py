@@ -1,0 +1,58 @@
+"""More label sets among watched rows than there is room for: counted all the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from exporter.checkpoint import open_file
+from exporter.results import OTHER
+from tests.counting.follow import TASKS, Follower, create_tables, insert
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+    from tests.servers.database import Database
+
+ROWS = 2_500  # two herds, and some
+
+
+@pytest.fixture
+def engine(database: Database) -> Engine:
+    return create_tables(database)
+
+
+def test_rows_beyond_the_limit_count_when_they_finish(
+    database: Database, engine: Engine, tmp_path: Path
+) -> None:
+    with engine.begin() as connection:
+        insert(connection, "STARTED", name="first")
+        rows = [
+            {"task_id": f"{n}", "status": "STARTED", "name": f"task {n}"} for n in range(1, ROWS)
+        ]
+        connection.execute(TASKS.insert(), rows)
+    checkpoint = open_file(tmp_path / "checkpoint.sqlite")
+    follower = Follower(database.reader_url, checkpoint, series_limit=100).poll()
+    for _ in range(2):
+        assert follower.value("celery_backend_watched_rows", table="task") == ROWS
+        assert follower.value("celery_backend_watched_folded_rows", table="task") == ROWS - 25
+        assert follower.total("celery_task_unfinished") == ROWS
+        assert follower.total("celery_task_unfinished", task=OTHER) > 0
+        follower.close()
+        follower = Follower(database.reader_url, checkpoint, series_limit=100).poll()
+    with engine.begin() as connection:
+        connection.execute(TASKS.update().where(TASKS.c.id % 5 == 0).values(status="FAILURE"))
+        connection.execute(TASKS.update().where(TASKS.c.id % 5 == 1).values(status="SUCCESS"))
+    follower.poll().poll()
+    assert follower.states() == {"FAILURE": ROWS / 5, "SUCCESS": ROWS / 5}
+    assert follower.total("celery_task_unfinished") == ROWS * 3 / 5
+    with engine.begin() as connection:
+        connection.execute(TASKS.update().where(TASKS.c.id % 5 == 0).values(status="SUCCESS"))
+    follower.poll().poll()
+    assert follower.states() == {"FAILURE": ROWS / 5, "SUCCESS": ROWS * 2 / 5}
+    assert follower.total("celery_task_results_revised_total", from_state="FAILURE") == ROWS / 5
+    follower.close()
+    checkpoint.close()
