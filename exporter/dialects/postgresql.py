@@ -231,9 +231,7 @@ class PostgreSQL(Dialect):
         ).one()
         kind = decoded(name)
         of_column = int("9" * precision) if kind == "numeric" and scale == 0 else _LARGEST.get(kind)
-        limits = [limit for limit in (of_column, last) if limit is not None]
-        known = of_column is not None or kind == "numeric"  # without a precision it has no limit
-        return min(limits, default=None) if known else None
+        return of_column if of_column is None or last is None else min(of_column, int(last))
 
     def rows_estimate(self, connection: Connection, table: Table) -> int | None:
         """Read the planner's estimate; -1 means that nobody has counted yet."""
