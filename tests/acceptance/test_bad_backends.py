@@ -71,6 +71,19 @@ def arguments(driver: str, **connect_args: Any) -> Callable[[Places], dict[str, 
     return settings
 
 
+def of_another_type(column: str, declared: str) -> Callable[[Places], dict[str, Any]]:
+    """Return a backend with a column that cannot be read as what Celery has there."""
+
+    def settings(places: Places) -> dict[str, Any]:
+        database = places.fresh(places.postgresql)
+        with create_tables(database).begin() as connection:
+            for change in (f"DROP COLUMN {column}", f"ADD COLUMN {column} {declared}"):
+                connection.exec_driver_sql(f"ALTER TABLE celery_taskmeta {change}")
+        return {"result_backend": database.reader_url}
+
+    return settings
+
+
 def ed25519(places: Places) -> dict[str, Any]:
     """Return an account that MariaDB lets in by the plugin `ed25519`."""
     return {"result_backend": account_by_ed25519(places.mariadb)}
@@ -108,6 +121,12 @@ ROWS = {
         "'pynacl' package is required for ed25519_password auth method: "
         "pip install 'celery-results-exporter[ed25519]'",
     ),
+    **{
+        f"{name} of another type": Row(
+            of_another_type(name, declared), f"column {name!r} holds {declared}, where", "schema"
+        )
+        for name, declared in (("id", "TEXT"), ("status", "BYTEA"), ("date_done", "DATE"))
+    },
 }
 UNEXPECTED = sum(row.unexpected for row in ROWS.values())
 every_row = pytest.mark.parametrize("what", ROWS)
