@@ -71,6 +71,7 @@ class Poller:
         self._whole = False  # none of it is history that was read in part
         self._thread = threading.Thread(target=self._run, name=f"poll-{settings.name}", daemon=True)
         self._stop = threading.Event()
+        self._share = 1.0  # of the interval, to the next poll: less once, so that many take turns
         self._patient_until = float("inf")  # monotonic; later than this the thread is stuck
         self._readers: dict[str, Reader] = {}
         self._chunk = CHUNK_ROWS
@@ -93,8 +94,9 @@ class Poller:
 
     # -- the thread --------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Begin polling in a thread of its own."""
+    def start(self, share: float = 1.0) -> None:
+        """Begin polling in a thread of its own, and again after this share of an interval."""
+        self._share = share
         self._thread.start()
 
     def stop(self) -> None:
@@ -109,13 +111,9 @@ class Poller:
     def _run(self) -> None:
         while not self._stop.is_set():
             started = time.monotonic()
-            first = not self.tried.is_set()
             self.try_poll()
-            if first:
-                gc.unfreeze()
-                gc.collect()
-                gc.freeze()  # what is loaded by now stays: no scrape need wait for a look at it
-            delay = self._delay(time.monotonic() - started)
+            delay = self._share * self._delay(time.monotonic() - started)
+            self._share = 1.0
             self._patient_until = time.monotonic() + delay + STUCK_AFTER
             self._stop.wait(delay)
         self.database.close()

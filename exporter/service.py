@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import logging
 import platform
 import signal
@@ -26,6 +27,7 @@ from exporter.formats import Format
 from exporter.lease import LASTS, LIMITS, Lease
 from exporter.options import Options
 from exporter.poller import Poller
+from exporter.printable import some
 from exporter.status import ServiceStatus
 from exporter.store import Fence, Store
 from exporter.tally import Sample, Samples
@@ -41,6 +43,7 @@ ENDED_AFTER = 4.8
 ENDS = {signal.SIGTERM, signal.SIGINT}
 LONGEST_END = 600.0  # seconds; no poll takes as long
 M_ARENA_MAX = -8
+LONGEST_HEAD_START = 0.02  # seconds; a backend that does not answer delays the next no longer
 SWITCH = 0.0001  # seconds; a poll that computes keeps a scrape waiting for no longer
 
 
@@ -52,15 +55,34 @@ class Term:
     ) -> None:
         self.checkpoint = checkpoint
         self.exposition = exposition
+        self._stopping = threading.Event()
         self.pollers = [Poller(backend, exposition, checkpoint) for backend in config.backends]
 
     def start(self) -> None:
-        """Begin polling."""
+        """Begin polling, soon and one after the other."""
+        threading.Thread(target=self._begin, name="begin", daemon=True).start()
+
+    def _begin(self) -> None:
+        """Let first polls overlap only where they wait: all at once they would take far longer.
+
+        From then on polls are spread over the interval.
+        """
+        for number, poller in enumerate(self.pollers, 1):
+            if self._stopping.is_set():
+                return
+            poller.start(number / len(self.pollers))
+            poller.tried.wait(LONGEST_HEAD_START)
         for poller in self.pollers:
-            poller.start()
+            while not poller.tried.wait(1.0):
+                if self._stopping.is_set():
+                    return
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: no scrape need wait for a look at it
 
     def stop(self) -> None:
         """End polling after the step each poll is in."""
+        self._stopping.set()
         for poller in self.pollers:
             poller.stop()
 
@@ -180,7 +202,7 @@ class Service:
         """Name a thread that is stuck. A database that is down is not our illness."""
         stuck = [poller.settings.name for poller in self._pollers() if poller.stuck()]
         if stuck:
-            return f"poll thread is stuck: {', '.join(stuck)}"
+            return f"poll thread is stuck: {some(stuck)}"
         election = self._election
         return "election thread is stuck" if election is not None and election.stuck() else ""
 
@@ -189,7 +211,7 @@ class Service:
         if self.term is None and self._election is not None:
             return self._election.fault
         waiting = [poller.settings.name for poller in self._pollers() if not poller.tried.is_set()]
-        return f"not tried yet: {', '.join(waiting)}" if waiting else ""
+        return f"not tried yet: {some(waiting)}" if waiting else ""
 
     def status(self) -> ServiceStatus:
         """Return what the status page shows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,17 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from tests.acceptance.process import FAST, Exporter, Scrape, one_backend, run, running, write
 from tests.counting.follow import create_tables, insert, update
-from tests.servers.database import SQLite
+from tests.servers.database import Database, SQLite
 from tests.servers.process import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from tests.servers.database import Database
 
 WRITER = Path(__file__).with_name("writer.py")
 DRIVERS = ("postgresql+psycopg", "mysql+pymysql", "mysql+mysqldb")
@@ -153,6 +152,39 @@ def test_locked_table_does_not_keep_it_from_ending(sqlite: Database, tmp_path: P
         connection.exec_driver_sql("BEGIN EXCLUSIVE")
         exporter.wait_until(lambda: hangs(exporter), "a poll that hangs")
         exporter.stop()
+
+
+def test_many_backends_are_all_up_soon_and_end_in_time(tmp_path: Path) -> None:
+    """And what names them names a few."""
+    number = 300
+    with silent_server() as server:
+        silent = f"mysql+pymysql://u:p@{HOST}:{server.getsockname()[1]}/d"
+        urls = [silent] * 20 + [f"sqlite:///{tmp_path}/{n}.sqlite" for n in range(number)]
+        for n in range(number):
+            shutil.copy(create_empty(tmp_path), tmp_path / f"{n}.sqlite")
+        backends = [{"name": f"shop-{n}", "result_backend": url} for n, url in enumerate(urls)]
+        patient = {"connect_timeout": "60s", "query_timeout": "60s"}
+        config = {"defaults": patient, "backends": backends}
+        with running(tmp_path, config) as exporter:
+            exporter.wait_until(lambda: up(exporter) == number, "all that answer are up")
+            ready = exporter.get("/-/ready").body
+            assert ready.endswith("shop-9 and 10 more\n")
+            threads = [*Path(f"/proc/{exporter.pid}/task").iterdir()]
+            assert len(threads) > number
+            exporter.stop()
+
+
+def create_empty(folder: Path) -> Path:
+    """Make a database with Celery's tables and nothing in them."""
+    path = folder / "empty.sqlite"
+    if not path.exists():
+        url = make_url(f"sqlite:///{path}")
+        create_tables(Database(url, url))
+    return path
+
+
+def up(exporter: Exporter) -> int:
+    return sum(exporter.scrape().sums("celery_backend_up", "backend").values())
 
 
 def hangs(exporter: Exporter) -> bool:

@@ -285,23 +285,6 @@ def test_same_settings_are_equal(tmp_path: Path) -> None:
     assert config.load(path, {}).backends == config.load(path, {}).backends
 
 
-def test_many_backends_do_not_search_for_time_zones_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ten thousand took minutes: all time zones of the system were listed twice for each."""
-    listed: list[int] = []
-
-    def zones() -> set[str]:
-        listed.append(1)
-        return zoneinfo.available_timezones()
-
-    monkeypatch.setattr("exporter.config.available_timezones", zones)
-    entries = (f"- {{name: shop-{n}, result_backend: 'sqlite:////a'}}\n" for n in range(50))
-    path = write(tmp_path, "backends:\n" + "".join(entries))
-    assert len(config.load(path, {}).backends) == 50
-    assert len(listed) <= 1
-
-
 def test_system_without_time_zones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Says what to install, even for the default, UTC."""
     monkeypatch.setitem(sys.modules, "tzdata", None)
