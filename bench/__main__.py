@@ -23,6 +23,7 @@ NAMES = (
     "start",
     "freshness",
     "watching",
+    "backends",
     "peers",
     "profiling",
 )

@@ -32,6 +32,7 @@ class Sizes:
     scrapes: int = 1_000
     unfinished: int = 100_000
     seconds: float = 60.0  # of what is watched for a time
+    backends: tuple[int, ...] = (1, 10, 50, 200)
 
     @property
     def backlog(self) -> int:
@@ -47,6 +48,7 @@ QUICK = Sizes(
     scrapes=150,
     unfinished=5_000,
     seconds=6.0,
+    backends=(1, 10, 25),
 )
 
 
@@ -57,7 +59,14 @@ class RoomyMariaDB(MariaDB):
         return [*super().command(), "--innodb-buffer-pool-size=2G"]
 
 
-SERVERS: dict[str, type[DatabaseServer]] = {"postgresql": PostgreSQL, "mariadb": RoomyMariaDB}
+class RoomyPostgreSQL(PostgreSQL):
+    """As a server is set up that many connect to."""
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--max_connections=300"]
+
+
+SERVERS: dict[str, type[DatabaseServer]] = {"postgresql": RoomyPostgreSQL, "mariadb": RoomyMariaDB}
 
 
 class Lab:
