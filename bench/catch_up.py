@@ -13,7 +13,7 @@ from bench.lab import KINDS, Lab, poll, poller
 from bench.tables import Shape, present
 from tests.servers.database import Database
 
-MOST_RATIO, MOST_CPU = 1.5, 2e-6
+MOST_RATIO, MOST_SILENT_RATIO, MOST_CPU = 1.5, 3.0, 2e-6
 # The figures that we need, of one range of ids.
 GROUP_BY = text(
     "SELECT name, status, worker, queue, count(*), sum(retries), max(date_done), max(id)"
@@ -31,6 +31,7 @@ def run(lab: Lab) -> Iterator[Finding]:
     """Measure on each database."""
     for kind, name in KINDS.items():
         yield from _on(lab, kind, name)
+        yield _silent(lab, kind, name)
 
 
 def _on(lab: Lab, kind: str, name: str) -> Iterator[Finding]:
@@ -46,11 +47,13 @@ def _on(lab: Lab, kind: str, name: str) -> Iterator[Finding]:
         cpu = median(spent for (_, spent), _ in rounds) / rows
     rows, took = ours[-1]
     group_by = group_bys[-1][1]
+    alone = _alone(lab, kind, database, rows)
     fetching = _ask(database, ROWS, rows)
-    compared = [f"GROUP BY: {seconds(group_by)}", f"fetching the rows: {seconds(fetching)}"]
+    compared = [f"GROUP BY by one process: {seconds(alone)}"]
     if kind == "postgresql":
-        compared.insert(1, f"by one process: {seconds(_ask(database, GROUP_BY, rows, ALONE))}")
-    ratio = took / group_by
+        compared.append(f"by three: {seconds(group_by)}")
+    compared.append(f"fetching the rows: {seconds(fetching)}")
+    ratio = took / alone
     yield Figure(
         f"catch-up, {power(rows)} rows, {name}",
         f"{seconds(took)}, {count(rows / took)} rows/s",
@@ -73,6 +76,28 @@ def _on(lab: Lab, kind: str, name: str) -> Iterator[Finding]:
         "seconds",
         {"catch-up": ours, "GROUP BY": group_bys},
     )
+
+
+def _silent(lab: Lab, kind: str, name: str) -> Figure:
+    """Count the largest backlog where only tracebacks tell the class of failures."""
+    rows = lab.sizes.backlog
+    database = lab.database(kind, Shape(rows, max(1, rows // UNFINISHED_SHARE), silent=True))
+    took = median(_ours(database, rows)[0] for _ in range(lab.sizes.rounds))
+    alone = _alone(lab, kind, database, rows)
+    ratio = took / alone
+    return Figure(
+        f"the same where only tracebacks tell the class of failures, {name}",
+        f"{seconds(took)}, {count(rows / took)} rows/s",
+        f"GROUP BY by one process: {seconds(alone)}",
+        ratio,
+        f"≤ {MOST_SILENT_RATIO:g} × GROUP BY",
+        ratio <= MOST_SILENT_RATIO,
+    )
+
+
+def _alone(lab: Lab, kind: str, database: Database, rows: int) -> float:
+    before = ALONE if kind == "postgresql" else "SELECT 1"
+    return median(_ask(database, GROUP_BY, rows, before) for _ in range(lab.sizes.rounds))
 
 
 def _ours(database: Database, rows: int) -> tuple[float, float]:

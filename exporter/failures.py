@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 RESULT_BYTES = 512  # enough for the opcodes before the class, and for JSON's exc_type
-TRACEBACK_CHARACTERS = 2_000  # of its end
+TRACEBACK_CHARACTERS = 2_000  # of its end, where fewer do not tell
+LAST_CHARACTERS = 200  # which do, where the message is one line, and not a long one
 LONGEST_NAME = 100
 RESULTS_KEPT = 256  # what fails, fails often, and many with the same words
 
@@ -28,6 +29,7 @@ _EXC_TYPE = re.compile(rf'\s*{{\s*"exc_type"\s*:\s*{_JSON_STRING}')
 _WRAPPED = re.compile(rf'"exc_message"\s*:\s*\[\s*{_JSON_STRING}\s*,\s*{_JSON_STRING}')
 _HEAD = "Traceback (most recent call last):"
 _GROUP_HEAD = "Exception Group Traceback (most recent call last):"
+_FRAME = re.compile(r'  File ".*", line \d+, in ')
 _NAME = re.compile(r"(?:[\w.]|<locals>)+")
 _SENT = re.compile(r"<ExceptionInfo: (\w+)\(")  # repr() of the exception that was to be sent
 _WRAPPED_LINE = re.compile(rf"[\w.]+\.{WRAPPER}: (\w+)\(")  # repr(), too
@@ -54,12 +56,29 @@ def from_traceback(end: str) -> str:
     heads = [number for number, line in enumerate(lines) if line in (_HEAD, _GROUP_HEAD)]
     for line in lines[heads[-1] + 1 :] if heads else []:
         if line and not line[0].isspace():
-            found = _WRAPPED_LINE.match(line)
-            if found:
-                return _bare(found[1])
-            found = _NAME.match(line)
-            return _bare(found[0] if found else "")
+            return _from_line(line)
     return ""
+
+
+def from_last_line(end: str) -> str:
+    """Name the class from the very end of a traceback; "" where more of it has to be read.
+
+    The last line tells where the frame that raised, and nothing else, stands right before it.
+    """
+    *before, last = end.splitlines() or [""]
+    if not last or last[0].isspace():
+        return ""
+    for line in reversed(before):
+        if _FRAME.match(line):
+            return _from_line(last)
+        if not line.startswith("    "):
+            return ""
+    return ""
+
+
+def _from_line(line: str) -> str:
+    found = _WRAPPED_LINE.match(line) or _NAME.match(line)
+    return _bare(found[found.lastindex or 0] if found else "")
 
 
 def _from_json(start: bytes) -> str:

@@ -255,13 +255,14 @@ class Reader:
         newest = max((moment for moment in dates if moment is not None), default=None)
         chunk.over = plan.is_over(newest, self._slack(connection, plan))
         settled, others = [], []
-        for moment, values in zip(moments, found, strict=True):
+        exceptions = self._exceptions(connection, found)
+        for moment, exception, values in zip(moments, exceptions, found, strict=True):
             if self._is_settled(values, over=chunk.over):
-                settled.append((moment, values))
+                settled.append((moment, exception, values))
             else:
-                others.append(self._row(values))
+                others.append(self._row(values, exception))
         chunk.groups += self._summed(settled)
-        chunk.rows = self._with_exceptions(connection, others)
+        chunk.rows = others
 
     def _slack(self, connection: Connection, plan: Plan) -> float:
         """Bound how far off dates of history may be; of news, all that are read matter anyway."""
@@ -275,22 +276,20 @@ class Reader:
         return slack_shown_by(self._epoch(connection.execute(query).scalar()), plan.now)
 
     def _is_settled(self, values: Any, *, over: bool) -> bool:
-        """Whether a row is a success, or stays as it is and few of its bytes tell its class."""
-        _, state, task, *_, done, _, result = values
+        """Whether a row is a success, or stays as it is."""
+        _, state, task, *_, done, _, _ = values
         name = SUCCESS if self._state is None else self._text(state)
         if name == SUCCESS:
             return True
         if not over or name not in READY_STATES or done is None:
             return False
-        if name == FAILURE:
-            return bool(_exception(result))
-        return bool(task)  # else its name may come yet
+        return name == FAILURE or bool(task)  # else its name may come yet
 
-    def _summed(self, dated: Iterable[tuple[float | None, Any]]) -> Iterator[Group]:
+    def _summed(self, dated: Iterable[tuple[float | None, str, Any]]) -> Iterator[Group]:
         """Aggregate rows as the database does: 1 µs each, where a `Row` would take 8."""
         sums: dict[tuple[Any, ...], tuple[int, int, float | None]] = {}
-        for moment, (_, state, task, worker, queue, retries, _, _, result) in dated:
-            key = (state, task, worker, queue, _exception(result))
+        for moment, exception, (_, state, task, worker, queue, retries, _, _, _) in dated:
+            key = (state, task, worker, queue, exception)
             count, retried, newest = sums.get(key, (0, 0, None))
             if newest is None or (moment is not None and newest < moment):
                 newest = moment
@@ -476,23 +475,41 @@ class Reader:
 
     def _rows(self, connection: Connection, where: ColumnElement[bool]) -> list[Row]:
         query = self._select_rows(where).order_by(self._id)
-        rows = [self._row(found) for found in connection.execute(query)]
-        return self._with_exceptions(connection, rows)
+        found = connection.execute(query).all()
+        exceptions = self._exceptions(connection, found)
+        return [self._row(row, name) for row, name in zip(found, exceptions, strict=True)]
 
     def _select_rows(self, *where: ColumnElement[bool]) -> Select[Any]:
         return select(*self._row_columns).where(*where)
 
-    def _with_exceptions(self, connection: Connection, rows: list[Row]) -> list[Row]:
-        """Name the exceptions that `result` did not tell from the end of the traceback."""
-        silent = [row.id for row in rows if row.state == FAILURE and not row.exception]
+    def _exceptions(self, connection: Connection, found: Sequence[Any]) -> Iterable[str]:
+        """Name the exception of each row, "" where there is none, or nothing tells."""
+        names = [_exception(result) for *_, result in found]
+        silent = [
+            row_id
+            for (row_id, state, *_), name in zip(found, names, strict=True)
+            if not name and self._text(state) == FAILURE
+        ]
         if not silent or self._traceback is None:
-            return rows
-        end = self.dialect.end_of_text(self._traceback, failures.TRACEBACK_CHARACTERS)
+            return names
+        told = self._from_tracebacks(connection, self._traceback, silent)
+        return (name or told.get(row[0], "") for row, name in zip(found, names, strict=True))
+
+    def _from_tracebacks(
+        self, connection: Connection, traceback: ColumnElement[Any], ids: Sequence[int]
+    ) -> dict[int, str]:
+        """Name exceptions from the end of their traceback; of most the last line is enough."""
         names: dict[int, str] = {}
-        for ids in _portions(silent):
-            found = connection.execute(select(self._id, end).where(self._id.in_(ids)))
-            names |= {row_id: failures.from_traceback(decoded(text)) for row_id, text in found}
-        return [row._replace(exception=names.get(row.id, row.exception)) for row in rows]
+        for characters, name_in in (
+            (failures.LAST_CHARACTERS, failures.from_last_line),
+            (failures.TRACEBACK_CHARACTERS, failures.from_traceback),
+        ):
+            end = select(self._id, self.dialect.end_of_text(traceback, characters))
+            for some in _portions(ids):
+                found = connection.execute(end.where(self._listed(some)), execution_options=ONCE)
+                names |= {row_id: name_in(decoded(text)) for row_id, text in found}
+            ids = [row_id for row_id in ids if not names.get(row_id)]
+        return names
 
     def _start_of_result(self, result: ColumnElement[Any] | None) -> ColumnElement[Any]:
         """Cut the first bytes in the database: a result may be megabytes."""
@@ -501,8 +518,8 @@ class Reader:
         failed = self._exact_state == self._value(FAILURE)
         return case((failed, self.dialect.start_of_bytes(result, failures.RESULT_BYTES)))
 
-    def _row(self, found: Any) -> Row:
-        row_id, state, task, worker, queue, retries, done, task_id, result = found
+    def _row(self, found: Any, exception: str = "") -> Row:
+        row_id, state, task, worker, queue, retries, done, task_id, _ = found
         label = self._text
         return Row(
             row_id,
@@ -513,7 +530,7 @@ class Reader:
             _count(retries),
             self._epoch(done),
             self.dialect.text(task_id),
-            _exception(result),
+            exception,
         )
 
     def rows(self, session: Session, ids: Sequence[int]) -> list[Row]:

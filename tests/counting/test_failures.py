@@ -17,7 +17,13 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 import exporter
-from exporter.failures import RESULT_BYTES, from_result, from_traceback
+from exporter.failures import (
+    LAST_CHARACTERS,
+    RESULT_BYTES,
+    from_last_line,
+    from_result,
+    from_traceback,
+)
 from exporter.formats import Format
 from tests.counting.follow import TASKS, Follower, create_tables, insert
 
@@ -159,8 +165,28 @@ def _raised(source: str) -> str:
     ],
 )
 def test_tracebacks(source: str, name: str) -> None:
-    """The class has the name that `result` gives it."""
-    assert from_traceback(_raised(source)) == name
+    """The class has the name that `result` gives it; the last line has it, or tells nothing."""
+    end = _raised(source)
+    assert from_traceback(end) == name
+    assert from_last_line(end[-LAST_CHARACTERS:]) in (name, "")
+
+
+@pytest.mark.parametrize(
+    ("message", "name"),
+    [
+        ("boom", "KeyError"),
+        ("x" * LAST_CHARACTERS, ""),
+        ("one\n\ntwo", ""),
+        ("    one\n  two", ""),
+    ],
+)
+def test_last_line_tells_where_the_message_is_a_short_one(message: str, name: str) -> None:
+    line = '  File "/srv/shop/orders.py", line 80, in step\n    return self.next(order)\n'
+    marks = "           ^^^^^^^^^^^^^^^^\n"
+    for frame in (line, line + marks, line.splitlines(keepends=True)[0]):
+        end = f"{_TRACEBACK}{frame * 5}KeyError: {message}\n"
+        assert from_last_line(end[-LAST_CHARACTERS:]) == name
+        assert from_traceback(end) == "KeyError"
 
 
 def test_wrapped_in_a_traceback() -> None:
@@ -173,6 +199,7 @@ def test_wrapped_in_a_traceback() -> None:
 def test_any_text_names_at_most_one_bounded_word(text: str) -> None:
     for end in (text, "Traceback (most recent call last):\n" + text):
         assert len(from_traceback(end)) <= 100
+        assert len(from_last_line(end)) <= 100
 
 
 class Bomb:
