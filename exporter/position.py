@@ -612,11 +612,7 @@ class Position:
             return
         before = self.watched.get(row_id)
         self.watched.put(row_id, watch)
-        calm = before is None or before.shows(watch.labels)
-        self._wait_for(row_id, watch, calm=calm and not watch.held)
-
-    def _wait_for(self, row_id: int, watch: Watch, *, calm: bool) -> None:
-        if calm:
+        if not watch.held and (before is None or before.shows(watch.labels)):
             self._aside.append(row_id)
         else:
             self._put_on_schedule(row_id, self._due_of(watch))
@@ -686,8 +682,11 @@ class Position:
             segments=segments,
         )
         self.watched = watched
-        for row_id, watch in watched.items():
-            self._wait_for(row_id, watch, calm=not watch.held)
+        for row_id, held in watched.held():
+            if held:
+                self._put_on_schedule(row_id, 0.0)
+            else:
+                self._aside.append(row_id)
         self.apply(change)
 
     @property

@@ -117,6 +117,12 @@ class WatchList(Mapping[int, Watch]):
             rerun=bool(flags & RERUN),
         )
 
+    def held(self) -> Iterator[tuple[int, bool]]:
+        """Yield each id, and whether the row has finished and waits for its name (R13)."""
+        for block in self._blocks:
+            for row_id, until, flags in zip(block[IDS], block[UNTIL], block[FLAGS], strict=True):
+                yield row_id, not (isnan(until) or flags & SETTLED)
+
     def put(self, row_id: int, watch: Watch) -> None:
         """Watch a row, or take over what is known of it now."""
         number, place, there = self._find(row_id)

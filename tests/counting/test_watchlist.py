@@ -74,6 +74,7 @@ class AsADict(RuleBasedStateMachine):
     def same(self) -> None:
         assert list(self.rows.items()) == sorted(self.model.items())
         assert len(self.rows) == len(self.model)
+        assert dict(self.rows.held()) == {i: watch.held for i, watch in self.model.items()}
         assert 21 not in self.rows or 21 in self.model
         unfinished = [watch for watch in self.model.values() if watch.unfinished]
         labels = Counter((w.task, w.state, w.worker, w.queue) for w in unfinished)
