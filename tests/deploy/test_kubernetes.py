@@ -162,7 +162,7 @@ def test_is_locked_down(deployment: dict) -> None:
 def test_asks_for_little_and_is_probed(deployment: dict) -> None:
     container = exporter(deployment)
     assert container["resources"]["requests"]["memory"] == "96Mi"
-    assert container["resources"]["limits"] == {"memory": "128Mi"}
+    assert container["resources"]["limits"] == {"memory": "256Mi"}
     (port,) = container["ports"]
     assert port == {"name": "metrics", "containerPort": 10224}
     assert container["livenessProbe"]["httpGet"] == {"path": "/-/healthy", "port": "metrics"}
