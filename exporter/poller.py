@@ -112,7 +112,8 @@ class Poller:
         while not self._stop.is_set():
             started = time.monotonic()
             self.try_poll()
-            delay = self._share * self._delay(time.monotonic() - started)
+            share = 1.0 if self._failures else self._share  # what has failed backs off in full
+            delay = share * self._delay(time.monotonic() - started)
             self._share = 1.0
             self._patient_until = time.monotonic() + delay + STUCK_AFTER
             self._stop.wait(delay)

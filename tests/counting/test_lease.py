@@ -199,5 +199,5 @@ def test_names_are_compared_exactly(database: Database, store: Callable[[], Stor
         assert follower.states() == {"SUCCESS": 1}
         follower.close()
     beside = read(make_url(database.owner))
-    assert sorted(beside.backends()) == ["Shop", "shop"]
+    assert sorted(beside.identities()) == ["Shop", "shop"]
     beside.close()

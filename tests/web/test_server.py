@@ -59,7 +59,7 @@ class Shop:
     def status(self) -> ServiceStatus:
         now = time.time()
         tasks = (TaskStatus("<script>alert(1)</script>", {"SUCCESS": 1}, {}, now),)
-        backend = BackendStatus("orders", True, "", "", 15, now, 0.1, (), tasks)  # noqa: FBT003
+        backend = BackendStatus("orders", True, "", "", 15, now, 0.1, tasks=tasks)  # noqa: FBT003
         return ServiceStatus("1.2.3", now, (backend,))
 
 
