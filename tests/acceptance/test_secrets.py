@@ -139,7 +139,7 @@ def test_running_exporter_shows_no_password(
     flags = ("--log.level=debug", f"--log.format={log_format}")
     # Who debugs sees the traceback of each error.
     with running(tmp_path, backends.config, *flags, tracebacks=None, **backends.env) as exporter:
-        exporter.wait_until(lambda: exporter.get("/-/ready").status == 200, "each was tried", 30)
+        exporter.wait_until(lambda: exporter.get("/-/ready").status == 200, "each was tried", 90)
         exporter.poll_again(1)
         assert exporter.scrape().sums("celery_backend_up", "backend").keys() == working
         for path, accept in (
