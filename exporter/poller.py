@@ -175,15 +175,15 @@ class Poller:
         log.log(level, "poll failed", extra=fields, exc_info=self._worth_a_look(error))
 
     def _worth_a_look(self, error: BackendError) -> BaseException | None:
-        """Return what is behind an unexpected error: once for each place, always for who debugs."""
-        cause, debugging = error.__cause__, log.isEnabledFor(logging.DEBUG)
-        if cause is None or not (error.unexpected or debugging):
+        """Return what is behind an unexpected error, for who debugs any: once for each place."""
+        cause = error.__cause__
+        if cause is None or not (error.unexpected or log.isEnabledFor(logging.DEBUG)):
             return None
         innermost = traceback.extract_tb(cause.__traceback__, limit=-1)
         place = (type(cause), *((frame.filename, frame.lineno) for frame in innermost))
         new = place not in self._seen
         self._seen.add(place)
-        return cause if new or debugging else None
+        return cause if new else None
 
     # -- a poll ------------------------------------------------------------------------------
 
