@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from uuid import uuid4
 
 from sqlalchemy import (
@@ -57,7 +58,7 @@ class Lease:
     def __init__(self, store: Store) -> None:
         self.leader = ""  # as last seen
         self._store = store
-        self._created = False
+        self._laid_out = 0  # the store's connection on which the table was there
         self._own = _new_holder()
         self._seen: tuple[str, int] | None = None
         self._since = 0.0  # monotonic: `_seen` has stood still from then on
@@ -65,11 +66,12 @@ class Lease:
 
     def take(self) -> bool:
         """Take the lease if nobody has it, or whoever had it is gone; say whether it is ours."""
-        if not self._created:
-            self._create()
+        if not self._laid_out:
+            with suppress(CheckpointError):  # another replica may make the table at the same moment
+                self.look()
         started = time.monotonic()
         try:
-            with self._store.transaction() as connection:
+            with self._transaction() as connection:
                 if self._look(connection) == self._own:  # the answer to `_swap` had been lost
                     self.fence()(connection)
                     ours = True
@@ -79,14 +81,23 @@ class Lease:
             self._seen = None  # who cannot see it beat cannot know that it does not
             raise
         if ours:
-            self._confirmed = started
+            self.leader, self._confirmed = self._own, started
         return ours
 
     def beat(self) -> None:
-        """Say that we are here; raise LeaseLostError if another has taken over."""
-        started = time.monotonic()
-        with self._store.transaction() as connection:
-            self.fence()(connection)
+        """Say that we are here; raise LeaseLostError if another has taken over.
+
+        Where the row is gone nobody has: the database was emptied.
+        """
+        started, fence = time.monotonic(), self.fence()
+        with self._transaction() as connection:
+            try:
+                fence(connection)
+            except LeaseLostError:
+                if self._read(connection) is not None:
+                    raise
+                self._put_back(connection)
+                fence(connection)
         self._confirmed = started
 
     def give_up(self) -> Fence:
@@ -124,9 +135,7 @@ class Lease:
 
     def look(self) -> str:
         """Say who leads, or led last; "" is nobody."""
-        if not self._created:
-            self._create()
-        with self._store.transaction() as connection:
+        with self._transaction() as connection:
             return self._look(connection)
 
     def close(self) -> None:
@@ -135,13 +144,11 @@ class Lease:
 
     def _look(self, connection: Connection) -> str:
         """See who leads, and since when it has not stirred."""
-        holder, beat = connection.execute(
-            select(_leases.c.holder, _leases.c.beat).where(_row)
-        ).one()
+        holder, beat = self._read(connection) or self._put_back(connection)
         if (holder, beat) != self._seen:
             self._seen, self._since = (holder, beat), time.monotonic()
         self.leader = holder
-        return str(holder)
+        return holder
 
     def _is_free(self) -> bool:
         return not self.leader or time.monotonic() - self._since >= LASTS
@@ -153,19 +160,23 @@ class Lease:
         taken = {"holder": self._own, "beat": beat + 1}
         return connection.execute(update(_leases).where(*unchanged).values(taken)).rowcount == 1
 
-    def _create(self) -> None:
-        for _ in range(2):  # another replica may make the table, then the row, at the same moment
-            with suppress(CheckpointError):
-                return self._create_now()
-        return self._create_now()
+    def _read(self, connection: Connection) -> tuple[str, int] | None:
+        found = connection.execute(select(_leases.c.holder, _leases.c.beat).where(_row)).first()
+        return None if found is None else (str(found.holder), int(found.beat))
 
-    def _create_now(self) -> None:
+    def _put_back(self, connection: Connection) -> tuple[str, int]:
+        """Make the row. If there was one, its leader has as long as ever to beat again."""
+        connection.execute(insert(_leases).values(name="leader", holder=self.leader, beat=0))
+        return self.leader, 0
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """Make the table first where it may not be there."""
         with self._store.transaction() as connection:
-            _metadata.create_all(connection)
-            if connection.execute(select(_leases.c.name).where(_row)).first() is None:
-                free = {"name": "leader", "holder": "", "beat": 0}
-                connection.execute(insert(_leases).values(free))
-        self._created = True
+            if self._laid_out != self._store.connections:
+                _metadata.create_all(connection)
+            yield connection
+            self._laid_out = self._store.connections
 
 
 def _new_holder() -> str:

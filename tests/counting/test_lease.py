@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from tests.servers.database import Database
 
+LOSSES = {"emptied": "DELETE FROM", "dropped": "DROP TABLE"}
 QUICK = Limits(connect=2.0, query=1.0)
 ONE_SERVER = pytest.mark.parametrize("database", ["postgresql", "mariadb-pymysql"], indirect=True)
 
@@ -100,6 +101,33 @@ def test_lost_answer_when_taking(store: Callable[[], Store]) -> None:
     lease._confirmed = float("-inf")
     assert lease.take()
     assert lease.confirmed()
+
+
+@pytest.mark.parametrize("how", ["emptied", "dropped"])
+def test_leader_goes_on_where_its_row_is_gone(
+    database: Database, store: Callable[[], Store], soon: float, how: str
+) -> None:
+    """Its counts are in memory only, then: who stands by gives it time, and takes over after it."""
+    first, second = Lease(store()), Lease(store())
+    assert first.take()
+    for leads in (first, second):
+        stands_by = second if leads is first else first
+        leads.beat()
+        assert not stands_by.take()
+        with database.engine().begin() as connection:
+            connection.exec_driver_sql(f"{LOSSES[how]} celery_results_exporter_lease")
+        for lease in (stands_by, leads):
+            for _ in range(2):  # at the first it may be an error
+                with suppress(CheckpointError):
+                    assert not lease.take() if lease is stands_by else not lease.beat()
+        leads.beat()
+        assert leads.confirmed()
+        assert not stands_by.take()
+        time.sleep(soon)
+        assert stands_by.take()
+        with pytest.raises(LeaseLostError):
+            leads.beat()
+        leads.give_up()
 
 
 def test_who_has_lost_the_lease_saves_nothing(
