@@ -57,6 +57,9 @@ _GONE = "MySQL Connection not available"  # MySQL's own driver has no number for
 
 _OWN_VARIABLES = """SHOW GLOBAL VARIABLES WHERE variable_name IN
     ('server_uuid', 'server_uid', 'hostname', 'port', 'datadir')"""
+# A server may be set to cut answers, to refuse large ones, or to fill CHAR with its blanks.
+_WHOLE_ANSWERS = """SET SESSION sql_select_limit = 18446744073709551615, sql_big_selects = 1,
+    sql_mode = REPLACE(@@sql_mode, 'PAD_CHAR_TO_FULL_LENGTH', '')"""
 _BITS = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "bigint": 64}
 _TYPE = re.compile(r"([a-z]+)(?:\((\d+)(?:,(\d+))?\))?((?: unsigned)?)")
 _ID_COLUMN = """SELECT column_type AS kind, column_default AS standard, extra AS extra
@@ -84,8 +87,9 @@ class MySQL(Dialect):
         }
 
     def prepare(self, connection: Connection) -> None:
-        """Bound statements and waits for locks; make every transaction a snapshot."""
+        """Bound statements and waits for locks; make every transaction a snapshot, read whole."""
         self._limit(connection)
+        connection.exec_driver_sql(_WHOLE_ANSWERS)
         connection.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
 
     def prepare_to_write(self, connection: Connection) -> None:

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import (
@@ -19,6 +20,7 @@ from sqlalchemy import (
     Double,
     LargeBinary,
     MetaData,
+    String,
     Table,
     Text,
     cast,
@@ -119,11 +121,12 @@ class PostgreSQL(Dialect):
             _fetch_text(connection, as_bytes=False)
         # psycopg takes the encoding of answers for that of questions.
         self._ascii_names = all(part.isascii() for name in names for part in name if part)
-        return super().look_at(connection, names)
+        return [facts and _of_bases(facts) for facts in super().look_at(connection, names)]
 
     def open(self, connection: Connection) -> None:
         """Begin, and set the limits, in one round trip; fetch bytes where text may be none."""
         settings: dict[str, object] = {**self._limits(pause=self.limits.query)}
+        settings["extra_float_digits"] = 1  # or a server may be set to round dates
         driver = connection.dialect.driver
         if self._any_bytes and (
             driver == "psycopg2" or (driver == "psycopg" and self._ascii_names)
@@ -193,8 +196,6 @@ class PostgreSQL(Dialect):
         self, column: Column[Any], kind: Kind, declared: TypeEngine[Any]
     ) -> ColumnElement[Any] | None:
         """Cast what only looks like text: ENUM, CHAR with its blanks, texts that ignore case."""
-        if isinstance(declared, DOMAIN):
-            declared = declared.data_type
         if not kind.holds(declared):
             return None
         plain = type(declared) in (VARCHAR, TEXT) and not getattr(declared, "collation", None)
@@ -271,6 +272,18 @@ def beyond_all(beyond_ended: int, running: Iterable[int]) -> int:
     half = XIDS // 2
     ahead = [(xid - beyond_ended + half) % XIDS - half for xid in running]
     return beyond_ended + max([0, *(distance + 1 for distance in ahead)])
+
+
+def _of_bases(facts: Facts) -> Facts:
+    return replace(facts, columns={name: _base(it) for name, it in facts.columns.items()})
+
+
+def _base(declared: TypeEngine[Any]) -> TypeEngine[Any]:
+    """Return what a domain is made of, of another one perhaps; text may have its collation."""
+    base = declared
+    while isinstance(base, DOMAIN):
+        base = base.data_type
+    return String() if base is not declared and type(base) in (VARCHAR, TEXT) else base
 
 
 def _quoted(connection: Connection, table: Table) -> str:

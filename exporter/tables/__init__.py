@@ -19,7 +19,7 @@ from sqlalchemy import (
     String,
     Table,
 )
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import NullType, TypeEngine
 
 from exporter.tables.kinds import Kind, Whole, is_decimal
 
@@ -175,4 +175,6 @@ def has_zone(declared: TypeEngine[Any] | None) -> bool:
 
 def _words(declared: TypeEngine[Any]) -> str:
     """Name a type as a database would."""
+    if isinstance(declared, NullType):
+        return "a type that is not known here"
     return str(declared.__visit_name__).upper().replace("_", " ")

@@ -103,6 +103,33 @@ def test_texts_of_postgresql(follower: Follower, engine: Engine, declared: str) 
         assert follower.total("celery_task_unfinished", state="success") == 1
 
 
+@ON_POSTGRESQL
+def test_domains_are_what_they_are_made_of(database: Database, engine: Engine) -> None:
+    """Of one another, with a collation, of numbers, of moments: these are not shifted."""
+    alter(
+        engine,
+        "CREATE COLLATION no_case"
+        " (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+        "CREATE DOMAIN word AS VARCHAR(50) COLLATE no_case",
+        "CREATE DOMAIN state AS word CHECK (VALUE <> '')",
+        "CREATE DOMAIN number AS BIGINT",
+        "CREATE DOMAIN moment AS TIMESTAMPTZ",
+    )
+    retype(engine, "status", "state")
+    retype(engine, "name", "state")
+    retype(engine, "date_done", "moment")
+    alter(engine, "ALTER TABLE celery_taskmeta ALTER id TYPE number")
+    done = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=1)
+    store(engine, *STORED, date_done=f"'{done}'")
+    store(engine, "success", id="9", task_id="'t9'", date_done=f"'{done}'")
+    follower = Follower(database.reader_url, timezone=ZoneInfo("Asia/Tokyo"))
+    assert_read(follower)
+    assert follower.total("celery_task_unfinished", state="success") == 1
+    last = follower.value("celery_task_last_finished_timestamp_seconds", state="SUCCESS")
+    assert last == done.timestamp()
+    follower.close()
+
+
 @ON_MARIADB
 @pytest.mark.parametrize("declared", [f"ENUM({STATES})", "CHAR(50)", "LONGTEXT"])
 def test_texts_of_mariadb(follower: Follower, engine: Engine, declared: str) -> None:
@@ -174,10 +201,12 @@ REFUSED = {
     "retries": ("TEXT", "holds TEXT, where a number is wanted"),
     "date_done": ("DATE", "holds DATE, where a date and time is wanted"),
     "result": ("OID", "holds OID, where bytes or text is wanted"),
+    "queue": ("BPCHAR", "holds a type that is not known here, where text is wanted"),
 }
 
 
 @ON_POSTGRESQL
+@pytest.mark.filterwarnings("ignore:Did not recognize type")
 @pytest.mark.parametrize("column", REFUSED)
 def test_what_cannot_be_read_is_refused(follower: Follower, engine: Engine, column: str) -> None:
     declared, words = REFUSED[column]

@@ -43,6 +43,37 @@ def test_servers_do_as_assumed(follower: Follower) -> None:
     assert follower.states() == {"SUCCESS": 1, "FAILURE": 1}
 
 
+#: What administrators set for all sessions, and Celery does not mind.
+SET = {
+    "postgresql": {
+        "options": "-c extra_float_digits=-15 -c bytea_output=escape -c datestyle=German"
+        " -c standard_conforming_strings=off -c timezone=Asia/Tokyo"
+    },
+    "mysql": {
+        "init_command": "SET SESSION sql_mode = 'ANSI_QUOTES,PAD_CHAR_TO_FULL_LENGTH,"
+        "NO_BACKSLASH_ESCAPES', max_join_size = 1, sql_select_limit = 1, time_zone = '+09:00'"
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "database", ["postgresql", "mariadb-pymysql", "mariadb-mysqlclient"], indirect=True
+)
+def test_settings_of_a_server_change_nothing(database: Database, engine: Engine) -> None:
+    with engine.begin() as connection:
+        if engine.name == "mysql":
+            connection.exec_driver_sql("ALTER TABLE celery_taskmeta MODIFY status CHAR(50)")
+        for name in ("app.add", "app.other", "app.third"):
+            insert(connection, name=name, date_done=probe.MOMENT.replace(tzinfo=None))
+            insert(connection, "FAILURE", name=name)
+    arguments = {"connect_args": SET[engine.name]}
+    follower = Follower(database.reader_url, database_engine_options=arguments).poll()
+    assert follower.states() == {"SUCCESS": 3, "FAILURE": 3}
+    last = follower.samples("celery_task_last_finished_timestamp_seconds")
+    assert {value for has, value in last if has["state"] == "SUCCESS"} == {probe.MOMENT.timestamp()}
+    follower.close()
+
+
 #: By what is broken: the method, what a server that does otherwise makes of it, what is said then.
 BROKEN: dict[str, tuple[str, Callable[..., Any], str]] = {
     "case": ("exact", func.upper, "'success', 'SUCCESS' should be 'SUCCESS', and it answers 'succ"),
