@@ -66,9 +66,10 @@ class Lease:
 
     def take(self) -> bool:
         """Take the lease if nobody has it, or whoever had it is gone; say whether it is ours."""
-        if not self._laid_out:
-            with suppress(CheckpointError):  # another replica may make the table at the same moment
-                self.look()
+        for _ in range(2):  # another replica may make the table, then the row, at the same moment
+            if not self._laid_out:
+                with suppress(CheckpointError):
+                    self.look()
         started = time.monotonic()
         try:
             with self._transaction() as connection:
