@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple
 
 from exporter.results import Row
@@ -28,6 +29,9 @@ class Segment(NamedTuple):
     since: float  # Unix time, seconds
     audits: int  # how many of AGES are over
     counted: Mapping[str, int]
+    # When to know no more of it, Unix time: the rows of it that may change are watched until then
+    # by the rules of its time, and later a row that nobody watches would be taken for another.
+    until: float = inf
 
     def due(self, window: float) -> float:
         """When to look at it again."""
@@ -90,7 +94,7 @@ def extend(
         both = Counter(last.counted) + Counter(counted)
         grown = last._replace(span=Span(last.span.lo, span.hi), counted=both)
         return (*segments[:-1], grown)
-    return (*segments, Segment(span, now, 0, counted))
+    return (*segments, Segment(span, now, 0, counted, now + window))
 
 
 def credit(segments: Segments, successes: Iterable[tuple[int, str]]) -> Segments:
@@ -120,4 +124,6 @@ def looked_at(
 
 def current(segments: Segments, now: float, window: float) -> Segments:
     """Return those that are to be audited yet: beyond the window nothing is known for sure."""
-    return tuple(s for s in segments if s.audits < len(AGES) and now < s.since + window)
+    return tuple(
+        s for s in segments if s.audits < len(AGES) and now < min(s.since + window, s.until)
+    )

@@ -287,20 +287,24 @@ class Position:
     def _set_back(self, now: float) -> None:
         """Let nothing lie in the future: where the clock was set back nobody waits for its return.
 
-        Also after a restart: then everything is due in any case.
+        Also after a restart: then everything is due in any case. It is since long ago, so that the
+        poll that has begun does not end before: `once` has no later one.
         """
         self.watched.set_back(now, self.rules.late_commit_grace, self.rules.revision_window)
-        self._due = dict.fromkeys(self._due, now)
-        self._schedule = [(now, row_id) for row_id in self._due]
+        self._due = dict.fromkeys(self._due, -NEVER)
+        self._schedule = [(-NEVER, row_id) for row_id in self._due]
         for herd in self._herds:
-            herd.due = min(herd.due, now)
+            herd.due = -NEVER
             herd.seen = min(herd.seen, now)
             herd.until = min((self.watched[i].until or NEVER for i in herd.ids), default=NEVER)
         self._herded = -NEVER
         self.gaps = tuple(
             gap._replace(since=min(gap.since, now), due=min(gap.due, now)) for gap in self.gaps
         )
-        self.segments = tuple(s._replace(since=min(s.since, now)) for s in self.segments)
+        end = now + self.rules.revision_window
+        self.segments = tuple(
+            s._replace(since=min(s.since, now), until=min(s.until, end)) for s in self.segments
+        )
 
     def _gather_herds(self, now: float) -> tuple[Herd, ...]:
         """Return herds to look at; members whose own time is over are due by themselves."""
@@ -403,7 +407,7 @@ class Position:
         if not change.resets:
             change.anchors = self._anchors(batch)
         for row in batch.below_rows:
-            if row.id not in self.watched:
+            if row.id not in self.watched and not self._waits_for(row.id):
                 change.take(row.id, life.first_sight(row, live=False))
         change.below = batch.below_from
         change.caught_up = batch.top is None or (
@@ -435,6 +439,8 @@ class Position:
         span = plan.segment.span
         counted = next((s.counted for s in change.segments if s.span == span), {})
         lacking = audit.missing(counted, found.successes)
+        if lacking and not audit.missing(plan.segment.counted, found.successes):
+            return  # successes came that hid it from the reader, who looked at no row: again, then
         for row in found.others:
             if row.id in change.watch or self._waits_for(row.id):
                 continue
@@ -536,7 +542,10 @@ class Position:
         """Read on from below `lo`, or the highest of those `returned`, late commits above it."""
         cursor = max(returned, default=lo - 1)
         change.resets = 1
-        change.origin = None  # what has these ids now is new
+        # What has these ids now is new; what lies below them is what it was.
+        change.origin = (
+            min(self.origin, lo - 1) if self.origin is not None and lo > MIN_ID else None
+        )
         change.cursor = cursor if cursor >= MIN_ID else None
         change.anchors = tuple(anchor for anchor in self.anchors if anchor.id < lo)
         change.segments = tuple(s for s in self.segments if s.span.hi < lo)
@@ -653,7 +662,8 @@ class Position:
             until = min(watch.until or NEVER for watch in watches)
             due = min(self._due.pop(row_id, NEVER) for row_id in herd)
             due = min(due, self._clock + self.rules.recheck(self._clock - youngest))
-            self._herds.append(Herd(array("q", herd), youngest, until, due, seen=self._clock))
+            seen = self._clock if self._clock < NEVER else -NEVER  # by us: not yet
+            self._herds.append(Herd(array("q", herd), youngest, until, due, seen=seen))
         self._aside = array("q")
         self._calm = set(ready[full:])
         for row_id in self._calm.intersection(aside):

@@ -95,6 +95,8 @@ class Table:
             rows = [row for row in self.committed.values() if lo <= row.id <= hi]
             successes = Counter(row.task for row in rows if row.state == SUCCESS)
             others = [r for r in rows if r.state != SUCCESS and r.id not in plan.audit.known]
+            if not audit.missing(plan.audit.segment.counted, successes):
+                others = []  # the reader does not look, then
             found = Found(successes, tuple(others))
         strays = [
             row_id
@@ -171,6 +173,12 @@ class Following:
         self.now = 1000.0
         self.late = self.expired = self.resets = 0
         self.take_over: Callable[[Change], None] | None = None  # instead of applying at once
+
+    def restart(self, **rules: object) -> Following:
+        before = self.position
+        self.position = Position(replace(before.rules, **rules))
+        self.position.restore(before.mark, before.gaps, before.segments, before.watched)
+        return self
 
     def poll(self, after: float = 1.0, horizon: Horizon | None = None) -> Following:
         self.now += after
@@ -523,6 +531,33 @@ def test_deleted_success_is_no_revision() -> None:
     assert following.counted.results == {("a", SUCCESS): 5, ("a", "FAILURE"): 2}
 
 
+def test_success_that_comes_during_an_audit_hides_no_other_that_went() -> None:
+    table = Table()
+    for state in (SUCCESS, SUCCESS, "STARTED"):
+        row = table.add(state)
+    following = Following(table, revision_window=WINDOW).poll()
+    table.update(1, "FAILURE")
+    table.update(row, SUCCESS)
+    following.poll(WINDOW * AGES[0])
+    assert following.counted.net == {("a", SUCCESS): 2, ("a", "FAILURE"): 1}
+
+
+def test_failure_is_blamed_for_no_success_where_the_window_was_raised() -> None:
+    """The watch of a failure ends by the rules of its time, and then nobody knows it any more."""
+    table = Table()
+    for state in (SUCCESS, SUCCESS, "FAILURE"):
+        table.add(state)
+    following = Following(table, revision_window=WINDOW).poll().poll()
+    following.restart(revision_window=24 * WINDOW)
+    for _ in range(round(WINDOW / 60.0) + 2):
+        following.poll(60.0)
+    del table.committed[1]
+    for _ in range(round(24 * WINDOW / 600.0)):
+        following.poll(600.0)
+    assert following.counted.results == {("a", SUCCESS): 2, ("a", "FAILURE"): 1}
+    assert following.counted.revised == {}
+
+
 def test_audits_pass_over_what_nobody_counted() -> None:
     """Successes of history that lie between two ranges would hide what is missing from these."""
     first = audit.extend((), Span(1, 6), {"a": 6}, now=0.0, window=64.0)
@@ -778,6 +813,32 @@ def test_deleted_tail_is_no_reset() -> None:
     assert (following.resets, following.counted.results["a", SUCCESS]) == (0, 11)
 
 
+def test_ids_that_begin_again_in_part_leave_history_history() -> None:
+    table = Table()
+    for _ in range(10):
+        table.add(SUCCESS)
+    following = Following(table, start="end").poll()
+    for row in range(6, 11):
+        del table.committed[row]
+    following.poll(61.0)
+    table.next_id = 6
+    table.add(SUCCESS)
+    following.poll(61.0)
+    assert (following.resets, following.position.origin) == (1, 5)
+    assert following.counted.results == {("a", SUCCESS): 1}
+
+
+def test_one_poll_after_a_restart_sees_all_that_is_watched() -> None:
+    """`once` has no other, however many take turns."""
+    table = Table()
+    rows = [table.add("STARTED") for _ in range(30)]
+    following = Following(table, poll_interval=15.0).poll().poll(30.0)
+    for row in rows:
+        table.update(row, SUCCESS)
+    following.restart().poll(1000.0)
+    assert following.counted.results == {("a", SUCCESS): 30}
+
+
 @pytest.mark.parametrize("rows", [1, 3])  # alone, in a herd
 def test_clock_set_back_delays_nothing(rows: int) -> None:
     table = Table()
@@ -801,9 +862,7 @@ def test_nothing_waits_for_a_clock_set_back_to_return(*, restart: bool) -> None:
     table.add("STARTED")
     following.poll()
     if restart:
-        before, after = following.position, Position(following.position.rules)
-        after.restore(before.mark, before.gaps, before.segments, before.watched)
-        following.position = after
+        following.restart()
     following.poll(after=-36_000.0)
     assert following.position.oldest() == {("a", "STARTED"): following.now}
     following.poll(after=61.0)
