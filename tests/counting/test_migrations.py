@@ -73,7 +73,7 @@ def check_content(checkpoint: Checkpoint) -> None:
         (Missing(Span(2, 11), 0x3A), seen),
         (Missing(Span(20, 99)), seen),
     ]
-    ((span, since, audits, counted),) = group.segments
+    ((span, since, audits, counted, _),) = group.segments
     assert (span, since, audits, counted) == (Span(LOWEST, 1), seen, 0, {"": 1})
     labels, revised = ("w1@host", "celery"), 1795604062.9309373
     assert task.watched == {
