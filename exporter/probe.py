@@ -111,7 +111,7 @@ def _assumed(dialect: Dialect, table: ResultTable, known: Subquery) -> Iterator[
     if state is not None:
         words = _column(table, state, [literal(word, String()) for word in WORDS])
         grouped = (
-            select(dialect.label(words.c.it).label("it"), func.count().label("rows"))
+            select(dialect.label(words.c.it).label("it"), func.count().label("number"))
             .select_from(words)
             .group_by(dialect.exact(words.c.it))
             .subquery()

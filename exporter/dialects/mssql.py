@@ -20,7 +20,9 @@ from sqlalchemy import (
     Numeric,
     String,
     Table,
+    Text,
     Unicode,
+    Uuid,
     cast,
     func,
     literal_column,
@@ -56,13 +58,12 @@ _NUMBERS = {
     "(4060)": Reason.CONNECT,  # cannot open database
 }
 _LOOK = """
-SELECT wanted.number, c.name, t.name, c.scale, (
+SELECT wanted.number, c.name, TYPE_NAME(c.system_type_id), c.scale, (
     SELECT COUNT(*) FROM sys.index_columns i
     WHERE i.object_id = c.object_id AND i.column_id = c.column_id AND i.key_ordinal = 1
 )
 FROM ({}) wanted
-JOIN sys.columns c ON c.object_id = wanted.id
-JOIN sys.types t ON t.user_type_id = c.user_type_id"""
+JOIN sys.columns c ON c.object_id = wanted.id"""
 _NAMED = "SELECT {0} AS number, OBJECT_ID(:name_{0}) AS id"
 _END = "."
 
@@ -134,7 +135,12 @@ class SQLServer(Dialect):
     def adapt(
         self, column: Column[Any], kind: Kind, declared: TypeEngine[Any]
     ) -> ColumnElement[Any] | None:
-        """Take off the blanks that CHAR adds, and the bytes of what is stored as text."""
+        """Take off the blanks that CHAR adds, and the bytes of what is stored as text.
+
+        TEXT is neither compared nor counted; a text beside UNIQUEIDENTIFIER has to be one.
+        """
+        if kind is Kind.TEXT and isinstance(declared, (Text, Uuid)):
+            return cast(column, Unicode())
         if kind is Kind.TEXT and isinstance(declared, (CHAR, NCHAR)):
             return func.rtrim(column, type_=Unicode)
         if kind is Kind.BYTES and isinstance(declared, String):
@@ -229,9 +235,9 @@ def _full_name(connection: Connection, table: Table) -> str:
     return connection.dialect.identifier_preparer.format_table(table)
 
 
-def _type(name: str, scale: int) -> TypeEngine[Any]:
+def _type(name: str | None, scale: int) -> TypeEngine[Any]:
     """Return SQLAlchemy's type, as far as it says what the column holds."""
-    known: type[TypeEngine[Any]] = ischema_names.get(name, NullType)
+    known: type[TypeEngine[Any]] = ischema_names.get(name or "", NullType)
     if issubclass(known, Numeric):
         return Numeric(scale=scale)
     return DateTime(timezone=True) if known is DATETIMEOFFSET else known()
