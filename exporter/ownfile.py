@@ -33,7 +33,7 @@ class OwnFile(Store):
 
     def __init__(self, path: Path) -> None:
         super().__init__(_url(path), _place(path))
-        self.path = path
+        self.path = path.resolve()  # or a link to it would have a lock of its own
         self._lock: IO[bytes] | None = None
         self._open_files: tuple[File, ...] = ()
         self._wal: File = None  # as of the first commit on this connection
@@ -87,7 +87,7 @@ class OwnFile(Store):
             return
         self._release()
         with _said(self.path):
-            file = lock.open("wb")
+            file = lock.open("ab")  # never emptied: it may be somebody else's
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -94,6 +94,24 @@ def test_new_file_is_said_and_signed(
         assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
 
 
+def test_file_has_one_lock_whatever_it_is_called(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.sqlite"
+    link.symlink_to(path)
+    checkpoint = open_file(link)
+    for name in (path, link):
+        with pytest.raises(CheckpointError, match="another process uses it"):
+            open_file(name)
+    checkpoint.close()
+
+
+def test_lock_empties_nobodys_file(path: Path) -> None:
+    """A path of `poetry` puts its lock into `poetry.lock`."""
+    lock = path.with_name(f"{path.name}.lock")
+    lock.write_text("somebody's")
+    open_file(path).close()
+    assert lock.read_text() == "somebody's"
+
+
 # -- whether it is still there -------------------------------------------------------------------
 
 
