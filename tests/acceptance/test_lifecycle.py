@@ -228,7 +228,7 @@ def test_first_scrape_shows_what_the_checkpoint_has_kept(
         with running(tmp_path, config) as exporter:
             if place == "url":
                 exporter.wait_for("celery_results_exporter_leader", 1)
-                exporter.wait_until(exporter.polls, "it goes on from the checkpoint")
+                exporter.wait_until(lambda: exporter.scrape().sums(RESULTS), "what was kept")
             scrape = exporter.scrape()
             assert scrape.value(RESULTS, state="SUCCESS") == 1
             assert scrape.value("celery_task_unfinished", state="STARTED") == 1
