@@ -20,6 +20,7 @@ from sqlalchemy import (
     Select,
     String,
     Table,
+    Uuid,
     cast,
     func,
     inspect,
@@ -149,7 +150,9 @@ class MySQL(Dialect):
     def adapt(
         self, column: Column[Any], kind: Kind, declared: TypeEngine[Any]
     ) -> ColumnElement[Any] | None:
-        """Take the bytes of what is stored as text."""
+        """Take the bytes of what is stored as text; a text beside UUID has to be one."""
+        if kind is Kind.TEXT and isinstance(declared, Uuid):
+            return cast(column, String())
         if kind is Kind.BYTES and isinstance(declared, (String, JSON)):
             return self.exact(column)
         return super().adapt(column, kind, declared)

@@ -67,9 +67,8 @@ class SQLite(Dialect):
 
     def absent(self, url: URL) -> str:
         """Wait for Celery to create the file."""
-        if Path(url.database or "").exists():
-            return ""
-        return "the database file does not exist yet"
+        path = Path(url.database or "").absolute()  # a relative one may be meant for elsewhere
+        return "" if path.exists() else f"the database file {path} does not exist yet"
 
     def prepare(self, connection: Connection) -> None:
         """Accept text that is not UTF-8, since SQLite stores any bytes."""

@@ -285,7 +285,8 @@ def test_tables_that_are_not_there_yet(database: Database, tmp_path: Path) -> No
     config = one_backend(database.reader_url, start="end")
     with running(tmp_path, config) as exporter:
         if database.server is None:
-            waiting = "the database file does not exist yet; waiting for Celery to create it"
+            path = database.reader.database
+            waiting = f"the database file {path} does not exist yet; waiting for Celery to create"
             assert_down(exporter, "SQLite file missing", "connect", waiting)
         else:
             line = exporter.wait_for_log("table does not exist yet; waiting for Celery to create")

@@ -138,6 +138,16 @@ def test_texts_of_mariadb(follower: Follower, engine: Engine, declared: str) -> 
     assert_read(follower)
 
 
+@ON_MARIADB
+def test_task_ids_of_type_uuid(follower: Follower, engine: Engine) -> None:
+    alter(engine, "ALTER TABLE celery_taskmeta MODIFY task_id UUID")
+    with engine.begin() as connection:
+        for state in STORED:
+            insert(connection, state, retries=1)
+    assert_read(follower)
+    assert follower.value("celery_backend_id_resets_total", table="task") == 0
+
+
 @ON_POSTGRESQL
 @pytest.mark.parametrize("declared", ["NUMERIC(20, 0)", "SMALLINT", "BIGINT"])
 def test_whole_numbers(follower: Follower, engine: Engine, declared: str) -> None:
