@@ -29,6 +29,7 @@ from exporter.reader import MOST_ROWS, Health, Reader
 from exporter.status import BackendStatus, TableStatus, TaskStatus
 from exporter.tables import ResultTable, celery
 from exporter.tally import Changes, Histogram, Sample, Tally
+from exporter.turns import turn, waiting
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +141,12 @@ class Poller:
 
     def try_poll(self) -> bool:
         """Poll once, take note of how it went, publish; return whether it worked."""
+        with turn():
+            self._try_poll()
+        self.tried.set()
+        return bool(self._up)
+
+    def _try_poll(self) -> None:
         started = time.monotonic()
         self._polls += 1
         try:
@@ -153,8 +160,6 @@ class Poller:
         else:
             self._worked(time.monotonic() - started)
         self._publish()
-        self.tried.set()
-        return bool(self._up)
 
     def _worked(self, duration: float) -> None:
         if not self._up:
@@ -209,7 +214,8 @@ class Poller:
             if time.monotonic() - logged >= LONGEST_BACKOFF / 6:
                 logged = time.monotonic()
                 self._log_progress()
-            self._stop.wait(BREATH)
+            with waiting():
+                self._stop.wait(BREATH)
 
     def _step(self) -> bool:
         """Read one snapshot, understand it, take it over; say whether anything came of it."""

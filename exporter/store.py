@@ -16,6 +16,7 @@ from exporter import dialects, drivers
 from exporter.dialects import Limits
 from exporter.errors import CheckpointError, ExporterError
 from exporter.link import Link, message, reading_engine
+from exporter.turns import waiting
 
 # Called first in a transaction that writes: raises CheckpointError where another may write, too.
 Fence = Callable[[Connection], None]
@@ -41,7 +42,7 @@ class Store(Link[Connection]):
     @contextmanager
     def transaction(self, seconds: float | None = None) -> Iterator[Connection]:
         """Do all of it or nothing, in so many seconds; raise CheckpointError for any trouble."""
-        with self._translated(), self._my_turn():
+        with self._translated(), waiting(), self._my_turn():
             try:
                 connection = self._open()
                 with self.dialect.deadline(connection, seconds):
