@@ -25,7 +25,7 @@ from exporter.lifecycle import Rules
 from exporter.link import unexpected
 from exporter.metrics import Metric
 from exporter.position import CHUNK_ROWS, Batch, Change, Position
-from exporter.reader import MOST_ROWS, Health, Reader
+from exporter.reader import MOST_ROWS, Health, Reader, reader_of
 from exporter.status import BackendStatus, TableStatus, TaskStatus
 from exporter.tables import ResultTable, celery
 from exporter.tally import Changes, Histogram, Sample, Tally
@@ -343,7 +343,7 @@ class Poller:
         self._tables = tables
         zone = self.settings.timezone
         dialect = self.database.dialect
-        self._readers = {t.layout.kind: Reader(t, dialect, zone) for t in tables}
+        self._readers = {t.layout.kind: reader_of(t, dialect, zone) for t in tables}
         for layout in celery.LAYOUTS:
             if layout.kind not in self._readers and (before is None or layout.kind in before):
                 self._wait_for(layout.kind, session)

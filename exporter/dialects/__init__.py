@@ -58,7 +58,11 @@ class Limits:
 
 
 class Dialect:
-    """The defaults: a database that does what the SQL standard says."""
+    """The defaults: a database that does what the SQL standard says.
+
+    What a reader asks of it depends on `snapshot`, `variant` and the arguments only: one reader
+    serves all backends that are alike.
+    """
 
     # Whether all statements between `begin` and `end` see the same data; else R9's second way.
     snapshot = False

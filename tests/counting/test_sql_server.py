@@ -40,7 +40,7 @@ from exporter.tables import Facts, celery
 from exporter.tables.kinds import Kind
 
 if TYPE_CHECKING:
-    from sqlalchemy import Executable
+    pass
 
 LIMITS = Limits(connect=5.0, query=10.0)
 WATCH = Watch("STARTED", "mail.send", "w", "q", first_seen=0.0)
@@ -95,12 +95,11 @@ class Recorder:
         self.dialect._setup_version_attributes()
         self.statements: list[str] = []
 
-    def execute(self, statement: Executable, given: Any = None, **_: object) -> Answer:
-        compiled = statement.compile(
-            dialect=self.dialect, compile_kwargs={"render_postcompile": True}
-        )
-        self.statements.append(" ".join(str(compiled).split()))
-        self.parameters = {**compiled.params, **(given or {})}
+    def execute(self, statement: Any, given: Any = None, **_: object) -> Answer:
+        compiled = statement.compile(dialect=self.dialect)
+        expanded = compiled.construct_expanded_state(given)
+        self.statements.append(" ".join(expanded.statement.split()))
+        self.parameters = expanded.parameters
         return Answer()
 
 

@@ -18,6 +18,9 @@ from sqlalchemy.engine.interfaces import CacheStats
 
 from bench.tables import Shape, fill, present
 from exporter import compiled
+from exporter.config import from_url
+from exporter.database import Database as ResultDatabase
+from exporter.reader import reader_of
 from tests.counting.follow import TASKS, Follower, create_tables, insert
 
 if TYPE_CHECKING:
@@ -276,6 +279,24 @@ def test_a_database_like_another_costs_no_compiling(
         compiled.append(len(done.compiled))
     assert compiled[0] > 10
     assert compiled[1:] == [0, 0]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_backends_that_are_alike_have_one_reader(database: Database, engine: Engine) -> None:
+    """To make one was a fifth of the look at the tables, once a minute."""
+    with engine.begin() as connection:
+        insert(connection)
+    readers = set()
+    for zone in ("UTC", "UTC", "Asia/Seoul"):
+        (settings,) = from_url(database.reader_url, timezone=zone).backends
+        source = ResultDatabase(settings)
+        for _ in range(2):
+            with source.session() as session:
+                table, _ = session.tables
+                readers.add(reader_of(table, source.dialect, settings.timezone))
+            source.look_again()
+        source.close()
+    assert len(readers) == 2  # dates of another zone are read otherwise
 
 
 def test_databases_that_differ_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
