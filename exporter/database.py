@@ -5,7 +5,7 @@ Every error leaves this module as a `BackendError` whose message is one line wit
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +45,7 @@ class Database(Link[Connection]):
         self.settings = settings
         self.origin = Origin()  # as of the last connection
         self._tables: tuple[ResultTable, ...] | None = None
+        self._found: tuple[Hashable, tuple[ResultTable, ...]] | None = None  # and by which stamp
         self._asked: set[Hashable] = set()  # of what was asked since connecting
         self._make_engine(settings.url)  # a mistake in database_engine_options shows at start
 
@@ -69,7 +70,7 @@ class Database(Link[Connection]):
     def close(self) -> None:
         """Discard the connection, and what was found through it."""
         super().close()
-        self._tables = None
+        self._tables = self._found = None
         self._asked.clear()
 
     def identities(self) -> dict[str, Identity]:
@@ -88,7 +89,7 @@ class Database(Link[Connection]):
         connection = self._connect()
         with self.dialect.deadline(connection):
             if self._tables is None:
-                self._tables = self._find_tables(connection)
+                self._tables = self._same_tables(connection)
             self.dialect.open(connection)
             for table in self._tables:
                 if (table.layout.kind, table.shape) not in self._asked:
@@ -127,9 +128,20 @@ class Database(Link[Connection]):
 
     # -- tables ------------------------------------------------------------------------------
 
-    def _find_tables(self, connection: Connection) -> tuple[ResultTable, ...]:
-        """Look for the tables. Only that of the tasks is missed if it may not be read."""
+    def _same_tables(self, connection: Connection) -> tuple[ResultTable, ...]:
+        """Look at the tables, if anything may have changed since the last look."""
         names = [self.table_name(layout) for layout in celery.LAYOUTS]
+        stamp = self.dialect.stamp(connection, names)
+        if self._found is not None and stamp is not None and self._found[0] == stamp:
+            return self._found[1]
+        tables = self._find_tables(connection, names)
+        self._found = stamp, tables
+        return tables
+
+    def _find_tables(
+        self, connection: Connection, names: Sequence[tuple[str, str | None]]
+    ) -> tuple[ResultTable, ...]:
+        """Look for the tables. Only that of the tasks is missed if it may not be read."""
         found = []
         for layout, facts in zip(
             celery.LAYOUTS, self.dialect.look_at(connection, names), strict=True

@@ -132,6 +132,9 @@ class Reader:
         newest = select(self._task_id).where(self._id == bindparam("newest")).scalar_subquery()
         self._ends = select(top, lowest, null())
         self._ends_and_newest = select(top, lowest, newest)
+        self._top = select(func.max(self._id))
+        self._oldest = self._oldest_of(self._id, EDGE_ROWS)
+        self._oldest_of_the_newest = self._oldest_of(self._id.desc(), NEWEST_ROWS)
         ids = self._id.in_(bindparam("ids", expanding=True))
         self._task_ids_by_id = select(self._id, self._task_id).where(ids)
         self._rows_by_id = self._select_rows(ids).order_by(self._id)
@@ -275,12 +278,19 @@ class Reader:
         """Bound how far off dates of history may be; of news, all that are read matter anyway."""
         if plan.news or self._done is None:
             return ZONE_SLACK
-        columns = (self._id, self._exact_state.label("state"), self._done.label("done"))
-        newest = select(*columns).order_by(self._id.desc()).limit(NEWEST_ROWS).subquery().c
-        query = select(self._moment(func.min(newest.done)))
-        if self._state is not None:
-            query = query.where(newest.state.in_(self._ready))
-        return slack_shown_by(self._epoch(connection.execute(query).scalar()), plan.now)
+        oldest = connection.execute(self._oldest_of_the_newest).scalar()
+        return slack_shown_by(self._epoch(oldest), plan.now)
+
+    def _oldest_of(self, order: ColumnElement[Any], rows: int) -> Select[Any]:
+        """Ask for the oldest `date_done` of the finished among the first rows in this order.
+
+        Rows that never finish stay for ever, and may be the lowest.
+        """
+        done = null() if self._done is None else self._done
+        columns = (self._id, self._exact_state.label("state"), done.label("done"))
+        first = select(*columns).order_by(order).limit(rows).subquery().c
+        query = select(self._moment(func.min(first.done)))
+        return query if self._state is None else query.where(first.state.in_(self._ready))
 
     def _is_settled(self, values: Any, *, over: bool) -> bool:
         """Whether a row is a success, or stays as it is."""
@@ -540,12 +550,13 @@ class Reader:
     def health(self, session: Session) -> Health:
         """Ask what changes slowly; each of these is cheap at any size of the table."""
         connection = session.connection
-        top = connection.execute(select(func.max(self._id))).scalar()
+        top = connection.execute(self._top).scalar()
+        oldest = None if self._done is None else connection.execute(self._oldest).scalar()
         limit = None if top is None else self.dialect.highest_id(connection, self.table)
         return Health(
             highest_id=top,
             id_used_ratio=None if top is None or limit is None else used_ratio(top, limit),
-            oldest_result=min(self._oldest_moments(connection), default=None),
+            oldest_result=self._epoch(oldest),
             rows_estimate=self.dialect.rows_estimate(connection, self.table.table),
         )
 
@@ -553,21 +564,6 @@ class Reader:
         """Read the newest rows, for `check`."""
         query = self._select_rows().order_by(self._id.desc()).limit(NEWEST_ROWS)
         return [self._row(found) for found in session.connection.execute(query)]
-
-    def _oldest_moments(self, connection: Connection) -> Iterator[float]:
-        """Yield `date_done` of the finished among the first rows.
-
-        Rows that never finish stay for ever, and may be the lowest: look at finished ones only.
-        """
-        if self._done is None:
-            return
-        query = select(self._state_label, self._moment(self._done)).order_by(self._id)
-        for state, done in connection.execute(query.limit(EDGE_ROWS)):
-            moment = self._epoch(done)
-            if moment is not None and (
-                self._state is None or self.dialect.text(state) in READY_STATES
-            ):
-                yield moment
 
     # -- values ------------------------------------------------------------------------------
 

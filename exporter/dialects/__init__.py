@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -139,6 +139,13 @@ class Dialect:
         """Look at tables, each given with its schema; None where there is none."""
         inspector = inspect(connection)
         return [_facts(inspector, name, schema) for name, schema in names]
+
+    def stamp(
+        self, connection: Connection, names: Sequence[tuple[str, str | None]]
+    ) -> Hashable | None:
+        """Return what is another as soon as `look_at`, or the rights, may be; None: not known."""
+        del connection, names
+        return None
 
     def ask_for(self, connection: Connection, name: str, schema: str | None) -> None:
         """Raise what the server says of a table that `look_at` did not find, if it is hidden."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -104,6 +104,13 @@ class SQLite(Dialect):
             yield
         finally:
             raw.set_progress_handler(None, 0)
+
+    def stamp(
+        self, connection: Connection, names: Sequence[tuple[str, str | None]]
+    ) -> Hashable | None:
+        """Read what SQLite counts up whenever the schema changes; there are no rights."""
+        del names
+        return int(connection.exec_driver_sql("PRAGMA schema_version").scalar_one())
 
     def server(self, connection: Connection) -> str:
         """Name the library's version."""
