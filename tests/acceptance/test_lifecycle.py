@@ -252,7 +252,10 @@ def test_once_prints_the_metrics(sqlite: Database, tmp_path: Path) -> None:
     config["backends"].append({"name": "mail", "result_backend": "sqlite:////nowhere/x.sqlite"})
     bad = run("once", f"--config.file={write(tmp_path, config)}")
     assert bad.returncode == 1
-    assert 'backend=mail reason=connect error="the database file does not' in bad.stderr
+    assert (
+        'backend=mail reason=connect error="the database file /nowhere/x.sqlite does not exist'
+        in bad.stderr
+    )
     printed = Scrape.parse(bad.stdout)
     assert printed.value(RESULTS, state="SUCCESS", backend="shop") == 1
     assert printed.value("celery_backend_up", backend="mail") == 0
@@ -317,7 +320,10 @@ def test_check_says_what_is_wrong(sqlite: Database, tmp_path: Path) -> None:
     assert "backend mail: FAILED\n" in wrong.stdout
     assert "error: table 'elsewhere' does not exist yet, or this account may not" in wrong.stdout
     assert "check database_table_names.task\n" in wrong.stdout
-    assert "backend news: FAILED\n  error: connect: the database file does not ex" in wrong.stdout
+    assert (
+        "backend news: FAILED\n  error: connect: the database file /nowhere/x.sqlite does not ex"
+        in wrong.stdout
+    )
 
     unusable = run("check", f"--config.file={tmp_path}/nothing.yaml")
     assert (unusable.returncode, unusable.stdout) == (2, "")
