@@ -72,7 +72,7 @@ class Poller:
         self._whole = False  # none of it is history that was read in part
         self._thread = threading.Thread(target=self._run, name=f"poll-{settings.name}", daemon=True)
         self._stop = threading.Event()
-        self._share = 1.0  # of the interval, to the next poll: less once, so that many take turns
+        self._beat = 0.0  # monotonic; polls begin so many intervals from then on
         self._patient_until = float("inf")  # monotonic; later than this the thread is stuck
         self._readers: dict[str, Reader] = {}
         self._chunk = CHUNK_ROWS
@@ -95,9 +95,12 @@ class Poller:
 
     # -- the thread --------------------------------------------------------------------------
 
-    def start(self, share: float = 1.0) -> None:
-        """Begin polling in a thread of its own, and again after this share of an interval."""
-        self._share = share
+    def start(self, beat: float | None = None) -> None:
+        """Begin polling in a thread of its own, and again so many intervals from this moment on.
+
+        By the monotonic clock; it may lie ahead.
+        """
+        self._beat = time.monotonic() if beat is None else beat
         self._thread.start()
 
     def stop(self) -> None:
@@ -113,10 +116,9 @@ class Poller:
         while not self._stop.is_set():
             started = time.monotonic()
             self.try_poll()
-            share = 1.0 if self._failures else self._share  # what has failed backs off in full
-            delay = share * self._delay(time.monotonic() - started)
-            self._share = 1.0
-            self._patient_until = time.monotonic() + delay + STUCK_AFTER
+            now = time.monotonic()
+            delay = self._delay(now, now - started)
+            self._patient_until = now + delay + STUCK_AFTER
             self._stop.wait(delay)
         self.database.close()
 
@@ -125,11 +127,11 @@ class Poller:
         begun = self._thread.ident is not None
         return begun and (not self._thread.is_alive() or time.monotonic() > self._patient_until)
 
-    def _delay(self, spent: float) -> float:
+    def _delay(self, now: float, spent: float) -> float:
         """Seconds to the next poll: on a steady beat, or backing off."""
         interval = self.settings.poll_interval
         if not self._failures:
-            return max(0.0, interval - spent)
+            return (self._beat - now) % interval if spent < interval else 0.0
         backoff = min(interval * 2.0 ** min(self._failures - 1, 16), LONGEST_BACKOFF)
         return max(interval, backoff) * random.uniform(0.9, 1.1)  # noqa: S311  # jitter
 

@@ -44,6 +44,7 @@ ENDS = {signal.SIGTERM, signal.SIGINT}
 LONGEST_END = 600.0  # seconds; no poll takes as long
 M_ARENA_MAX = -8
 LONGEST_HEAD_START = 0.02  # seconds; a backend that does not answer delays the next no longer
+TOGETHER = 10  # polls in a row: what is served changes less often, and costs fewer scrapes a join
 SWITCH = 0.0001  # seconds; a poll that computes keeps a scrape waiting for no longer
 
 
@@ -65,12 +66,14 @@ class Term:
     def _begin(self) -> None:
         """Let first polls overlap only where they wait: all at once they would take far longer.
 
-        From then on polls are spread over the interval.
+        From then on polls are spread over the interval, a few together.
         """
-        for number, poller in enumerate(self.pollers, 1):
+        begun = time.monotonic()
+        for number, poller in enumerate(self.pollers):
             if self._stopping.is_set():
                 return
-            poller.start(number / len(self.pollers))
+            share = number // TOGETHER * TOGETHER / len(self.pollers)
+            poller.start(begun + share * poller.settings.poll_interval)
             poller.tried.wait(LONGEST_HEAD_START)
         for poller in self.pollers:
             while not poller.tried.wait(1.0):

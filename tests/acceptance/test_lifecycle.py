@@ -11,11 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import make_url, text
 
+from exporter.service import TOGETHER
 from tests.acceptance.process import FAST, Exporter, Scrape, one_backend, run, running, write
 from tests.counting.follow import create_tables, insert, update
 from tests.servers.database import Database, SQLite
@@ -172,6 +174,30 @@ def test_many_backends_are_all_up_soon_and_end_in_time(tmp_path: Path) -> None:
             threads = [*Path(f"/proc/{exporter.pid}/task").iterdir()]
             assert len(threads) > number
             exporter.stop()
+
+
+def test_polls_are_spread_over_the_interval_some_together(tmp_path: Path) -> None:
+    """Each by itself, every scrape would find news of one, and join what all have."""
+    number, interval = 3 * TOGETHER, 3.0
+    backends = [
+        {"name": str(n), "result_backend": f"sqlite:///{create_empty(tmp_path)}"}
+        for n in range(number)
+    ]
+    config = {"defaults": {"poll_interval": f"{interval:g}s"}, "backends": backends}
+    with running(tmp_path, config) as exporter:
+        exporter.wait_until(lambda: up(exporter) == number, "all are up")
+        exporter.poll_again()
+        scrape = exporter.scrape()
+    polled = [
+        scrape.value("celery_backend_last_poll_timestamp_seconds", backend=str(n))
+        for n in range(number)
+    ]
+    phases = [
+        median((moment or 0.0) % interval for moment in polled[first : first + TOGETHER])
+        for first in range(0, number, TOGETHER)
+    ]
+    apart = [(later - phases[0]) % interval for later in phases[1:]]
+    assert apart == pytest.approx([1.0, 2.0], abs=0.4)
 
 
 def create_empty(folder: Path) -> Path:
