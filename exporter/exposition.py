@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
+from types import MappingProxyType
 
 from exporter.formats import Format
 from exporter.metrics import CATALOGUE, Metric
@@ -21,6 +23,7 @@ from exporter.tally import Samples
 FORGET_AFTER = 300.0  # seconds without a scrape; longer than any sensible scrape interval
 
 Finish = Callable[[bytes], bytes]  # takes the last lines and returns the whole
+_NOTHING: Mapping[Metric, Piece] = MappingProxyType({})
 
 
 class _Part:
@@ -54,7 +57,7 @@ class _Part:
         """Return what was rendered in this format: now, if nobody wanted that before."""
         found = self._pieces.get(form)
         if found is not None or not self._samples:
-            return found or {}
+            return found or _NOTHING
         with self._lock:
             if form not in self._pieces:
                 renderer = self._renderers[form] = Renderer(form, self._backend)
@@ -79,6 +82,14 @@ class _Copy:
     finish: Finish = bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Join:
+    """What was put together in one format, and of what."""
+
+    rendered: Sequence[Mapping[Metric, Piece]] = ()
+    runs: Mapping[Metric, Run] = field(default_factory=dict)
+
+
 class Exposition:
     """What each part of the exporter has published last."""
 
@@ -89,7 +100,7 @@ class Exposition:
         self._parts: dict[str | None, _Part] = {}
         self._copies: dict[tuple[Format, bool], _Copy] = {}
         self._lock = threading.Lock()  # of these; held for a moment only
-        self._runs: dict[Format, dict[Metric, Run]] = {}
+        self._joins: dict[Format, _Join] = {}
         self._joining = threading.Lock()
 
     @property
@@ -136,17 +147,19 @@ class Exposition:
         with self._lock:
             parts = [*self._parts.values()]
         rendered = [part.pieces(form) for part in parts]
-        before = self._runs.get(form, {})
-        joined: dict[Metric, Run] = {}
+        before = self._joins.get(form, _Join())
+        pairs = zip_longest(before.rendered, rendered, fillvalue=_NOTHING)
+        changed = [(old, new) for old, new in pairs if old is not new]
+        runs: dict[Metric, Run] = {}
         for metric in CATALOGUE.values():
-            pieces = [piece for each in rendered if (piece := each.get(metric))]
-            if pieces:
-                run = before.get(metric)
-                if run is None or run.pieces != pieces:
-                    run = Run(head(metric, form), pieces)
-                joined[metric] = run
-        self._runs[form] = joined
-        return joined
+            run = before.runs.get(metric)
+            if any(old.get(metric) is not new.get(metric) for old, new in changed):
+                pieces = [piece for each in rendered if (piece := each.get(metric))]
+                run = Run(head(metric, form), pieces) if pieces else None
+            if run is not None:
+                runs[metric] = run
+        self._joins[form] = _Join(rendered, runs)
+        return runs
 
     def _wanted(self, since: float) -> dict[Format, bool]:
         """Forget what nobody has asked for since; return which formats are left, whether packed."""
@@ -154,5 +167,5 @@ class Exposition:
         wanted: dict[Format, bool] = {}
         for form, compressed in self._copies:
             wanted[form] = wanted.get(form, False) or compressed
-        self._runs = {form: runs for form, runs in self._runs.items() if form in wanted}
+        self._joins = {form: join for form, join in self._joins.items() if form in wanted}
         return wanted

@@ -10,6 +10,9 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import chain
+
+from exporter import checksums
 
 LEVEL = 1  # a scrape over a network gains most from the first level
 LARGE = 4096  # bytes; smaller pieces are deflated together: that takes less time, and less room
@@ -41,7 +44,15 @@ class Run:
     def __init__(self, head: bytes, pieces: list[Piece]) -> None:
         self.head = head
         self.pieces = pieces
-        self.text = b"".join([head, *(piece.text for piece in pieces)])
+        self.size = len(head) + sum(len(piece.text) for piece in pieces)
+
+    @cached_property
+    def checksum(self) -> int:
+        """CRC-32 of its text."""
+        checksum = zlib.crc32(self.head)
+        for piece in self.pieces:
+            checksum = zlib.crc32(piece.text, checksum)
+        return checksum
 
     @cached_property
     def deflated(self) -> bytes:
@@ -70,7 +81,8 @@ def deflated(text: bytes, *, end: bool = False) -> bytes:
 
 def plain(runs: Sequence[Run], last: bytes) -> bytes:
     """Join runs and the last lines."""
-    return b"".join([*(run.text for run in runs), last])
+    texts = ((run.head, *(piece.text for piece in run.pieces)) for run in runs)
+    return b"".join([*chain.from_iterable(texts), last])
 
 
 class Gzip:
@@ -80,8 +92,8 @@ class Gzip:
         self._blocks = b"".join([HEADER, *(run.deflated for run in runs)])
         self._checksum = 0
         for run in runs:
-            self._checksum = zlib.crc32(run.text, self._checksum)
-        self._size = sum(len(run.text) for run in runs)
+            self._checksum = checksums.joined(self._checksum, run.checksum, run.size)
+        self._size = sum(run.size for run in runs)
 
     def __call__(self, last: bytes) -> bytes:
         """Return the whole."""
