@@ -31,6 +31,7 @@ from exporter.printable import some
 from exporter.status import ServiceStatus
 from exporter.store import Fence, Store
 from exporter.tally import Sample, Samples
+from exporter.turns import urgent
 from exporter.web.server import WebServer, parse_address
 
 log = logging.getLogger(__name__)
@@ -195,7 +196,8 @@ class Service:
 
     def exposition(self, form: Format, *, gzip: bool) -> bytes:
         """Return the body of /metrics."""
-        return self._exposition().body(form, compressed=gzip)
+        with urgent():
+            return self._exposition().body(form, compressed=gzip)
 
     def _exposition(self) -> Exposition:
         term = self.term

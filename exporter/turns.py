@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Dialect, Engine, event
 
+ASIDE = 0.05  # seconds that a poll stands aside, each time it would go on: scrapes may never cease
 STUCK_AFTER = 1.0  # seconds; whoever keeps a turn for longer delays nobody any more
 
 
@@ -23,6 +24,8 @@ class _Mine(threading.local):
 
 _mine = _Mine()
 _turn = threading.Lock()
+_calm = threading.Event()  # nobody is in a hurry
+_calm.set()
 _taken = 0  # times, so far
 
 
@@ -47,9 +50,20 @@ def waiting() -> Iterator[None]:
             _take()
 
 
+@contextmanager
+def urgent() -> Iterator[None]:
+    """Compute what is inside at once, while polls stand aside. One thread at a time."""
+    _calm.clear()
+    try:
+        yield
+    finally:
+        _calm.set()
+
+
 def _take() -> None:
     """Take the turn as soon as it is free; go on without it where it stays with one thread."""
     global _taken  # noqa: PLW0603  # read without the lock, and only compared
+    _calm.wait(ASIDE)
     seen = _taken
     while not _turn.acquire(timeout=STUCK_AFTER):
         if seen == _taken:

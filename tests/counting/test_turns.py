@@ -15,7 +15,7 @@ from exporter import turns
 from exporter.config import from_url
 from exporter.exposition import Exposition
 from exporter.poller import Poller
-from exporter.turns import turn, waiting
+from exporter.turns import turn, urgent, waiting
 from tests.counting.follow import create_tables
 
 if TYPE_CHECKING:
@@ -91,3 +91,27 @@ def test_who_keeps_the_turn_keeps_nobody_waiting_for_long() -> None:
             took = time.monotonic() - begun
         let_go.set()
     assert turns.STUCK_AFTER <= took < turns.STUCK_AFTER + PATIENCE / 2
+
+
+def test_polls_stand_aside_while_a_scrape_is_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "ASIDE", PATIENCE)
+    computed = threading.Event()
+
+    def poll() -> None:
+        with turn():
+            computed.set()
+
+    with urgent():
+        thread = threading.Thread(target=poll)
+        thread.start()
+        assert not computed.wait(0.2)
+    assert computed.wait(PATIENCE)
+    thread.join()
+
+
+def test_scrapes_without_end_hold_no_poll_up() -> None:
+    with urgent():
+        begun = time.monotonic()
+        with turn():
+            took = time.monotonic() - begun
+    assert turns.ASIDE <= took < turns.ASIDE + PATIENCE / 2
