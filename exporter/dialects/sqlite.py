@@ -75,7 +75,7 @@ class SQLite(Dialect):
         """Accept text that is not UTF-8, since SQLite stores any bytes."""
         raw = _raw(connection)
         raw.text_factory = _lenient_text
-        raw.execute(f"PRAGMA cache_size = -{CACHE}")
+        connection.exec_driver_sql(f"PRAGMA cache_size = -{CACHE}")  # the first look at the file
         self._path = raw.execute("PRAGMA database_list").fetchone()[2]
         self._file = _stat(self._path)
 
