@@ -2,6 +2,9 @@
 PYTHON ?= python3
 export PYTHON
 
+# Tests wait more than they compute; each process has servers of its own.
+JOBS ?= 4
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -24,7 +27,7 @@ types: $(BIN)/.complete ## check types
 
 test: servers $(BIN)/.complete ## install what is missing, then lint, types and all tests
 	@$(MAKE) --no-print-directory lint types
-	REQUIRE_SERVERS=1 $(BIN)/pytest --cov --ignore=tests/soak
+	REQUIRE_SERVERS=1 $(BIN)/pytest --cov --ignore=tests/soak --numprocesses=$(JOBS) --dist=worksteal
 
 soak: servers $(BIN)/.complete ## faults and load in earnest, over an hour, with their figures
 	SOAK=1 PAUSE=40 KILLS=$${KILLS:-100} REQUIRE_SERVERS=1 $(BIN)/pytest -s tests/counting/test_position.py tests/counting/test_checkpoint.py tests/acceptance/test_kill.py tests/acceptance/test_standby.py tests/soak

@@ -1,4 +1,4 @@
-"""One thread a backend: poll, count, publish; wait longer after each failure."""
+"""One backend: poll, count, publish; wait longer after each failure."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from exporter.link import unexpected
 from exporter.metrics import Metric
 from exporter.position import CHUNK_ROWS, Batch, Change, Position
 from exporter.reader import MOST_ROWS, Health, Reader, reader_of
+from exporter.schedule import waiting
 from exporter.status import BackendStatus, TableStatus, TaskStatus
 from exporter.tables import ResultTable, celery
 from exporter.tally import Changes, Histogram, Sample, Tally
-from exporter.turns import turn, waiting
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +70,9 @@ class Poller:
         # by bit it would be an increase (R12).
         self._counted: dict[Metric, list[Sample]] = {}
         self._whole = False  # none of it is history that was read in part
-        self._thread = threading.Thread(target=self._run, name=f"poll-{settings.name}", daemon=True)
         self._stop = threading.Event()
         self._beat = 0.0  # monotonic; polls begin so many intervals from then on
-        self._patient_until = float("inf")  # monotonic; later than this the thread is stuck
+        self._patient_until = float("inf")  # monotonic; later than this they are stuck
         self._readers: dict[str, Reader] = {}
         self._chunk = CHUNK_ROWS
         self._tables: tuple[ResultTable, ...] | None = None
@@ -93,39 +92,35 @@ class Poller:
         self._born = time.time()
         self._published = 0.0
 
-    # -- the thread --------------------------------------------------------------------------
+    # -- polls -------------------------------------------------------------------------------
 
-    def start(self, beat: float | None = None) -> None:
-        """Begin polling in a thread of its own, and again so many intervals from this moment on.
+    def begin(self, beat: float) -> None:
+        """Expect polls from now on, so many intervals from this moment on.
 
         By the monotonic clock; it may lie ahead.
         """
-        self._beat = time.monotonic() if beat is None else beat
-        self._thread.start()
+        self._beat = beat
+
+    def run(self) -> float:
+        """Poll; return when to poll again, by the monotonic clock."""
+        started = time.monotonic()
+        self.try_poll()
+        now = time.monotonic()
+        due = now + self._delay(now, now - started)
+        self._patient_until = due + STUCK_AFTER
+        return due
 
     def stop(self) -> None:
-        """Ask the thread to end after the step it is in."""
+        """Ask a poll to end after the step it is in."""
         self._stop.set()
 
-    def join(self, timeout: float) -> None:
-        """Wait for the thread, if it was started, to end, `timeout` seconds at most."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            started = time.monotonic()
-            self.try_poll()
-            now = time.monotonic()
-            delay = self._delay(now, now - started)
-            self._patient_until = now + delay + STUCK_AFTER
-            self._stop.wait(delay)
+    def close(self) -> None:
+        """Discard the connection."""
         self.database.close()
 
     def stuck(self) -> bool:
-        """Whether the thread has died, or makes no progress."""
-        begun = self._thread.ident is not None
-        return begun and (not self._thread.is_alive() or time.monotonic() > self._patient_until)
+        """Whether polls make no progress."""
+        return time.monotonic() > self._patient_until
 
     def _delay(self, now: float, spent: float) -> float:
         """Seconds to the next poll: on a steady beat, or backing off."""
@@ -143,12 +138,6 @@ class Poller:
 
     def try_poll(self) -> bool:
         """Poll once, take note of how it went, publish; return whether it worked."""
-        with turn():
-            self._try_poll()
-        self.tried.set()
-        return bool(self._up)
-
-    def _try_poll(self) -> None:
         started = time.monotonic()
         self._polls += 1
         try:
@@ -162,6 +151,8 @@ class Poller:
         else:
             self._worked(time.monotonic() - started)
         self._publish()
+        self.tried.set()
+        return bool(self._up)
 
     def _worked(self, duration: float) -> None:
         if not self._up:

@@ -28,10 +28,10 @@ from exporter.lease import LASTS, LIMITS, Lease
 from exporter.options import Options
 from exporter.poller import Poller
 from exporter.printable import some
+from exporter.schedule import Schedule
 from exporter.status import ServiceStatus
 from exporter.store import Fence, Store
 from exporter.tally import Sample, Samples
-from exporter.turns import urgent
 from exporter.web.server import WebServer, parse_address
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,6 @@ ENDED_AFTER = 4.8
 ENDS = {signal.SIGTERM, signal.SIGINT}
 LONGEST_END = 600.0  # seconds; no poll takes as long
 M_ARENA_MAX = -8
-LONGEST_HEAD_START = 0.02  # seconds; a backend that does not answer delays the next no longer
 TOGETHER = 10  # polls in a row: what is served changes less often, and costs fewer scrapes a join
 SWITCH = 0.0001  # seconds; a poll that computes keeps a scrape waiting for no longer
 
@@ -57,44 +56,39 @@ class Term:
     ) -> None:
         self.checkpoint = checkpoint
         self.exposition = exposition
-        self._stopping = threading.Event()
         self.pollers = [Poller(backend, exposition, checkpoint) for backend in config.backends]
+        self._schedule = Schedule(self.pollers)
+        self._stopping = threading.Event()
 
     def start(self) -> None:
-        """Begin polling, soon and one after the other."""
-        threading.Thread(target=self._begin, name="begin", daemon=True).start()
-
-    def _begin(self) -> None:
-        """Let first polls overlap only where they wait: all at once they would take far longer.
-
-        From then on polls are spread over the interval, a few together.
-        """
+        """Begin polling: one backend after the other, then spread over the interval."""
         begun = time.monotonic()
         for number, poller in enumerate(self.pollers):
-            if self._stopping.is_set():
-                return
             share = number // TOGETHER * TOGETHER / len(self.pollers)
-            poller.start(begun + share * poller.settings.poll_interval)
-            poller.tried.wait(LONGEST_HEAD_START)
+            poller.begin(begun + share * poller.settings.poll_interval)
+        self._schedule.start()
+        threading.Thread(target=self._settle, name="settle", daemon=True).start()
+
+    def _settle(self) -> None:
+        """Let stay what is loaded once all were tried: no scrape need wait for a look at it."""
         for poller in self.pollers:
             while not poller.tried.wait(1.0):
                 if self._stopping.is_set():
                     return
         gc.unfreeze()
         gc.collect()
-        gc.freeze()  # what is loaded by now stays: no scrape need wait for a look at it
+        gc.freeze()
 
     def stop(self) -> None:
         """End polling after the step each poll is in."""
         self._stopping.set()
         for poller in self.pollers:
             poller.stop()
+        self._schedule.stop()
 
     def end(self, timeout: float) -> None:
         """Wait for that; a poll that hangs is abandoned."""
-        deadline = time.monotonic() + timeout
-        for poller in self.pollers:
-            poller.join(max(0.0, deadline - time.monotonic()))
+        self._schedule.join(timeout)
         if self.checkpoint is not None:
             self.checkpoint.close()
 
@@ -196,18 +190,17 @@ class Service:
 
     def exposition(self, form: Format, *, gzip: bool) -> bytes:
         """Return the body of /metrics."""
-        with urgent():
-            return self._exposition().body(form, compressed=gzip)
+        return self._exposition().body(form, compressed=gzip)
 
     def _exposition(self) -> Exposition:
         term = self.term
         return term.exposition if term else self._standby
 
     def unhealthy(self) -> str:
-        """Name a thread that is stuck. A database that is down is not our illness."""
+        """Say what makes no progress. A database that is down is not our illness."""
         stuck = [poller.settings.name for poller in self._pollers() if poller.stuck()]
         if stuck:
-            return f"poll thread is stuck: {some(stuck)}"
+            return f"polling is stuck: {some(stuck)}"
         election = self._election
         return "election thread is stuck" if election is not None and election.stuck() else ""
 

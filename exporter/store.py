@@ -16,7 +16,7 @@ from exporter import dialects, drivers
 from exporter.dialects import Limits
 from exporter.errors import CheckpointError, ExporterError
 from exporter.link import Link, message, reading_engine
-from exporter.turns import waiting
+from exporter.schedule import waiting
 
 # Called first in a transaction that writes: raises CheckpointError where another may write, too.
 Fence = Callable[[Connection], None]

@@ -71,6 +71,22 @@ _NEXT_VALUE = re.compile(r"nextval\(`((?:[^`]|``)+)`\.`((?:[^`]|``)+)`\)$", re.I
 _IS_SEQUENCE = """SELECT 1 FROM information_schema.tables WHERE table_type = 'SEQUENCE'
     AND table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name"""
 
+# A grant on a database names it by a pattern of LIKE.
+_WRITING_RIGHTS = """
+    WITH rights AS (
+        SELECT grantee, privilege_type FROM information_schema.user_privileges
+        UNION ALL SELECT grantee, privilege_type FROM information_schema.schema_privileges
+            WHERE COALESCE(:schema, DATABASE()) LIKE table_schema
+        UNION ALL SELECT grantee, privilege_type FROM information_schema.table_privileges
+            WHERE table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name
+    )
+    SELECT count(*) FROM rights
+    WHERE privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'DROP') AND grantee = CONCAT(
+        '''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1),
+        '''@''', SUBSTRING_INDEX(CURRENT_USER(), '@', -1), ''''
+    )
+"""
+
 
 class MySQL(Dialect):
     """One dialect for both servers; they differ in how statements are bounded."""
@@ -217,11 +233,9 @@ class MySQL(Dialect):
         return None if estimate is None else int(estimate)
 
     def can_write(self, connection: Connection, table: Table) -> bool | None:
-        """Look for a writing right among the account's own grants."""
-        del table
-        grants = [str(row[0]).upper() for row in connection.exec_driver_sql("SHOW GRANTS")]
-        rights = ("INSERT", "UPDATE", "DELETE", "ALL PRIVILEGES", "DROP")
-        return any(right in grant.split(" ON ")[0] for grant in grants for right in rights)
+        """Look for a writing right among those of the account itself, on this very table."""
+        of = {"schema": table.schema, "name": table.name}
+        return bool(connection.execute(text(_WRITING_RIGHTS), of).scalar())
 
     def reason(self, error: DBAPIError) -> Reason:
         """Classify by error number."""

@@ -88,7 +88,7 @@ class Pages(Application):
         self.limits = limits
         self.waiting: dict[IOStream, None] = {}  # connections from which a request is yet to come
         self.unsent: set[asyncio.Task[None]] = set()  # answers on their way
-        self.faults: dict[str, str] = {}  # what each probe has answered last, by path
+        self.faults: dict[str, bool] = {}  # whether each probe answered 503 last, by path
 
 
 def _check_telemetry_path(path: str) -> None:
@@ -191,9 +191,9 @@ class _Probe(_Handler):
 
     def _log_change(self, fault: str) -> None:
         path, faults = self.request.path, self.application.faults
-        if fault == faults.get(path, ""):
+        if bool(fault) == faults.get(path, False):  # names that come and go are no news
             return
-        faults[path] = fault
+        faults[path] = bool(fault)
         if fault:
             _log.warning("%s answers 503: %s", path, fault)
         else:

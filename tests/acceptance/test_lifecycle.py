@@ -172,7 +172,7 @@ def test_many_backends_are_all_up_soon_and_end_in_time(tmp_path: Path) -> None:
             ready = exporter.get("/-/ready").body
             assert ready.endswith("shop-9 and 10 more\n")
             threads = [*Path(f"/proc/{exporter.pid}/task").iterdir()]
-            assert len(threads) > number
+            assert len(threads) < 40  # some for those that hang, and few for all others
             exporter.stop()
 
 

@@ -31,6 +31,24 @@ def checked(capsys: pytest.CaptureFixture[str], *backends: Backend) -> tuple[int
     return code, capsys.readouterr().out
 
 
+@pytest.mark.parametrize("database", ["mariadb-pymysql"], indirect=True)
+def test_right_to_write_elsewhere_is_none_to_write_here(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert database.server is not None
+    name = str(database.owner.database)
+    with create_tables(database).begin() as connection:
+        insert(connection)
+    for where, warned in (("elsewhere.*", False), (f"{name}.celery_tasksetmeta", True)):
+        database.server.execute(f"GRANT ALL ON {where} TO reader@'%'")
+        try:
+            _, out = checked(capsys, backend(database.reader_url, "shop"))
+        finally:
+            database.server.execute(f"REVOKE ALL ON {where} FROM reader@'%'")
+        assert "can write to the task table" not in out
+        assert ("can write to the group table" in out) == warned
+
+
 def test_one_backend_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither a wrong option nor a file that is none, whichever comes first."""
     folder = tmp_path / "folder"
