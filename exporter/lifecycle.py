@@ -23,8 +23,9 @@ from exporter.results import (
 )
 
 LONGEST_RECHECK = 60.0  # seconds; rule R3
-# `date_done` is wall time in a zone we may be told wrongly; no zone is further off than this.
-ZONE_SLACK = 26 * 3600.0
+# `date_done` is wall time in a zone we may be told wrongly. Zones reach from -12 to +14 hours, so
+# it is off by no more than this, and what lies further ahead of our clock is not believed.
+ZONE_SLACK = 26 * 3600.0  # seconds
 SEASON_SLACK = 3600.0  # in autumn, wall time has one hour twice
 
 

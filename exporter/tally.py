@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 from exporter import metrics
 from exporter.folding import LabelValues, Room, width
+from exporter.lifecycle import ZONE_SLACK
 from exporter.metrics import Metric
 from exporter.position import Change
 from exporter.results import FAILURE, READY_STATES, SUCCESS, Finished, Vanished
-
-FUTURE_SLACK = 86_400.0  # seconds; a `date_done` further ahead of our clock is not believed
 
 Key = tuple[Metric, LabelValues]
 
@@ -240,7 +239,7 @@ class _Draft:
             self.changes.totals[key] = Total(value + amount, created, zero_until)
 
     def newest(self, metric: Metric, labels: LabelValues, done: float | None) -> None:
-        if done is None or done > self.now + FUTURE_SLACK:
+        if done is None or done > self.now + ZONE_SLACK:
             return
         key = (metric, labels)
         before = self.changes.newest.get(key) or self.tally.newest.get(key)

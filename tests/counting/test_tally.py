@@ -188,6 +188,14 @@ def test_date_done_in_the_future_is_not_believed() -> None:
     assert tally.samples()[metrics.LAST_FINISHED] == [Sample(("a", "SUCCESS"), 900.0)]
 
 
+def test_date_done_ahead_by_what_zones_explain_is_believed() -> None:
+    """Wall time of one end of the world, read as that of the other."""
+    tally = Tally(1000, first_zero=0.0)
+    feed(tally, Finished("SUCCESS", "a", "w", "q", done=NOW + 26 * 3600.0))
+    feed(tally, Finished("SUCCESS", "a", "w", "q", done=NOW + 26 * 3600.0 + 1.0))
+    assert tally.samples()[metrics.LAST_FINISHED] == [Sample(("a", "SUCCESS"), NOW + 26 * 3600.0)]
+
+
 def test_runtime_falls_into_its_bucket() -> None:
     tally = Tally(1000, first_zero=0.0)
     feed(tally, Finished("SUCCESS", "a", "w", "q", runtime=2.5))
