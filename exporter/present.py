@@ -19,14 +19,12 @@ from exporter.database import Database, Session
 from exporter.dialects import decoded
 from exporter.folding import LabelValues
 from exporter.position import Position
-from exporter.results import READY_STATES
+from exporter.results import READY_STATES, Labels
 from exporter.spans import inside
 from exporter.tables import ResultTable, celery
 
 PORTION = 20_000  # rows
-Read = Callable[
-    [Session, ResultTable, list[int]], Mapping[int, tuple[str, ...]]
-]  # the reader's way
+Read = Callable[[Session, ResultTable, list[int]], Mapping[int, Labels]]  # the reader's way
 
 
 def count_present(database: Database, position: Position, read: Read) -> Counter[LabelValues]:
@@ -49,7 +47,7 @@ def count_present(database: Database, position: Position, read: Read) -> Counter
             for row_id, *values in rows:
                 if watch := position.watched.get(row_id):
                     labels = _texts(database, table, values)
-                    if not (watch.settled and watch.labels == labels):
+                    if not (watch.settled and watch.shows(labels)):
                         changed[int(row_id)] = labels
             seen = read(session, table, list(changed))
         out = {row_id for row_id, labels in changed.items() if seen.get(row_id) == labels}
@@ -82,13 +80,14 @@ def _names(table: ResultTable) -> list[str]:
     return [name for name in (layout.state, layout.task, layout.worker, layout.queue) if name]
 
 
-def _texts(database: Database, table: ResultTable, values: Any) -> tuple[str, ...]:
+def _texts(database: Database, table: ResultTable, values: Any) -> Labels:
     """Return the labels that stored values make; a column that is not there makes an empty one."""
     stored = iter(values)
-    return tuple(
+    state, task, worker, queue = (
         _text(database, table, name, next(stored)) if name in table.columns else ""
         for name in _names(table)
     )
+    return state, task, worker, queue
 
 
 def _text(database: Database, table: ResultTable, name: str, value: Any) -> str:

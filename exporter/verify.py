@@ -26,6 +26,7 @@ from exporter.position import Position
 from exporter.present import count_present
 from exporter.printable import columns, printable
 from exporter.reader import Reader
+from exporter.results import Labels
 from exporter.tables import ResultTable
 from exporter.tally import Tally
 
@@ -97,7 +98,7 @@ def _present(
 
 def _read(
     database: Database, session: Session, table: ResultTable, ids: list[int]
-) -> dict[int, tuple[str, ...]]:
+) -> dict[int, Labels]:
     """Read rows as they are read when they are counted."""
     reader = Reader(table, database.dialect, database.settings.timezone)
     return {row.id: row.labels for row in reader.rows(session, ids)}

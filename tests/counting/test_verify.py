@@ -9,6 +9,7 @@ from sqlalchemy import delete
 
 from exporter.checkpoint import IN_A_DATABASE, Checkpoint, open_file
 from exporter.config import Config
+from exporter.lifecycle import Rules
 from exporter.store import Store
 from exporter.verify import verify
 from tests.counting.follow import TASKS, Follower, create_tables, insert, update
@@ -228,6 +229,25 @@ def test_reader_that_errs_is_found(
     follower = Follower(database.reader_url, checkpoint).poll()
     code, out = verified(follower, other, capsys)
     assert "9 present, 9 counted, 0 missing" in out  # a failure waits for its name
+    assert code == 0
+    follower.close()
+    checkpoint.close()
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_watched_rows_beyond_the_limit_are_compared_too(
+    database: Database, engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More combinations of labels than `verify` keeps of the rows that may still change."""
+    path = tmp_path / "checkpoint.sqlite"
+    rows = Rules().label_sets // 2 + 500
+    with engine.begin() as connection:
+        failed = [{"task_id": f"{n}", "status": "FAILURE", "worker": f"w{n}"} for n in range(rows)]
+        connection.execute(TASKS.insert(), failed)
+    checkpoint = open_file(path)
+    follower = Follower(database.reader_url, checkpoint, series_limit=200).poll()
+    code, out = verified(follower, path, capsys)
+    assert f"{rows} present, {rows} counted, 0 missing" in out
     assert code == 0
     follower.close()
     checkpoint.close()
