@@ -6,13 +6,13 @@ What matters least folds first: the worker, then the queue, the task last.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sized
+from collections.abc import Callable, Collection, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from exporter import metrics
 from exporter.metrics import Metric
-from exporter.results import OTHER, READY_STATES
+from exporter.results import OTHER, READY_STATES, ladder
 
 MAX_EXCEPTIONS = 100
 
@@ -51,15 +51,6 @@ def width(metric: Metric) -> int:
 def series(samples: Mapping[Metric, Sized]) -> int:
     """Count the series of task metrics."""
     return sum(width(m) * len(samples[m]) for m in samples.keys() & metrics.TASK_METRICS)
-
-
-def ladder(metric: Metric, labels: LabelValues) -> Iterator[LabelValues]:
-    """Yield labels as they are, then with one after the other folded, the task last."""
-    yield labels
-    values = list(labels)
-    for index in _FOLDS[metric]:
-        values[index] = OTHER
-        yield tuple(values)
 
 
 @dataclass(slots=True)
@@ -104,7 +95,7 @@ class Room:
         need: int = 1,
     ) -> LabelValues:
         """Return what to count under: the finest labels that are known, or have room."""
-        *finer, folded = ladder(metric, labels)
+        *finer, folded = ladder(labels, _FOLDS[metric])
         if self._name(labels[0]) == OTHER:
             return folded
         for share, rung in zip(SHARES, finer, strict=False):
@@ -144,7 +135,7 @@ def fold(
     for labels, value in values:
         rung = others
         if labels[0] in tasks or len(kept) < bounds[-2]:  # else it is of no use to look for more
-            for bound, rung in zip(bounds, ladder(metric, labels), strict=True):
+            for bound, rung in zip(bounds, ladder(labels, _FOLDS[metric]), strict=True):
                 if rung in kept or len(kept) < bound:
                     break
             tasks.add(rung[0])
@@ -162,8 +153,9 @@ def placed(
     """
     result: Counter[LabelValues] = Counter()
     left = Counter(counted)
+    order = _FOLDS[metrics.RESULTS]
     for labels, count in present.items():
-        *finer, last = [h for h in ladder(metrics.RESULTS, labels) if h in counted] or [labels]
+        *finer, last = [h for h in ladder(labels, order) if h in counted] or [labels]
         rest = count
         for home in finer:
             here = min(rest, left[home])

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from exporter.results import (
     OTHER,
-    READY_STATES,
     REVOKED,
     STARTED,
+    STATES,
     SUCCESS,
     Finished,
     Labels,
@@ -93,8 +93,7 @@ class Watch(NamedTuple):
 
     def shows(self, labels: Labels) -> bool:
         """Whether a row with these labels is as it was when last seen, as far as that is known."""
-        begun = self.state == OTHER and labels[0] not in READY_STATES
-        return _unfolded(self.labels, labels) == labels and (begun or self.state != OTHER)
+        return _unfolded(self.labels, labels) == labels
 
 
 class Seen(NamedTuple):
@@ -261,10 +260,24 @@ def _lacks_its_name(labels: Labels) -> bool:
     return state == REVOKED and not task
 
 
+def foldable(labels: Labels) -> list[int]:
+    """Return which of a row's labels may fold, in this order: the worker first, the state last.
+
+    One that is not there never does, since it may come (R13), nor does a state of Celery's own, by
+    which rows are counted and timed.
+    """
+    state, task, worker, queue = range(len(labels))
+    order = (worker, queue, task) if labels[state] in STATES else (worker, queue, task, state)
+    return [part for part in order if labels[part]]
+
+
 def _unfolded(known: Labels, now: Labels) -> Labels:
     """Return what is known of a row's labels; those that were folded, as they are now."""
+    if OTHER not in known:
+        return known
+    could = foldable(now)
     state, task, worker, queue = (
-        theirs if mine == OTHER else mine for mine, theirs in zip(known, now, strict=True)
+        now[part] if label == OTHER and part in could else label for part, label in enumerate(known)
     )
     return state, task, worker, queue
 

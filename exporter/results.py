@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from celery.states import (
@@ -28,6 +29,7 @@ __all__ = [
     "Labels",
     "Row",
     "Vanished",
+    "ladder",
 ]
 
 STATES = ALL_STATES | {REJECTED, IGNORED}  # that Celery knows
@@ -35,6 +37,15 @@ STATES = ALL_STATES | {REJECTED, IGNORED}  # that Celery knows
 Labels = tuple[str, str, str, str]  # state, task, worker, queue
 
 OTHER = "__other__"  # label value of what there is no room for (R10)
+
+
+def ladder(labels: tuple[str, ...], order: Iterable[int]) -> Iterator[tuple[str, ...]]:
+    """Yield labels as they are, then with one after the other folded, in this order (R10)."""
+    yield labels
+    values = list(labels)
+    for index in order:
+        values[index] = OTHER
+        yield tuple(values)
 
 
 class Row(NamedTuple):

@@ -16,11 +16,11 @@ from itertools import chain
 from math import inf, isnan, nan
 from typing import Any
 
-from exporter.lifecycle import Watch
-from exporter.results import OTHER, READY_STATES, Labels
+from exporter.lifecycle import Watch, foldable
+from exporter.results import OTHER, READY_STATES, Labels, ladder
 
 BLOCK = 512  # rows; twice as many are split
-FOLDED_STATES = 100  # unfinished states that are kept where tasks are not
+FOLDED_STATES = 100  # that are kept where tasks are not, beside those that Celery knows
 
 Gauged = tuple[str, str, str, str]  # task, state, worker, queue
 Block = tuple["array[Any]", ...]  # by column; the n-th of each is of one row
@@ -248,18 +248,14 @@ class WatchList(Mapping[int, Watch]):
         known, most = self._labels.places, self.label_sets
         if own in known:
             return own
-        state, task, _, queue = own
-        # That there is no name is always kept, since one may come (R13); so is a finished state.
-        folded_task = task and OTHER
-        for labels, room in (
-            (own, most / 2),
-            ((state, task, OTHER, queue), most * 3 / 4),
-            ((state, task, OTHER, OTHER), most),
-            ((state, folded_task, OTHER, OTHER), most + FOLDED_STATES),
-        ):
-            if labels in known or len(known) <= room:
-                return labels
-        return (state if state in READY_STATES else OTHER, folded_task, OTHER, OTHER)
+        order = foldable(own)
+        until = (most + FOLDED_STATES, most, most / 2, most * 3 / 4)  # state, task, worker, queue
+        rooms = (*(until[part] for part in order), inf)
+        for rung, room in zip(ladder(own, order), rooms, strict=True):
+            state, task, worker, queue = rung
+            if rung in known or len(known) <= room:
+                break
+        return state, task, worker, queue
 
 
 def _gauged(labels: Labels) -> Gauged:

@@ -18,6 +18,7 @@ from exporter.lifecycle import Rules, slack_shown_by
 from exporter.position import MAX_NAMELESS, Anchor, Batch, Change, Herd, Horizon, Plan, Position
 from exporter.results import OTHER, READY_STATES, SUCCESS, Finished, Group, Labels, Row, Vanished
 from exporter.spans import LONGEST_MASK, MIN_ID, Span, holes
+from exporter.watchlist import FOLDED_STATES
 
 TIMES = 20 if os.environ.get("SOAK") else 1  # as many examples
 UNFINISHED = ["STARTED", "RETRY", "PROGRESS", ""]
@@ -429,11 +430,14 @@ GRACE = 300.0  # seconds
 class LateNames(RuleBasedStateMachine):
     """Revoked tasks get their names now or days later; in the end the counts are the table."""
 
+    label_sets = Rules().label_sets
+
     def __init__(self) -> None:
         super().__init__()
         self.table = Table()
         self.table.add(SUCCESS)  # so that rows are known to have names
         rules = {"late_commit_grace": GRACE, "revision_window": WINDOW}
+        rules |= {"label_sets": self.label_sets}
         self.following = Following(self.table, **rules).poll()
 
     @rule()
@@ -482,6 +486,16 @@ LateNames.TestCase.settings = settings(
     max_examples=100 * TIMES, stateful_step_count=30, deadline=None
 )
 TestLateNames = pytest.mark.timeout(1800)(LateNames.TestCase)
+
+
+class LateNamesManyLabels(LateNames):
+    """The same where there is hardly room for labels: that there is no name is known of any row."""
+
+    label_sets = 1
+
+
+LateNamesManyLabels.TestCase.settings = LateNames.TestCase.settings
+TestLateNamesManyLabels = pytest.mark.timeout(1800)(LateNamesManyLabels.TestCase)
 
 
 def test_overwritten_success_is_revised() -> None:
@@ -747,6 +761,50 @@ def test_name_that_is_wiped_and_comes_again_counts_nothing() -> None:
     table.relabel(row, "b", "w")
     following.poll()
     assert following.counted.results == {("a", SUCCESS): 1, ("b", "REVOKED"): 1}
+
+
+@pytest.mark.parametrize("label_sets", [0, 20_000], ids=["folded", "known"])
+def test_name_that_is_wiped_for_good_is_a_revision(label_sets: int) -> None:
+    """Of a folded row nobody knows from which; it counts as what it is, and sums are right."""
+    table = Table()
+    table.add(SUCCESS)
+    following = Following(table, late_commit_grace=100.0, label_sets=label_sets).poll()
+    row = table.add("REVOKED", "b")
+    following.poll()
+    table.relabel(row, "", "")
+    following.poll().poll(101.0)
+    name = "b" if label_sets else OTHER
+    assert following.counted.results["", "REVOKED"] == 1
+    assert following.counted.revised == {(name, "REVOKED"): 1}
+
+
+def test_run_time_of_a_row_that_is_folded_begins_once() -> None:
+    """However many states somebody makes up: Celery's own are always kept."""
+    table = Table()
+    table.add(SUCCESS)
+    following = Following(table, label_sets=0, poll_interval=15.0).poll()
+    for number in range(2 * FOLDED_STATES):
+        table.add(f"STATE {number}", f"task {number}")
+    row = table.add("STARTED")
+    retried = table.add("STARTED")
+    changes: list[Change] = []
+
+    def take_over(change: Change) -> None:
+        changes.append(change)
+        following.position.apply(change)
+
+    following.take_over = take_over
+    following.poll()
+    table.update(retried, "RETRY")
+    for _ in range(4):
+        following.poll(60.0)
+    table.update(retried, "STARTED")
+    following.poll(60.0).poll(60.0)
+    table.update(row, SUCCESS)
+    table.update(retried, SUCCESS)
+    following.poll(60.0)
+    outcomes = [outcome for change in changes for outcome in change.outcomes]
+    assert sorted(o.runtime for o in outcomes if isinstance(o, Finished)) == [120.0, 420.0]
 
 
 def test_rows_without_a_name_are_watched_beyond_the_window_while_there_are_few() -> None:
