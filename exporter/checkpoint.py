@@ -6,7 +6,8 @@ restart everything is.
 
 Each save of a backend replaces the stamp of the one before. Where that is not there, the store was
 emptied, or replaced by an older or another one, and what changed would make no sense in it: all of
-the backend is written anew, from memory.
+the backend is written anew, from memory. Where nothing is in memory yet, it goes on from what is
+there. Counts of another table stay where they are: then nothing is written.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +53,9 @@ from exporter.watchlist import WatchList
 log = logging.getLogger(__name__)
 
 WATCHED_A_PAGE = 5_000
-MIGRATION = 240.0  # seconds that one may take: 10^5 watched rows take some, a small disk longer
+# Seconds that all of a backend may take to be migrated, restored or written anew: 10^5 watched rows
+# take some, a small disk or a busy machine longer.
+WHOLE = 240.0
 IN_A_DATABASE = "checkpoint database"  # its place, for people: no URL, no host
 
 
@@ -89,7 +92,7 @@ class Saved:
         self, backend: str, positions: Mapping[str, Position], tally: Tally
     ) -> Mapping[str, Identity]:
         """Fill positions and tally with what was saved; say of which tables, by kind."""
-        with self._transaction() as connection:
+        with self._transaction(WHOLE) as connection:
             identities = _read_identities(connection, backend)
             query = select(POSITIONS.c.kind, POSITIONS.c.mark)
             marks = connection.execute(query.where(POSITIONS.c.backend == backend)).all()
@@ -175,7 +178,7 @@ class Checkpoint(Saved):
     def open(self) -> None:
         """Create or migrate the store; raise CheckpointError where it cannot be used."""
         try:
-            with self._transaction(MIGRATION):
+            with self._transaction(WHOLE):
                 pass
         except BaseException:
             self.close()
@@ -208,19 +211,23 @@ class Checkpoint(Saved):
                 },
             )
 
-    def keep(self, backend: str, positions: Mapping[str, Position], tally: Tally) -> None:
-        """Write all of a backend anew, if the store was lost or replaced since its last save."""
+    def keep(self, backend: str, positions: Mapping[str, Position], tally: Tally) -> bool:
+        """Write all of a backend anew, if the store was lost or replaced since its last save.
+
+        Return False where the backend has nothing to write, and should go on from what is there.
+        """
         same = self._seen.get(backend) == self._store.connections
         if same and (not isinstance(self._store, OwnFile) or self._store.in_place()):
-            return
+            return True
         with self._transaction() as connection:
-            stamp = self._stamps.get(backend, "")
-            lost = _stamp(connection, backend) != stamp
-            if lost:
-                self._rewrite(connection, backend, positions, tally, stamp)
+            found = _stamp(connection, backend)
+        stamp = self._stamps.get(backend, "")
+        if found != stamp:
+            if not stamp:
+                return False
+            self._write_anew(backend, positions, tally)
         self._seen[backend] = self._store.connections
-        if lost:
-            self._note_saved(backend, stamp, rewritten=True)
+        return True
 
     def save(
         self, backend: str, save: Save, positions: Mapping[str, Position], tally: Tally
@@ -234,15 +241,39 @@ class Checkpoint(Saved):
         writes += _total_writes(backend, save.changes, tally)
         if not writes:
             return
+        if not self._write(backend, save, writes):
+            self._write_anew(backend, positions, tally)
+            if not self._write(backend, save, writes):
+                raise CheckpointError(f"{self.place}: somebody else writes to it")
+        self._note_saved(backend, save.stamp)
+
+    def _write(self, backend: str, save: Save, writes: Sequence[Write]) -> bool:
+        """Write, if the last save is there."""
         with self._transaction() as connection:
-            lost = not _replace_stamp(
-                connection, backend, self._stamps.get(backend, ""), save.stamp
-            )
-            if lost:
-                self._rewrite(connection, backend, positions, tally, save.stamp)
-            for statement, rows in writes:
+            there = _replace_stamp(connection, backend, self._stamps.get(backend, ""), save.stamp)
+            if there:
+                for statement, rows in writes:
+                    connection.execute(statement, rows)
+        return there
+
+    def _write_anew(self, backend: str, positions: Mapping[str, Position], tally: Tally) -> None:
+        """Write all that is in memory in place of what is there."""
+        stamp, identities = self._stamps.get(backend, ""), self._identities.get(backend, {})
+        with self._transaction(WHOLE) as connection:
+            migrations.lay_out(connection)
+            if not stamp:
+                raise CheckpointError(f"{self.place}: holds counts that are not known here yet")
+            if refusal := refused(backend, _read_identities(connection, backend), identities):
+                raise CheckpointError(f"{self.place}: was replaced while in use: {refusal}")
+            for statement, rows in _anew(backend, identities, positions, tally, stamp):
                 connection.execute(statement, rows)
-        self._note_saved(backend, save.stamp, rewritten=lost)
+        self._note_saved(backend, stamp)
+        self.rewrites[backend] += 1
+        self.rewritten[backend] = time.time()
+        log.warning(
+            "the checkpoint was deleted or replaced while in use; written anew from memory",
+            extra={"backend": backend, "checkpoint": self.place},
+        )
 
     def holds(self, backend: str, save: Save) -> bool:
         """Say whether this save, the last one tried, was kept.
@@ -278,19 +309,6 @@ class Checkpoint(Saved):
                 extra={"checkpoint": self.place, "from_schema": found, "to_schema": VERSION},
             )
 
-    def _rewrite(
-        self,
-        connection: Connection,
-        backend: str,
-        positions: Mapping[str, Position],
-        tally: Tally,
-        stamp: str,
-    ) -> None:
-        migrations.lay_out(connection)
-        identities = self._identities.get(backend, {})
-        for statement, rows in _anew(backend, identities, positions, tally, stamp):
-            connection.execute(statement, rows)
-
     def _note_restored(
         self, connection: Connection, backend: str, identities: Mapping[str, Identity]
     ) -> None:
@@ -298,18 +316,11 @@ class Checkpoint(Saved):
         self._seen[backend] = self._store.connections
         self._identities[backend] = dict(identities)
 
-    def _note_saved(self, backend: str, stamp: str, *, rewritten: bool) -> None:
+    def _note_saved(self, backend: str, stamp: str) -> None:
         self.last_commit = time.time()
         self._stamps[backend] = stamp
         self._seen[backend] = self._store.connections
         self._measure()
-        if rewritten:
-            self.rewrites[backend] += 1
-            self.rewritten[backend] = self.last_commit
-            log.warning(
-                "the checkpoint was deleted or replaced while in use; written anew from memory",
-                extra={"backend": backend, "checkpoint": self.place},
-            )
 
     def _measure(self) -> None:
         if isinstance(self._store, OwnFile):
@@ -451,8 +462,7 @@ def _anew(
     for table in (SAVES, POSITIONS, GAPS, SEGMENTS, WATCHED, TOTALS):
         whose = table.c.backend == bindparam("_backend")
         yield delete(table).where(whose), [{"_backend": backend}]
-    if stamp:
-        yield insert(SAVES), [{"backend": backend, "stamp": stamp}]
+    yield insert(SAVES), [{"backend": backend, "stamp": stamp}]
     for kind, position in positions.items():
         owner = {"backend": backend, "kind": kind}
         if position.looked:

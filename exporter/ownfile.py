@@ -1,16 +1,21 @@
 """A checkpoint's file: whose it is, who uses it, and whether it is still there.
 
-SQLite goes on writing to a file that was deleted, or replaced by another, as if nothing had
-happened. So before each transaction the files at the path are compared with those that are open.
+SQLite goes on writing to a file that was deleted, replaced or overwritten, as if nothing had
+happened, and mixes its log with whatever is there. So before each transaction the files at the path
+are compared with what the last one left. What was put there is copied before anything is written
+to it: it may be the only copy of what somebody wanted back.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote
@@ -21,11 +26,15 @@ from exporter.errors import CheckpointError
 from exporter.schema import PREFIX
 from exporter.store import Snapshots, Store
 
+log = logging.getLogger(__name__)
+
 APPLICATION_ID = 0x43525845  # "CRXE", in SQLite's header, where a file's format names its owner
 _APPLICATION_ID_AT = slice(68, 72)  # https://www.sqlite.org/fileformat2.html
 _MAGIC = b"SQLite format 3\0"
 
-File = tuple[int, int] | None  # device and inode; None: not there
+# Device, inode, size and time of change in nanoseconds; None: not there. Not the content: to close
+# a file is to lose the locks on it that SQLite has (POSIX).
+State = tuple[int, ...] | None
 
 
 class OwnFile(Store):
@@ -34,60 +43,119 @@ class OwnFile(Store):
     def __init__(self, path: Path) -> None:
         super().__init__(_url(path), _place(path))
         self.path = path.resolve()  # or a link to it would have a lock of its own
+        self._wal = _beside(self.path, "-wal")
         self._lock: IO[bytes] | None = None
-        self._open_files: tuple[File, ...] = ()
-        self._wal: File = None  # as of the first commit on this connection
+        self._left: State = None  # the file, as the last transaction has left it
+        self._wal_left: State = None  # likewise; None: ours to change
 
     def in_place(self) -> bool:
         """Whether what is at the path is what is open: else nothing that is written lasts."""
-        return (
-            self._connection is not None
-            and self._files() == self._open_files
-            and (self._wal is None or _file(_beside(self.path, "-wal")) == self._wal)
-        )
+        return self._connection is not None and self._as_left() and self._locked()
 
     def size(self) -> int:
         """Return the bytes it takes on disk."""
-        return sum(_size(part) for part in (self.path, _beside(self.path, "-wal")))
+        return sum(_size(part) for part in (self.path, self._wal))
 
     def retire(self) -> None:
         """Close it, and let another process use it."""
         super().retire()
         self._release()
 
-    def _files(self) -> tuple[File, ...]:
-        return _file(self.path), _file(_beside(self.path, ".lock"))
+    def close(self) -> None:
+        """Discard the connection.
+
+        SQLite then writes its log to the file, unless that has moved: what somebody else has put
+        there must have moved for this moment.
+        """
+        if self._connection is None:
+            return
+        if self._as_left():
+            super().close()
+            self._note()
+            return
+        away = self._spare()
+        with suppress(OSError):
+            self.path.rename(away)
+        super().close()
+        if _state(away) != self._left and self._wal_left in (None, _state(self._wal)):
+            self._wal.unlink(missing_ok=True)  # of what was there before
+        with suppress(OSError):
+            away.rename(self.path)
+
+    def _as_left(self) -> bool:
+        file, wal = _state(self.path), _state(self._wal)
+        return self._left in (None, file) and self._wal_left in (None, wal)
+
+    def _note(self) -> None:
+        self._left, self._wal_left = _state(self.path), _state(self._wal)
+
+    def _spare(self) -> Path:
+        now = datetime.now(UTC)
+        return _beside(self.path, f".replaced-{now:%Y%m%dT%H%M%S.%fZ}")
 
     def _begin(self) -> Connection:
         if not self.in_place():
             self.close()
-        return super()._begin()
+        connection = super()._begin()
+        self._wal_left = None
+        return connection
 
     def _connect(self) -> Connection:
         refuse_foreign(self.path)
         self._take_lock()
-        self._wal = None
+        if not self._as_left():
+            with _said(self.path):
+                self._keep_what_was_put_there()
+        self._left = self._wal_left = None
         connection = super()._connect()
-        self._open_files = self._files()
+        self._note()
         return connection
+
+    def _keep_what_was_put_there(self) -> None:
+        """Copy it; what cannot be read has no other use, and goes."""
+        if not _size(self.path):
+            return
+        kept = self._spare()
+        try:
+            for ending in ("", "-wal"):
+                with suppress(FileNotFoundError):
+                    shutil.copy2(_beside(self.path, ending), _beside(kept, ending))
+        except OSError:  # a part of it is of no use, and takes what room there is
+            for ending in ("", "-wal"):
+                _beside(kept, ending).unlink(missing_ok=True)
+            raise
+        log.warning(
+            "the checkpoint's file was replaced or changed while in use; what is there now is kept",
+            extra={"checkpoint": self.place, "kept_as": str(kept)},
+        )
+        if not _is_sound(self.path):
+            for ending in ("", "-wal", "-shm"):
+                _beside(self.path, ending).unlink(missing_ok=True)
 
     def _prepare(self, connection: Connection) -> None:
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
         super()._prepare(connection)
 
     def _end(self, connection: Connection) -> None:
+        if self._left != _state(self.path):
+            raise CheckpointError(f"{self.place}: was replaced or changed while written to")
         super()._end(connection)
-        if self._wal is None:
-            self._wal = _file(_beside(self.path, "-wal"))
+        self._note()
+
+    def _locked(self) -> bool:
+        with suppress(OSError):
+            there = _beside(self.path, ".lock").stat()
+            return self._lock is not None and os.path.samestat(there, os.fstat(self._lock.fileno()))
+        return False
 
     def _take_lock(self) -> None:
         """Keep other processes out. The lock goes with the process, however it ends."""
-        lock = _beside(self.path, ".lock")
-        if self._lock is not None and _file(lock) == _number(self._lock):
+        if self._locked():
             return
         self._release()
         with _said(self.path):
-            file = lock.open("ab")  # never emptied: it may be somebody else's
+            # Never emptied: it may be somebody else's.
+            file = _beside(self.path, ".lock").open("ab")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -106,7 +174,7 @@ class OwnFile(Store):
 
 def reading(path: Path) -> Snapshots:
     """Open a file for reading, beside the process that writes it."""
-    if _file(path) is None:
+    if _state(path) is None:
         raise CheckpointError(f"{_place(path)}: does not exist")
     refuse_foreign(path)
     return Snapshots(_url(path), _place(path))
@@ -115,7 +183,7 @@ def reading(path: Path) -> Snapshots:
 def refuse_foreign(path: Path) -> None:
     """Raise CheckpointError where there is a file that is not ours and not empty."""
     with _said(path):
-        if _file(path) is None:
+        if _state(path) is None:
             return
         with path.open("rb") as file:
             start = file.read(_APPLICATION_ID_AT.stop)
@@ -131,9 +199,24 @@ def refuse_foreign(path: Path) -> None:
 
 def _only_our_tables(path: Path) -> bool:
     """Whether it is a checkpoint by version 0.1.0, which did not sign it."""
-    with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as raw:
+    with closing(_look_into(path)) as raw:
         names = [str(name) for (name,) in raw.execute("SELECT tbl_name FROM sqlite_master")]
     return f"{PREFIX}meta" in names and all(name.startswith(PREFIX) for name in names)
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether SQLite can read all of it."""
+    with closing(_look_into(path)) as raw:
+        try:
+            return bool(raw.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)])
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise
+            return False
+
+
+def _look_into(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
 
 
 @contextmanager
@@ -159,16 +242,12 @@ def _beside(path: Path, ending: str) -> Path:
     return path.with_name(f"{path.name}{ending}")
 
 
-def _file(path: Path) -> File:
+def _state(path: Path) -> State:
     try:
-        return _number(path)
+        found = path.stat()
     except OSError:
         return None
-
-
-def _number(of: Path | IO[bytes]) -> File:
-    found = of.stat() if isinstance(of, Path) else os.fstat(of.fileno())
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _size(path: Path) -> int:

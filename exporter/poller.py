@@ -319,9 +319,11 @@ class Poller:
             self._checkpoint.recognise(self.settings.name, self.database.identities())
 
     def _stand_by_the_checkpoint(self) -> None:
-        """Have all of it in the checkpoint, even if that was deleted meanwhile."""
-        if self._checkpoint is not None:
-            self._checkpoint.keep(self.settings.name, self.positions, self.tally)
+        """Have all of it in the checkpoint, or go on from what was put in the place of that."""
+        checkpoint = self._checkpoint
+        if checkpoint and not checkpoint.keep(self.settings.name, self.positions, self.tally):
+            self._restored = False
+            self.restore()
 
     def _maybe_look_again(self) -> None:
         task_table = any(table.layout.kind == "task" for table in self._tables or ())

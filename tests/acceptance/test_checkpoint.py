@@ -118,22 +118,36 @@ def test_path_of_another_database_is_refused(
     assert path.read_bytes() == before
 
 
-def test_deleted_checkpoint_is_written_anew(results: Database, tmp_path: Path) -> None:
-    """Said in log, metric and page; a kill afterwards loses nothing."""
-    folder = tmp_path / "kept"
-    folder.mkdir()
-    settings = config(folder / "checkpoint.sqlite", shop=results.reader_url)
+@pytest.mark.parametrize("overwritten", [False, True])
+def test_lost_checkpoint_is_written_anew(
+    results: Database, tmp_path: Path, *, overwritten: bool
+) -> None:
+    """Deleted, or an older one copied over it: said in log, metric and page; a kill loses none."""
+    path = tmp_path / "kept" / "checkpoint.sqlite"
+    path.parent.mkdir()
+    settings = config(path, shop=results.reader_url)
+    assert run("once", f"--config.file={write(tmp_path, settings)}").returncode == 0
+    older = shutil.copy(path, tmp_path / "older.sqlite")
     with running(tmp_path, settings) as exporter:
-        exporter.wait_for(RESULTS, 1, state="SUCCESS")
-        for found in folder.iterdir():
-            found.unlink()
+        with results.engine().begin() as connection:
+            for number in range(200):
+                insert(connection, name=f"task{number}")
+        exporter.wait_until(lambda: exporter.scrape().sums(RESULTS)[()] == 201, "201 results")
+        if overwritten:
+            shutil.copy(older, path)
+        else:
+            for found in path.parent.iterdir():
+                found.unlink()
         exporter.wait_for("celery_results_exporter_checkpoint_rewrites_total", 1)
         exporter.wait_for_log("deleted or replaced while in use", "backend=shop")
         assert "written anew from memory" in exporter.get("/").body
+        if overwritten:
+            kept = exporter.logged("what is there now is kept").partition("kept_as=")[2]
+            assert Path(kept).read_bytes() == older.read_bytes()
         exporter.kill()
     with results.engine().begin() as connection:
         connection.exec_driver_sql("DELETE FROM celery_taskmeta")
     with running(tmp_path, settings) as exporter:
         exporter.wait_for("celery_backend_up", 1)
-        assert exporter.scrape().value(RESULTS, state="SUCCESS") == 1
+        assert exporter.scrape().sums(RESULTS)[()] == 201
         exporter.stop(signal.SIGTERM)

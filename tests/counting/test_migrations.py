@@ -262,7 +262,7 @@ def test_watched_rows_are_kept_as_they_are(
     assert records.read_watch(records.watch(kept)) == kept
 
 
-def test_migration_may_take_longer_than_a_save(path: Path) -> None:
+def test_migrating_and_restoring_may_take_longer_than_a_save(path: Path) -> None:
     """A save has its limit, since the poll waits for it; at a start nobody does."""
     limits = Limits(connect=5.0, query=0.0)  # over before anything is done
     store = OwnFile(written(path, 1))
@@ -275,6 +275,11 @@ def test_migration_may_take_longer_than_a_save(path: Path) -> None:
             ((number, row) for number in range(20_000)),
         )
     checkpoint.open()
-    with pytest.raises(CheckpointError, match="interrupted"):
-        restored(checkpoint, "orders")
+    positions, _ = restored(checkpoint, "orders")
+    assert len(positions["task"].watched) == 20_000
+    with (
+        pytest.raises(CheckpointError, match="interrupted"),
+        checkpoint._store.transaction() as connection,
+    ):
+        connection.execute(select(WATCHED)).all()
     checkpoint.close()

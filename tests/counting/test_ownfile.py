@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,10 +137,7 @@ def delete_all(path: Path) -> None:
 
 
 def replace_by_older(path: Path) -> None:
-    older = path.with_name("older")
-    with closing(sqlite3.connect(path)) as now, closing(sqlite3.connect(older)) as then:
-        now.backup(then)
-    sql(older, f"UPDATE {SAVES.name} SET stamp = 'earlier'; DELETE FROM {TOTALS.name}")
+    older = older_copy(path)
     delete_all(path)
     older.replace(path)
 
@@ -149,7 +147,41 @@ def replace_by_empty(path: Path) -> None:
     path.with_name("empty").replace(path)
 
 
-LOSSES = [delete_all, replace_by_older, replace_by_empty, lambda path: path.unlink()]
+def older_copy(path: Path) -> Path:
+    """Return a whole copy of an earlier time, of other pages."""
+    older = path.with_name("older")
+    with closing(sqlite3.connect(path)) as now, closing(sqlite3.connect(older)) as then:
+        now.backup(then)
+    sql(older, f"UPDATE {SAVES.name} SET stamp = 'earlier'; DELETE FROM {TOTALS.name}; VACUUM")
+    return older
+
+
+def overwrite(path: Path) -> None:
+    shutil.copyfile(older_copy(path), path)
+
+
+def replace_beside_its_log(path: Path) -> None:
+    older_copy(path).replace(path)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+LOSSES = [
+    delete_all,
+    replace_by_older,
+    replace_by_empty,
+    overwrite,
+    replace_beside_its_log,
+    cut,
+    empty,
+    lambda path: path.unlink(),
+]
 
 
 @pytest.mark.parametrize("lose", LOSSES)
@@ -191,6 +223,81 @@ def test_lost_file_is_written_anew(
         checkpoint.close()
 
 
+@pytest.mark.parametrize("put", [overwrite, replace_by_older, replace_beside_its_log, cut])
+def test_what_was_put_there_is_kept(
+    results: Database, path: Path, put: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As it was, without our log; the log says where."""
+    with results.engine().begin() as connection:
+        insert(connection, "FAILURE")
+    checkpoint = open_file(path)
+    follower = Follower(results.reader_url, checkpoint).poll()
+    put(path)
+    there = path.read_bytes()
+    follower.poll().poll()
+    (kept,) = path.parent.glob("*.replaced-*")
+    assert kept.read_bytes() == there
+    (said,) = (r for r in caplog.records if "replaced or changed while in use" in r.message)
+    assert said.kept_as == str(kept)  # type: ignore[attr-defined]
+    follower.close()
+    checkpoint.close()
+    assert [kept] == sorted(path.parent.glob("*.replaced-*"))
+
+
+@pytest.mark.parametrize("put", [overwrite, replace_beside_its_log])
+def test_end_leaves_what_was_put_there(
+    results: Database, path: Path, put: Callable[[Path], None]
+) -> None:
+    """Who puts it there and restarts the exporter wants it to go on from that."""
+    with results.engine().begin() as connection:
+        insert(connection, "FAILURE")
+    checkpoint = open_file(path)
+    follower = Follower(results.reader_url, checkpoint).poll()
+    put(path)
+    there = path.read_bytes()
+    follower.close()
+    checkpoint.close()
+    assert path.read_bytes() == there
+    assert not path.with_name(f"{path.name}-wal").exists()
+
+
+def test_file_that_is_overwritten_while_written_to_is_left_alone(path: Path) -> None:
+    checkpoint = open_file(path)
+
+    def save_while_overwritten() -> None:
+        with checkpoint._store.transaction() as connection:
+            connection.execute(SAVES.insert().values(backend="shop", stamp="new"))
+            overwrite(path)
+
+    with pytest.raises(CheckpointError, match="was replaced or changed while written to"):
+        save_while_overwritten()
+    with closing(sqlite3.connect(path)) as there:
+        assert there.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert there.execute(f"SELECT count(*) FROM {SAVES.name}").fetchone() == (0,)
+    checkpoint.close()
+
+
+def test_copy_of_all_files_that_is_put_back(results: Database, path: Path) -> None:
+    """Its log, too; then the file itself may be the same one still."""
+    checkpoint = open_file(path)
+    follower = Follower(results.reader_url, checkpoint).poll()
+    backup = path.with_name("backup")
+    backup.mkdir()
+    for file in files(path):
+        shutil.copy2(file, backup)
+    for results_then in (1, 2):
+        with results.engine().begin() as connection:
+            insert(connection, "FAILURE")
+        follower.poll()
+        for file in backup.glob("*-wal"):
+            shutil.copy2(file, path.parent)
+        follower.poll()
+        assert saved(checkpoint, "celery") == (results_then, results_then)
+        assert follower.value(REWRITES) == results_then
+    follower.close()
+    checkpoint.close()
+
+
 def test_log_that_is_deleted_loses_nothing(results: Database, path: Path) -> None:
     """SQLite has it open, and what is in it goes to the file when that is closed."""
     with results.engine().begin() as connection:
@@ -200,6 +307,94 @@ def test_log_that_is_deleted_loses_nothing(results: Database, path: Path) -> Non
     path.with_name(f"{path.name}-wal").unlink()
     follower.poll()
     assert saved(checkpoint, "celery") == (1, 1)
+    follower.close()
+    checkpoint.close()
+
+
+@contextmanager
+def unreadable(results: Database) -> Iterator[None]:
+    path = Path(str(results.reader.database))
+    away = path.replace(path.with_name("away"))
+    path.write_text("no database")
+    yield
+    away.replace(path)
+
+
+def counted_before(results: Database, checkpoint: Checkpoint) -> None:
+    with results.engine().begin() as connection:
+        insert(connection, "FAILURE")
+    Follower(results.reader_url, checkpoint).poll().close()
+    checkpoint.close()
+    with results.engine().begin() as connection:
+        connection.execute(text("DELETE FROM celery_taskmeta"))
+
+
+@pytest.mark.parametrize("put", ["moved", "copied"])
+def test_who_has_counted_nothing_yet_goes_on_from_what_is_put_there(
+    results: Database, path: Path, put: str
+) -> None:
+    """Its backend was down all the time, say: what is in memory is nothing."""
+    counted_before(results, open_file(path))
+    older = path.replace(path.with_name("older"))
+    checkpoint = open_file(path)
+    with unreadable(results):
+        follower = Follower(results.reader_url, checkpoint)
+        assert not follower.poller.try_poll()
+        if put == "moved":
+            delete_all(path)
+            older.replace(path)
+        else:
+            shutil.copyfile(older, path)
+        assert not follower.poller.try_poll()
+        assert follower.states() == {"FAILURE": 1}
+    with results.engine().begin() as connection:
+        insert(connection, id=100)
+    assert follower.poll().states() == {"FAILURE": 1, "SUCCESS": 1}
+    assert follower.value(REWRITES) == 0
+    assert saved(checkpoint, "celery") == (2, 0)
+    follower.close()
+    checkpoint.close()
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mariadb-pymysql"], indirect=True)
+def test_who_has_counted_nothing_yet_goes_on_from_what_a_database_is_given(
+    database: Database, results: Database
+) -> None:
+    """Even where it comes between two steps of one poll: an error, and no row is lost."""
+    checkpoint = Checkpoint(Store(database.owner, IN_A_DATABASE))
+    checkpoint.open()
+    follower = Follower(results.reader_url, checkpoint)
+    counted_before(results, Checkpoint(Store(database.owner, IN_A_DATABASE)))
+    assert not follower.poller.try_poll()
+    assert "counts that are not known here yet" in follower.poller.status.message
+    assert follower.poll().states() == {"FAILURE": 1}
+    follower.close()
+    checkpoint.close()
+
+
+def test_counts_of_another_table_are_not_written_over(
+    results: Database, tmp_path: Path, path: Path
+) -> None:
+    """They are not ours; what was counted stays in memory until there is a place for it."""
+    with SQLite(tmp_path).fresh_database() as other:
+        create_tables(other)
+        counted_before(other, open_file(path))
+    older = path.replace(path.with_name("older"))
+    with results.engine().begin() as connection:
+        insert(connection)
+    checkpoint = open_file(path)
+    follower = Follower(results.reader_url, checkpoint).poll()
+    shutil.copyfile(older, path)
+    for _ in range(2):
+        assert not follower.poller.try_poll()
+    message = follower.poller.status.message
+    assert "was replaced while in use: the checkpoint holds counts of celery_taskmeta of" in message
+    assert follower.states() == {"SUCCESS": 1}
+    assert follower.value("celery_backend_poll_errors_total", reason="checkpoint") == 2
+    assert saved(checkpoint, "celery") == (1, 1)
+    delete_all(path)
+    assert follower.poll().states() == {"SUCCESS": 1}
+    assert saved(checkpoint, "celery") == (1, 0)
     follower.close()
     checkpoint.close()
 
