@@ -33,6 +33,7 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.engine.reflection import ObjectKind
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
@@ -138,7 +139,10 @@ class Dialect:
     ) -> Sequence[Facts | None]:
         """Look at tables, each given with its schema; None where there is none."""
         inspector = inspect(connection)
-        return [_facts(inspector, name, schema) for name, schema in names]
+        found: dict[Any, Facts] = {}
+        for schema in {schema for _, schema in names}:
+            found |= _facts(inspector, [name for name, of in names if of == schema], schema)
+        return [found.get((schema, name)) for name, schema in names]
 
     def stamp(
         self, connection: Connection, names: Sequence[tuple[str, str | None]]
@@ -268,15 +272,22 @@ def of(name: str, limits: Limits) -> Dialect:
     return made
 
 
-def _facts(inspector: Inspector, name: str, schema: str | None) -> Facts | None:
-    if not inspector.has_table(name, schema=schema):
-        return None
-    columns = inspector.get_columns(name, schema=schema)
-    indexes = inspector.get_indexes(name, schema=schema)
-    return Facts(
-        {str(column["name"]): column["type"] for column in columns},
-        frozenset(str(index["column_names"][0]) for index in indexes if index["column_names"]),
-    )
+def _facts(
+    inspector: Inspector, names: Sequence[str], schema: str | None
+) -> dict[tuple[str | None, str], Facts]:
+    columns = inspector.get_multi_columns(schema, names, ObjectKind.ANY)
+    indexes = inspector.get_multi_indexes(schema, names, ObjectKind.ANY)
+    return {
+        table: Facts(
+            {str(column["name"]): column["type"] for column in of},
+            frozenset(
+                str(index["column_names"][0])
+                for index in indexes.get(table, ())
+                if index["column_names"]
+            ),
+        )
+        for table, of in columns.items()
+    }
 
 
 def decoded(value: Any) -> str:

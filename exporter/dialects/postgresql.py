@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -32,6 +32,7 @@ from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
+from exporter.alarm import alarm
 from exporter.dialects import LONGEST_PAUSE, Dialect, Limits, decoded
 from exporter.errors import Reason
 from exporter.identity import Origin
@@ -196,14 +197,12 @@ class PostgreSQL(Dialect):
         """
         raw = connection.connection.driver_connection
         assert raw is not None  # noqa: S101  # we have just connected
-        with socket.socket(fileno=os.dup(_descriptor(raw))) as handle:
-            timer = threading.Timer((seconds or self.limits.query) + 1, _cut, (handle,))
-            timer.daemon = True
-            timer.start()
-            try:
-                yield
-            finally:
-                timer.cancel()
+        late = (seconds or self.limits.query) + 1
+        with (
+            socket.socket(fileno=os.dup(_descriptor(raw))) as handle,
+            alarm(late, partial(_cut, handle)),
+        ):
+            yield
 
     def server(self, connection: Connection) -> str:
         """Name the product and version."""

@@ -139,6 +139,7 @@ def test_without_extended_results(celery_worker: Workers, tmp_path: Path) -> Non
             celery_worker(database, extended=False, timezone="Asia/Tokyo") as worker,
             running(tmp_path, config) as exporter,
         ):
+            exporter.wait_until(exporter.polls, "a first poll: what comes then is new")
             for _ in range(3):
                 worker.send("orders.place")
             worker.send("mail.send", "ValueError")
@@ -169,6 +170,7 @@ def read_elsewhere(tables: Tables, celery_worker: Workers, folder: Path, zone: s
         celery_worker(tables.database, timezone="Asia/Tokyo", **names) as worker,
         running(folder, config) as exporter,
     ):
+        exporter.wait_until(exporter.polls, "a first poll: what comes then is new")
         worker.send("newsletters.send")
         worker.send("mail.send", "ValueError")
         tables.wait_for(finished=6)

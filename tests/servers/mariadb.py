@@ -57,6 +57,7 @@ class MariaDB(DatabaseServer):
             "--no-defaults",
             *self._user,
             f"--datadir={self.folder}/data",
+            f"--tmpdir={self.folder}",  # at its start a server empties it of others' tables
             f"--init-file={self.folder}/init.sql",
             f"--bind-address={HOST}",
             f"--port={self.port}",

@@ -1,0 +1,42 @@
+"""Alarms: when something takes too long, and only then."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from exporter.alarm import LOOK, alarm
+from tests.servers.process import wait_until
+
+
+def test_acts_when_it_takes_too_long() -> None:
+    rung = threading.Event()
+    begun = time.monotonic()
+    with alarm(0.1, rung.set):
+        assert rung.wait(30)
+    assert time.monotonic() - begun >= 0.1
+
+
+def test_does_nothing_in_time() -> None:
+    rung = threading.Event()
+    with alarm(2 * LOOK, rung.set):
+        pass
+    assert not rung.wait(4 * LOOK)
+
+
+def test_one_that_breaks_keeps_no_other_from_acting() -> None:
+    rung = threading.Event()
+    with alarm(0.1, lambda: 1 // 0), alarm(0.1, rung.set):
+        assert rung.wait(30)
+
+
+def test_any_number_takes_one_thread_and_none_when_all_is_done() -> None:
+    wait_until(lambda: not watching(), "the thread of other tests to end")
+    for _ in range(100):
+        with alarm(30, bool):
+            assert len(watching()) == 1
+    wait_until(lambda: not watching(), "the thread to end")
+
+
+def watching() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "alarm"]
