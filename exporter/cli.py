@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _PROGRAM = "celery-results-exporter"
 _LONGEST_FAULT = 1_000  # characters
+_MOST_FAULTS = 50  # one mistake in a template is one in each of thousands of backends
 _FAULT, _USAGE, _INTERRUPTED, _BROKEN_PIPE = 1, 2, 130, 141  # the last two as shells count signals
 
 
@@ -140,8 +141,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(faults: Sequence[str], code: int) -> int:
-    for fault in faults:
-        sys.stderr.write(f"{_PROGRAM}: error: {printable(secrets.mask(fault), _LONGEST_FAULT)}\n")
+    lines = [printable(secrets.mask(fault), _LONGEST_FAULT) for fault in faults[:_MOST_FAULTS]]
+    if len(faults) > _MOST_FAULTS:
+        lines.append(f"and {len(faults) - _MOST_FAULTS:,} more")
+    for line in lines:
+        sys.stderr.write(f"{_PROGRAM}: error: {line}\n")
     return code
 
 

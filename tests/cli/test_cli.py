@@ -127,6 +127,15 @@ def test_every_fault_of_a_file_has_its_line(tmp_path: Path, command: list[str]) 
     assert expected == faults(*command, "--config.file", str(path))  # or last
 
 
+def test_of_many_faults_some_are_shown(tmp_path: Path) -> None:
+    """One mistake in a template is one in each of thousands of backends."""
+    path = tmp_path / "config.yaml"
+    path.write_text("backends:\n" + "- name: a\n" * 3_000)
+    shown = faults(f"--config.file={path}")
+    assert len(shown) < 100
+    assert shown[-1].endswith(" more")
+
+
 def test_flag_wins_over_its_variable() -> None:
     (line,) = faults("--config.file=/flag.yaml", CELERY_RESULTS_EXPORTER_CONFIG_FILE="/env.yaml")
     assert line == "/flag.yaml: cannot be read: No such file or directory"
