@@ -79,7 +79,7 @@ def _figures(name: str, costs: dict[int, Cost]) -> Iterator[Finding]:
         f"CPU while nothing happens, {what}",
         f"{all_.cpu:.2%} of a core",
         f"{fewest}: {one.cpu:.2%}",
-        all_.cpu / one.cpu,
+        all_.cpu / max(one.cpu, TICK),
         f"≤ {MOST_CPU:.0%}",
         all_.cpu <= MOST_CPU,
     )
