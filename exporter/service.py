@@ -6,6 +6,7 @@ import ctypes
 import faulthandler
 import gc
 import logging
+import os
 import platform
 import signal
 import sys
@@ -103,6 +104,7 @@ class Service:
         self._election: Election | None = None
         self._polling = True  # in threads, as soon as we lead
         self._standby = self._new_exposition()
+        self._checkpoint: Checkpoint | None = None  # of the last term, which may not have begun
         self.term: Term | None = None  # None: another replica leads
         if isinstance(config.checkpoint, URL):
             lease = Lease(Store(config.checkpoint, IN_A_DATABASE, limits=LIMITS))
@@ -137,6 +139,8 @@ class Service:
         if term is not None:
             term.stop()
             term.end(STOP_WITHIN)
+        elif self._checkpoint is not None:
+            self._checkpoint.close()
         if self._election is not None:
             self._election.stop(RELEASE_WITHIN)
 
@@ -146,6 +150,7 @@ class Service:
         """Begin a term. What an earlier one has left hanging stays outside the fence."""
         assert isinstance(self._config.checkpoint, URL)  # noqa: S101  # or there is no election
         checkpoint = Checkpoint(Store(self._config.checkpoint, IN_A_DATABASE), fence, self._adopt)
+        self._checkpoint = checkpoint
         checkpoint.open()
         self.term = Term(self._config, self._new_exposition(), checkpoint)
         if self._polling:
@@ -232,10 +237,15 @@ def run(config: Config, options: Options) -> int:
     sys.setswitchinterval(SWITCH)
     _share_memory()
     faulthandler.enable()  # a crash of a driver, or SIGABRT, shows where each thread stood
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    # A large checkpoint takes long to be brought up to date and restored. Nothing is served yet,
+    # and what is half written is undone: as after a kill, but that process 1 must end by itself.
+    for how in ENDS:
+        signal.signal(how, lambda number, _: os._exit(128 + number))
+    service = Service(config, options.adopt)
     # Blocked in every thread to come, and waited for here. A handler would do for one thread: with
     # many, another one may be given the signal, and the main thread sleeps on (seen under load).
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS | {signal.SIGHUP})
-    service = Service(config, options.adopt)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
     addresses = [parse_address(address) for address in options.listen_addresses]
     server = WebServer(service, addresses, options.telemetry_path)
     server.start()

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from exporter import dialects, drivers
@@ -38,11 +38,12 @@ class Store(Link[Connection]):
         self._engine = self._make_engine(url)
         self._turn = threading.Lock()
         self._closed = False
+        event.listen(self._engine, "before_cursor_execute", self._go_on)
 
     @contextmanager
     def transaction(self, seconds: float | None = None) -> Iterator[Connection]:
         """Do all of it or nothing, in so many seconds; raise CheckpointError for any trouble."""
-        with self._translated(), waiting(), self._my_turn():
+        with self._translated(), waiting(), self._my_turn(seconds):
             try:
                 connection = self._open()
                 with self.dialect.deadline(connection, seconds):
@@ -53,7 +54,7 @@ class Store(Link[Connection]):
                 raise
 
     def retire(self) -> None:
-        """Close it, at once or when a transaction that hangs in it has ended."""
+        """Close it, at once or as soon as the transaction in it tries to go on, or has ended."""
         self._closed = True
         if self._turn.acquire(blocking=False):
             self.close()
@@ -92,12 +93,17 @@ class Store(Link[Connection]):
             connection.commit()
         return connection
 
+    def _go_on(self, *_: object) -> None:
+        if self._closed:
+            raise CheckpointError(f"{self.place}: is closed")
+
     @contextmanager
-    def _my_turn(self) -> Iterator[None]:
+    def _my_turn(self, seconds: float | None) -> Iterator[None]:
         limits = self.dialect.limits
-        if not self._turn.acquire(timeout=limits.connect + limits.query):
+        if not self._turn.acquire(timeout=limits.connect + (seconds or limits.query)):
             raise CheckpointError(f"{self.place}: another backend still waits for its answer")
         try:
+            self._go_on()
             yield
         finally:
             if self._closed:

@@ -86,6 +86,10 @@ class Exporter:
         """Its process id."""
         return self._child.pid
 
+    def is_running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._child.poll() is None
+
     def logs(self) -> list[str]:
         """Return what it has logged so far, by line."""
         return self._stderr.read_text().splitlines()
@@ -150,12 +154,15 @@ class Exporter:
 
     def stop(self, how: signal.Signals = signal.SIGTERM, within: float = PROMISED_END) -> None:
         """Stop it as an orchestrator does, and insist that it ends well in time."""
-        self._child.send_signal(how)
+        self.send(how)
+        assert self.ended(within) == 0, self.printed()
+
+    def ended(self, within: float = PROMISED_END) -> int:
+        """Wait for its end, and return its exit code."""
         try:
-            code = self._child.wait(within)
+            return self._child.wait(within)
         except subprocess.TimeoutExpired:
             pytest.fail(f"it did not end within {within:g} s:\n" + "\n".join(self.logs()[-20:]))
-        assert code == 0, self.printed()
 
     def autopsy(self) -> str:
         """End it with the stack of each of its threads, and return its last lines."""
@@ -176,6 +183,25 @@ def running(
     folder: Path, config: Mapping[str, Any], *flags: str, tracebacks: int | None = 0, **env: str
 ) -> Iterator[Exporter]:
     """Run an exporter until the end of the test; it must then end well, without a traceback."""
+    exporter = begin(folder, config, *flags, **env)
+    try:
+        listening = exporter.wait_for_log("listening")
+        found = re.search(rf"{re.escape(HOST)}:\d+", listening)
+        assert found, listening
+        exporter.address = found[0]
+        yield exporter
+        if exporter.is_running():
+            exporter.stop(within=30)
+    except BaseException:
+        print(exporter.autopsy())  # noqa: T201 - shown beside the failure
+        raise
+    finally:
+        exporter.kill()
+    assert tracebacks in (None, exporter.printed().count("Traceback"))
+
+
+def begin(folder: Path, config: Mapping[str, Any], *flags: str, **env: str) -> Exporter:
+    """Begin an exporter, which may not serve yet."""
     stdout, stderr = folder / "exporter.out", folder / "exporter.err"
     with stdout.open("wb") as out, stderr.open("wb") as err:
         child = subprocess.Popen(
@@ -190,21 +216,7 @@ def running(
             stderr=err,
             env=environment(env),
         )
-    exporter = Exporter(child, stdout, stderr)
-    try:
-        listening = exporter.wait_for_log("listening")
-        found = re.search(rf"{re.escape(HOST)}:\d+", listening)
-        assert found, listening
-        exporter.address = found[0]
-        yield exporter
-        if child.poll() is None:
-            exporter.stop(within=30)
-    except BaseException:
-        print(exporter.autopsy())  # noqa: T201 - shown beside the failure
-        raise
-    finally:
-        exporter.kill()
-    assert tracebacks in (None, exporter.printed().count("Traceback"))
+    return Exporter(child, stdout, stderr)
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

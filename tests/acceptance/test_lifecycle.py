@@ -15,11 +15,27 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import make_url, select, text
+from sqlalchemy.exc import DBAPIError
 
+from exporter.checkpoint import open_file
+from exporter.lifecycle import Rules
+from exporter.position import Position
+from exporter.schema import META
 from exporter.service import TOGETHER
-from tests.acceptance.process import FAST, Exporter, Scrape, one_backend, run, running, write
+from exporter.tally import Tally
+from tests.acceptance.process import (
+    FAST,
+    Exporter,
+    Scrape,
+    begin,
+    one_backend,
+    run,
+    running,
+    write,
+)
 from tests.counting.follow import create_tables, insert, update
+from tests.counting.older import copy, written
 from tests.servers.database import Database, SQLite
 from tests.servers.process import HOST
 
@@ -97,6 +113,57 @@ def test_ends_well_during_a_catch_up(sqlite: Database, tmp_path: Path) -> None:
         exporter.wait_until(backlog, "a backlog")
         assert exporter.scrape().sums(RESULTS) == {}  # served at once, in the end
         exporter.stop()
+
+
+@pytest.mark.parametrize("when", ["migrating", "restoring"])
+def test_ends_at_once_while_a_large_checkpoint_is_opened(
+    sqlite: Database, tmp_path: Path, when: str
+) -> None:
+    """As after a kill: the file is whole, and free."""
+    path = written(tmp_path / "checkpoint.sqlite", 1, more_watched=200_000)
+    log = path.with_name(f"{path.name}-wal")
+    config = one_backend(sqlite.reader_url) | {"checkpoint": {"path": str(path)}}
+    config["backends"][0]["name"] = "celery"
+    exporter = begin(tmp_path, config)
+    if when == "migrating":
+        exporter.wait_until(lambda: log.exists() and log.stat().st_size > 10**6, "it migrates")
+    else:
+        exporter.wait_for_log("brought to this version")
+    exporter.send(signal.SIGTERM)
+    assert exporter.ended() == 128 + signal.SIGTERM
+    assert not exporter.logged("listening")
+    checkpoint = open_file(path)
+    with checkpoint._store.transaction() as connection:
+        assert connection.execute(text("PRAGMA integrity_check")).scalars().all() == ["ok"]
+    watched = Position(Rules())
+    checkpoint.restore("celery", {"task": watched, "group": Position(Rules())}, Tally(100, 0.0))
+    assert len(watched.watched) == 200_005
+    checkpoint.close()
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mariadb-pymysql"], indirect=True)
+def test_ends_well_while_a_large_checkpoint_in_a_database_is_migrated(
+    database: Database, sqlite: Database, tmp_path: Path
+) -> None:
+    """Nothing of it is done, and another may lead at once."""
+    copy(written(tmp_path / "old.sqlite", 1, more_watched=50_000), database.engine())
+    url = database.owner.render_as_string(hide_password=False)
+    config = one_backend(sqlite.reader_url) | {"checkpoint": {"url": url}}
+    lease = text("SELECT holder FROM celery_results_exporter_lease")
+
+    def leader() -> object:
+        with contextlib.suppress(DBAPIError), database.engine().connect() as connection:
+            return connection.execute(lease).scalar()
+        return None
+
+    with running(tmp_path, config) as exporter:
+        exporter.wait_until(leader, "it leads")
+        time.sleep(0.2)
+        exporter.stop()
+        assert not exporter.logged("brought to this version")
+    assert leader() == ""
+    with database.engine().connect() as connection:
+        assert connection.execute(select(META.c.value)).scalar_one() == "1"
 
 
 @contextlib.contextmanager

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
-from sqlalchemy import NullPool, create_engine, delete, event, make_url, text
+from sqlalchemy import NullPool, create_engine, delete, event, make_url, select, text
 
-from exporter.checkpoint import Checkpoint, Save, Staged, open_file
+from exporter.checkpoint import IN_A_DATABASE, Checkpoint, Save, Staged, open_file
 from exporter.errors import CheckpointError
 from exporter.identity import Identity
 from exporter.position import CHUNK_ROWS, Position
@@ -273,6 +273,25 @@ def test_checkpoint_of_a_newer_version_is_refused(path: Path) -> None:
     checkpoint.close()
     with pytest.raises(CheckpointError, match="newer version"):
         open_file(path)
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+def test_what_is_closed_goes_no_further(database: Database) -> None:
+    """A transaction that would take long lets go at its next statement: another may lead."""
+    store = Store(database.owner, IN_A_DATABASE)
+    engine = create_tables(database)
+
+    def write() -> None:
+        with store.transaction() as connection:
+            insert(connection)
+            store.retire()
+            connection.execute(text("SELECT 1"))
+
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="is closed"):
+            write()
+    with engine.connect() as connection:
+        assert connection.execute(select(TASKS.c.id)).all() == []
 
 
 def test_missing_folder_is_one_clear_error(tmp_path: Path) -> None:

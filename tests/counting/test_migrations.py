@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import insert, make_url, select, text, update
+from sqlalchemy import select, text, update
 
 from exporter import check, metrics, records
 from exporter.checkpoint import IN_A_DATABASE, Checkpoint, open_file
@@ -23,32 +23,22 @@ from exporter.migrations import STEPS, VERSION
 from exporter.ownfile import OwnFile
 from exporter.position import Anchor, Position
 from exporter.results import Labels
-from exporter.schema import META, TABLES, TOTALS, WATCHED
+from exporter.schema import META, TOTALS, WATCHED
 from exporter.spans import Missing, Span
 from exporter.store import Store
 from exporter.tally import Tally, Total
 from exporter.verify import verify
+from tests.counting.older import WRITTEN, copy, written
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
     from tests.servers.database import Database
 
-#: Written with each format but today's, with every kind of content. `schema-1` is that of 0.1.0.
-WRITTEN = Path(__file__).parent / "checkpoints"
 LOWEST = -(2**63)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "checkpoint.sqlite"
-
-
-def written(path: Path, schema: int) -> Path:
-    """Make the file that this version wrote."""
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript((WRITTEN / f"schema-{schema}.sql").read_text())
-    return path
 
 
 def restored(checkpoint: Checkpoint, backend: str) -> tuple[dict[str, Position], Tally]:
@@ -118,17 +108,6 @@ def test_there_is_a_checkpoint_of_each_version() -> None:
     assert len(STEPS) == VERSION - 1
     names = [f"schema-{schema}.sql" for schema in range(1, VERSION)]
     assert sorted(file.name for file in WRITTEN.iterdir()) == names
-
-
-def copy(path: Path, engine: Engine) -> None:
-    """Put the file's content into a database; the columns of schema 1 are those of today."""
-    source = Store(make_url(f"sqlite:///{path}"), "source")
-    TABLES.create_all(engine)
-    with source.transaction() as old, engine.begin() as new:
-        for table in TABLES.sorted_tables:
-            rows = [dict(row) for row in old.execute(select(table)).mappings()]
-            new.execute(insert(table), rows)
-    source.retire()
 
 
 @pytest.mark.parametrize(
@@ -265,18 +244,12 @@ def test_watched_rows_are_kept_as_they_are(
 def test_migrating_and_restoring_may_take_longer_than_a_save(path: Path) -> None:
     """A save has its limit, since the poll waits for it; at a start nobody does."""
     limits = Limits(connect=5.0, query=0.0)  # over before anything is done
-    store = OwnFile(written(path, 1))
+    store = OwnFile(written(path, 1, more_watched=20_000))
     store.dialect.limits = limits
     checkpoint = Checkpoint(store)
-    with closing(sqlite3.connect(path)) as raw, raw:
-        (row,) = raw.execute("SELECT watch FROM celery_results_exporter_watched LIMIT 1").fetchone()
-        raw.executemany(
-            "INSERT INTO celery_results_exporter_watched VALUES ('orders', 'task', ?, ?)",
-            ((number, row) for number in range(20_000)),
-        )
     checkpoint.open()
-    positions, _ = restored(checkpoint, "orders")
-    assert len(positions["task"].watched) == 20_000
+    positions, _ = restored(checkpoint, "celery")
+    assert len(positions["task"].watched) == 20_005
     with (
         pytest.raises(CheckpointError, match="interrupted"),
         checkpoint._store.transaction() as connection,
