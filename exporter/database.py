@@ -46,6 +46,7 @@ class Database(Link[Connection]):
         self.origin = Origin()  # as of the last connection
         self._tables: tuple[ResultTable, ...] | None = None
         self._found: tuple[Hashable, tuple[ResultTable, ...]] | None = None  # and by which stamp
+        self._full_names: dict[str, str] = {}  # by kind, as of the last look
         self._asked: set[Hashable] = set()  # of what was asked since connecting
         self._make_engine(settings.url)  # a mistake in database_engine_options shows at start
 
@@ -79,7 +80,12 @@ class Database(Link[Connection]):
         where = place(self.settings.url, arguments if isinstance(arguments, dict) else {})
         names = {layout.kind: self.table_name(layout) for layout in celery.LAYOUTS}
         return {
-            kind: Identity(".".join(filter(None, (schema, name))), where, *self.origin)
+            kind: Identity(
+                ".".join(filter(None, (schema, name))),
+                where,
+                *self.origin,
+                full_name=self._full_names.get(kind, ""),
+            )
             for kind, (name, schema) in names.items()
         }
 
@@ -143,6 +149,10 @@ class Database(Link[Connection]):
     ) -> tuple[ResultTable, ...]:
         """Look for the tables. Only that of the tasks is missed if it may not be read."""
         found = []
+        self._full_names = {
+            layout.kind: self.dialect.full_name(connection, *name, self.origin.database)
+            for layout, name in zip(celery.LAYOUTS, names, strict=True)
+        }
         for layout, facts in zip(
             celery.LAYOUTS, self.dialect.look_at(connection, names), strict=True
         ):

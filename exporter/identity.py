@@ -37,13 +37,15 @@ class Identity(NamedTuple):
     server: str = ""
     database: str = ""
     lasting: bool = False
+    full_name: str = ""  # with the schema and database that it is in, however it is configured
 
     def is_that(self, kept: Identity) -> bool:
         """Whether this is the table that was kept in mind."""
-        if self.table != kept.table:
-            return False
-        if self.database and kept.database and self.database != kept.database:
-            return False
+        if not (self.full_name and self.full_name == kept.full_name):
+            if self.table != kept.table:
+                return False
+            if self.database and kept.database and self.database != kept.database:
+                return False
         if self.server and kept.server:
             if self.server == kept.server:
                 return True
@@ -53,9 +55,15 @@ class Identity(NamedTuple):
 
     def after(self, kept: Identity | None) -> Identity:
         """Keep in mind what the server said, where it was not asked this time."""
-        if kept is None or self.server:
+        if kept is None:
             return self
-        return self._replace(server=kept.server, database=kept.database, lasting=kept.lasting)
+        known = self
+        if not self.full_name and self.table == kept.table:
+            known = known._replace(full_name=kept.full_name)
+        if not self.server:
+            server, database, lasting = kept.server, kept.database, kept.lasting
+            known = known._replace(server=server, database=database, lasting=lasting)
+        return known
 
     def __str__(self) -> str:
         """Say it for people."""

@@ -151,6 +151,13 @@ class Dialect:
         del connection, names
         return None
 
+    def full_name(
+        self, connection: Connection, name: str, schema: str | None, database: str
+    ) -> str:
+        """Return a table's name with the schema and database that it is in, or would be."""
+        schema = schema or connection.dialect.default_schema_name
+        return ".".join(filter(None, (database, schema, name)))
+
     def ask_for(self, connection: Connection, name: str, schema: str | None) -> None:
         """Raise what the server says of a table that `look_at` did not find, if it is hidden."""
 

@@ -159,6 +159,13 @@ class MySQL(Dialect):
         """Look in the catalogue: SHOW CREATE TABLE wants more than column rights."""
         return [_facts(connection, name, schema) for name, schema in names]
 
+    def full_name(
+        self, connection: Connection, name: str, schema: str | None, database: str
+    ) -> str:
+        """Return it with its schema, which is a database."""
+        del connection
+        return f"{schema or database}.{name}"
+
     def ask_for(self, connection: Connection, name: str, schema: str | None) -> None:
         """Hidden, or not there? The server tells the one who asks for it by name."""
         inspect(connection).has_table(name, schema=schema)

@@ -64,6 +64,8 @@ _NAMED = """(c.relname = :name_{0}
 _MAY_ASK_FOR_SYSTEM = """SELECT current_database(),
     has_function_privilege(to_regprocedure('pg_control_system()'), 'EXECUTE')"""
 _SYSTEM = "SELECT system_identifier FROM pg_control_system()"
+_SCHEMA = """SELECT nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid = to_regclass(:name)"""
 SEQUENCE_CATALOGUE = (10,)
 _LARGEST = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
 _ID_LIMIT = """SELECT format_type(atttypid, NULL),
@@ -135,6 +137,15 @@ class PostgreSQL(Dialect):
         # psycopg takes the encoding of answers for that of questions.
         self._ascii_names = all(part.isascii() for name in names for part in name if part)
         return [facts and _of_bases(facts) for facts in super().look_at(connection, names)]
+
+    def full_name(
+        self, connection: Connection, name: str, schema: str | None, database: str
+    ) -> str:
+        """Ask for the schema: a name without one may be in any of the search path."""
+        if schema is None:
+            table = _quoted(connection, Table(name, MetaData()))
+            schema = self.text(connection.execute(text(_SCHEMA), {"name": table}).scalar())
+        return super().full_name(connection, name, schema, database)
 
     def stamp(
         self, connection: Connection, names: Sequence[tuple[str, str | None]]

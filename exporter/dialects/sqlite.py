@@ -114,6 +114,13 @@ class SQLite(Dialect):
         del names
         return int(connection.exec_driver_sql("PRAGMA schema_version").scalar_one())
 
+    def full_name(
+        self, connection: Connection, name: str, schema: str | None, database: str
+    ) -> str:
+        """Say what the schema of a file is called."""
+        del connection, database
+        return f"{schema or 'main'}.{name}"
+
     def server(self, connection: Connection) -> str:
         """Name the library's version."""
         return f"SQLite {connection.exec_driver_sql('SELECT sqlite_version()').scalar_one()}"

@@ -95,6 +95,11 @@ def test_connect_args_are_part_of_the_place(url: str, arguments: dict[str, objec
         ({"server": "1"}, {}, True),  # that does not say it any longer
         ({"server": "1"}, {"place": "elsewhere"}, False),
         ({}, {"server": "1"}, True),
+        ({"full_name": "db.t"}, {"full_name": "db.t", "table": "db.t"}, True),
+        ({"full_name": "db.t"}, {"full_name": "other.t", "table": "other.t"}, False),
+        ({}, {"full_name": "db.t", "table": "db.t"}, False),
+        ({"full_name": "db.t"}, {"table": "db.t"}, False),  # the server was not asked
+        ({"full_name": "db.t"}, {"full_name": "other.t"}, True),  # it has another search path
     ],
 )
 def test_what_is_the_same(kept: dict[str, str], found: dict[str, str], *, same: bool) -> None:
@@ -280,6 +285,53 @@ def test_another_database_of_one_server_is_refused(database: Database, path: Pat
             follower.poll()
         with following(other.reader.set(drivername=driver), path) as follower:
             assert str(other.reader.database) in refused(follower)
+
+
+@pytest.mark.parametrize(
+    "database", ["sqlite", "postgresql", "mariadb-pymysql", "mariadb-mysqlclient"], indirect=True
+)
+def test_table_is_one_with_its_schema_and_without(database: Database, path: Path) -> None:
+    """That of groups, too, which is not there yet; another schema is another table."""
+    default = {"sqlite": "main", "postgresql": "public"}
+    schema = default.get(database.owner.get_backend_name(), str(database.owner.database))
+    fill(database, 2)
+    with database.engine().begin() as connection:
+        connection.execute(text("DROP TABLE celery_tasksetmeta"))
+    for named in (schema, None, schema):
+        schemas = {"database_table_schemas": {"task": named, "group": named}}
+        with following(database.reader, path, **schemas) as follower:
+            assert follower.poll().states() == {"SUCCESS": 2}
+    elsewhere = {"database_table_schemas": {"task": "elsewhere", "group": named}}
+    with following(database.reader, path, **elsewhere) as follower:
+        assert not follower.poller.try_poll()
+        assert follower.states() == {"SUCCESS": 2}
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_same_name_in_another_schema_is_refused(database: Database, path: Path) -> None:
+    fill(database, 2)
+    other = {"database_table_schemas": {"task": "other", "group": "other"}}
+    with database.engine().begin() as connection:
+        connection.execute(text("CREATE SCHEMA other"))
+        connection.execute(text("GRANT USAGE ON SCHEMA other TO reader"))
+        connection.execute(text("CREATE TABLE other.celery_taskmeta AS TABLE celery_taskmeta"))
+        connection.execute(text("GRANT SELECT ON other.celery_taskmeta TO reader"))
+    with following(database.reader, path) as follower:
+        follower.poll()
+    with following(database.reader, path, **other) as follower:
+        assert "and this is other.celery_taskmeta of" in refused(follower)
+
+
+def test_mysql_table_is_one_from_another_database(mariadb: MariaDB, path: Path) -> None:
+    """A schema is a database there: the URL may lead to any."""
+    with mariadb.fresh_database() as database, mariadb.fresh_database() as other:
+        fill(database, 2)
+        named = str(database.owner.database)
+        schemas = {"database_table_schemas": {"task": named, "group": named}}
+        with following(database.reader, path) as follower:
+            follower.poll()
+        with following(other.reader, path, **schemas) as follower:
+            assert follower.poll().states() == {"SUCCESS": 2}
 
 
 def test_table_made_anew_goes_on(database: Database, path: Path) -> None:
