@@ -63,7 +63,7 @@ class PostgreSQL(DatabaseServer):
             "port": self.port,
             "listen_addresses": HOST,
             "unix_socket_directories": "",
-            "max_connections": 300,
+            "max_connections": 200,
             "timezone": "UTC",
             "fsync": "off",
         }
