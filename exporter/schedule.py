@@ -13,7 +13,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -81,8 +81,8 @@ class Schedule:
     # -- the threads -------------------------------------------------------------------------
 
     def _join_in(self) -> None:
+        threading.Thread(target=self._work, name="poll", daemon=True).start()
         self._threads += 1
-        threading.Thread(target=self._work, name=f"poll-{self._threads}", daemon=True).start()
 
     def _work(self) -> None:
         _mine.schedule = self
@@ -122,7 +122,8 @@ class Schedule:
             self._began = time.monotonic()
             self._computing += 1
             if not self._spare:
-                self._join_in()
+                with suppress(RuntimeError):  # the system allows no more: those at work come back
+                    self._join_in()
             return heapq.heappop(self._jobs).job
 
     def _wait(self, now: float) -> float | None:

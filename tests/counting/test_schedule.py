@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import threading
 import time
@@ -137,6 +138,27 @@ def test_threads_end_when_nothing_hangs_any_more(gate: threading.Event) -> None:
         assert threading.active_count() > before + len(jobs)
         gate.set()
         wait_until(lambda: threading.active_count() <= before + SPARE, "threads to end")
+
+
+def test_those_at_work_go_on_where_no_more_threads_are_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jobs = [Job(again=0.05) for _ in range(3)]
+    made = Schedule(jobs)
+    start, started = threading.Thread.start, itertools.count()
+
+    def refuse(thread: threading.Thread) -> None:
+        if next(started):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    made.start()
+    wait_until(lambda: all(len(job.at) >= 3 for job in jobs), "three rounds")
+    made.stop()
+    assert made.join(PATIENCE)
+    assert next(started) > 1
+    assert all(job.closed.is_set() for job in jobs)
 
 
 def test_each_is_run_when_it_is_due() -> None:
