@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sqlalchemy import Dialect, Engine, event
+
+log = logging.getLogger(__name__)
 
 LOOK = 0.005  # seconds between looks whether whoever works waits for a database
 HELP_AFTER = 0.25  # seconds; then another thread joins, even if those at work compute
@@ -57,8 +60,8 @@ class Schedule:
         self._jobs = [_Due(now, next(self._numbers), job) for job in jobs]  # a heap
         self._changed = threading.Condition()
         self._threads = 0
-        self._spare = 0  # of these
-        self._computing = 0  # likewise
+        self._busy = 0  # of these, those that have a job
+        self._computing = 0  # of these, those that do not wait
         self._began = now  # when a job was begun last
         self._stopping = False
 
@@ -86,45 +89,48 @@ class Schedule:
 
     def _work(self) -> None:
         _mine.schedule = self
-        try:
-            while (job := self._next()) is not None:
-                if self._stopping:
-                    job.close()
-                else:
-                    self._run(job)
-        finally:
-            with self._changed:
-                self._threads -= 1
-                self._changed.notify_all()
+        while (job := self._next()) is not None:
+            if self._stopping:
+                job.close()
+            else:
+                self._run(job)
 
     def _run(self, job: Job) -> None:
-        due = None  # a job that raises is not run again
+        due = None
         try:
             due = job.run()
-        finally:
-            with self._changed:
-                self._computing -= 1
-                if due is not None:
-                    heapq.heappush(self._jobs, _Due(due, next(self._numbers), job))
-                self._changed.notify()
+        except Exception:
+            log.exception("a poll broke off, and is not tried again")
+        with self._changed:
+            self._busy -= 1
+            self._computing -= 1
+            if due is not None:
+                heapq.heappush(self._jobs, _Due(due, next(self._numbers), job))
+            self._changed.notify()
 
     def _next(self) -> Job | None:
-        """Wait until a job is to be run, or, when stopping, closed; None: there is none for us."""
+        """Wait until a job is to be run, or, when stopping, closed; None: leave."""
         with self._changed:
-            while (wait := self._wait(time.monotonic())) is None or wait > 0:
-                if self._spare >= SPARE:
-                    return None
-                self._spare += 1
-                self._changed.wait(wait)
-                self._spare -= 1
-            if self._stopping:
-                return heapq.heappop(self._jobs).job if self._jobs else None
-            self._began = time.monotonic()
-            self._computing += 1
-            if not self._spare:
-                with suppress(RuntimeError):  # the system allows no more: those at work come back
-                    self._join_in()
-            return heapq.heappop(self._jobs).job
+            job = self._choose()
+            if job is None:
+                self._threads -= 1
+                self._changed.notify_all()
+            return job
+
+    def _choose(self) -> Job | None:
+        while (wait := self._wait(time.monotonic())) is None or wait > 0:
+            if self._threads - self._busy > SPARE:
+                return None
+            self._changed.wait(wait)
+        if self._stopping:
+            return heapq.heappop(self._jobs).job if self._jobs else None
+        self._began = time.monotonic()
+        self._busy += 1
+        self._computing += 1
+        if self._threads == self._busy:
+            with suppress(RuntimeError):  # the system allows no more: those at work come back
+                self._join_in()
+        return heapq.heappop(self._jobs).job
 
     def _wait(self, now: float) -> float | None:
         """Return the seconds until a job may begin, None where that is not known."""

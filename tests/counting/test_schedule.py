@@ -123,7 +123,7 @@ def test_who_takes_long_keeps_nobody_waiting_for_long(gate: threading.Event) -> 
     with running(first, second):
         assert second.begun.wait(PATIENCE / 2)
         gate.set()
-    assert second.at[0] - first.at[0] >= schedule.HELP_AFTER
+    assert second.at[0] - first.at[0] >= 0.9 * schedule.HELP_AFTER  # each notes it a bit later
 
 
 def test_threads_end_when_nothing_hangs_any_more(gate: threading.Event) -> None:
@@ -185,10 +185,10 @@ def test_end_closes_each_even_beside_one_that_hangs(gate: threading.Event) -> No
 
 
 @pytest.mark.usefixtures("no_help")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_one_that_breaks_takes_nobody_with_it() -> None:
+def test_one_that_breaks_takes_nobody_with_it(caplog: pytest.LogCaptureFixture) -> None:
     broken = Job(lambda: 1 // 0)
     others = [Job(again=0.05) for _ in range(3)]
     with running(broken, *others):
         wait_until(lambda: all(len(job.at) >= 3 for job in others), "three rounds")
     assert len(broken.at) == 1
+    assert "ZeroDivisionError" in caplog.text
