@@ -181,10 +181,14 @@ def reading(path: Path) -> Snapshots:
 
 
 def refuse_foreign(path: Path) -> None:
-    """Raise CheckpointError where there is a file that is not ours and not empty."""
+    """Raise CheckpointError where there is a file that is not ours alone, and not empty."""
     with _said(path):
         if _state(path) is None:
             return
+        if path.stat().st_nlink > 1:  # each name would have a log and a lock of its own
+            raise CheckpointError(
+                f"{_place(path)}: has another name, a hard link: remove that, or make it a copy"
+            )
         with path.open("rb") as file:
             start = file.read(_APPLICATION_ID_AT.stop)
         if not start:

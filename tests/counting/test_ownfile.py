@@ -105,6 +105,19 @@ def test_file_has_one_lock_whatever_it_is_called(path: Path, tmp_path: Path) -> 
     checkpoint.close()
 
 
+def test_file_with_two_names_is_refused(path: Path, tmp_path: Path) -> None:
+    """A process for each would write to it as if it were alone."""
+    open_file(path).close()
+    link = tmp_path / "link.sqlite"
+    link.hardlink_to(path)
+    for use in (open_file, read):
+        for name in (path, link):
+            with pytest.raises(CheckpointError, match="has another name, a hard link"):
+                use(name)
+    link.unlink()
+    open_file(path).close()
+
+
 def test_lock_empties_nobodys_file(path: Path) -> None:
     """A path of `poetry` puts its lock into `poetry.lock`."""
     lock = path.with_name(f"{path.name}.lock")
