@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,9 +17,15 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
-from tests.acceptance.process import one_backend, running
+from exporter.checkpoint import open_file
+from exporter.lifecycle import Rules
+from exporter.position import Position
+from exporter.tally import Tally
+from tests.acceptance.process import begin, one_backend, run, running, write
 from tests.acceptance.watchdog import Watchdog
-from tests.counting.follow import create_tables
+from tests.counting.follow import create_tables, insert
+from tests.counting.older import written
+from tests.servers.database import SQLite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +33,16 @@ if TYPE_CHECKING:
     from tests.servers.database import Database
 
 KILLS = int(os.environ.get("KILLS", "3"))
+RESULTS = "celery_task_results_total"
 LABELS = ("task", "state", "worker", "queue")
+MANY = 5_000  # watched rows, so that to write them takes a while
 WRITER = Path(__file__).with_name("writer.py")
+#: Rows that finished just now, so that each one is watched.
+FILL = f"""
+INSERT INTO celery_taskmeta (task_id, status, date_done, name, worker, queue, retries)
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {MANY})
+SELECT 'task-' || i, 'FAILURE', datetime('now'), 'app.add', 'w1@host', 'celery', 0 FROM n
+"""
 
 
 @contextlib.contextmanager
@@ -77,12 +93,12 @@ def test_kill_at_any_moment(database: Database, tmp_path: Path) -> None:
     with running(tmp_path, config) as exporter:
         expected = truth(database)
         exporter.wait_until(
-            lambda: exporter.scrape().sums("celery_task_results_total", *LABELS) == expected,
+            lambda: exporter.scrape().sums(RESULTS, *LABELS) == expected,
             f"all {expected.total()} results count",
             timeout=30,
         )
         exporter.poll_again()
-        assert exporter.scrape().sums("celery_task_results_total", *LABELS) == expected
+        assert exporter.scrape().sums(RESULTS, *LABELS) == expected
         assert exporter.scrape().value("celery_group_results_total") == groups(database) > 0
         late = exporter.scrape().value("celery_backend_late_rows_total", table="task")
     print(  # noqa: T201 - the figures, shown with -s
@@ -90,3 +106,88 @@ def test_kill_at_any_moment(database: Database, tmp_path: Path) -> None:
     )
     assert watchdog.went_back == []
     assert watchdog.scrapes > KILLS
+
+
+@pytest.mark.timeout(3600)
+def test_kill_while_a_checkpoint_is_migrated(tmp_path: Path) -> None:
+    """It is of one version or the other, and holds what it held."""
+    config = one_backend(f"sqlite:///{tmp_path}/not-there.sqlite") | {
+        "checkpoint": {"path": str(tmp_path / "checkpoint.sqlite")}
+    }
+    dice = random.Random(8)  # noqa: S311
+    schemas: Counter[str] = Counter()
+    longest = 0.0
+    for number in range(KILLS + 1):
+        for file in tmp_path.glob("checkpoint.sqlite*"):
+            file.unlink()
+        path = written(tmp_path / "checkpoint.sqlite", 1, more_watched=4 * MANY)
+        log = path.with_name(f"{path.name}-wal")
+        exporter = begin(tmp_path, config)
+        exporter.wait_until(log.exists, "it connects")
+        if number:
+            time.sleep(dice.uniform(0.0, longest))
+        else:
+            connected = time.monotonic()
+            exporter.wait_for_log("listening")
+            longest = time.monotonic() - connected
+        exporter.kill()
+        with contextlib.closing(sqlite3.connect(path)) as raw:
+            query = "SELECT value FROM celery_results_exporter_meta WHERE key = 'schema'"
+            schemas[raw.execute(query).fetchone()[0]] += 1
+        checkpoint = open_file(path)
+        positions = {kind: Position(Rules()) for kind in ("task", "group")}
+        tally = Tally(20_000, 0.0)
+        checkpoint.restore("celery", positions, tally)
+        checkpoint.close()
+        assert len(positions["task"].watched) == 4 * MANY + 5
+        assert len(tally.totals) + len(tally.newest) + len(tally.histograms) == 33
+    print(f"{KILLS} kills; versions found: {dict(schemas)}")  # noqa: T201 - shown with -s
+
+
+def put_older_copy(path: Path, older: Path, *, over: bool) -> None:
+    """Put it in the place of all that is there, or copy it over the file alone."""
+    if over:
+        shutil.copy(older, path)
+        return
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+    shutil.copy(older, path)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("over", [False, True])
+def test_kill_while_a_checkpoint_is_written_anew(tmp_path: Path, *, over: bool) -> None:
+    """It goes on from what was put there, or from what was in memory; in the end all counts."""
+    path, older = tmp_path / "kept" / "checkpoint.sqlite", tmp_path / "older.sqlite"
+    path.parent.mkdir()
+    dice = random.Random(9)  # noqa: S311
+    rewritten = 0
+    with SQLite(tmp_path).fresh_database() as database:
+        with create_tables(database).begin() as connection:
+            insert(connection)
+        config = one_backend(database.reader_url) | {"checkpoint": {"path": str(path)}}
+        assert run("once", f"--config.file={write(tmp_path, config)}").returncode == 0
+        shutil.copy(path, older)
+        with database.engine().begin() as connection:
+            connection.execute(text(FILL))
+        with writers(database, 1):
+            for _ in range(KILLS):
+                with running(tmp_path, config) as exporter:
+                    exporter.wait_until(
+                        lambda: exporter.scrape().sums(RESULTS)[()] > MANY, "all counts"
+                    )
+                    put_older_copy(path, older, over=over)
+                    if over:  # before it has noticed, SQLite would mix both
+                        exporter.wait_for_log("what is there now is kept")
+                    time.sleep(dice.uniform(0.0, 0.4))
+                    rewritten += bool(exporter.logged("written anew"))
+                    exporter.kill()
+        with running(tmp_path, config) as exporter:
+            expected = truth(database)
+            exporter.wait_until(
+                lambda: exporter.scrape().sums(RESULTS, *LABELS) == expected,
+                f"all {expected.total()} results count",
+            )
+            exporter.poll_again()
+            assert exporter.scrape().sums(RESULTS, *LABELS) == expected
+    print(f"{expected.total()} results, {KILLS} kills, {rewritten} after it was written anew")  # noqa: T201
