@@ -396,7 +396,8 @@ class Position:
                 self._read_chunk(batch, life, change)
                 if plan.deleted:  # ids went on above it, or began again and these come late
                     gaps = [gap._replace(missing=m) for gap in gaps for m in _apart(gap.missing)]
-                    known = [gap.span for gap in gaps] + each(self.returned)
+                    known = [span for gap in self.gaps for span in gap.missing.pieces()]
+                    known += each(self.returned)
                     gaps += self._gaps(map(Missing, outside(plan.deleted, known)), now)
                 gaps += self._gaps(missing(self._holes(batch)), now)
         if len(gaps) > MAX_GAPS:

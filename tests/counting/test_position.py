@@ -871,6 +871,20 @@ def test_deleted_tail_is_no_reset() -> None:
     assert (following.resets, following.counted.results["a", SUCCESS]) == (0, 11)
 
 
+def test_late_row_below_a_deleted_tail_counts_once() -> None:
+    """It comes in the very poll in which ids go on above what was deleted."""
+    table = Table()
+    late = table.insert("FAILURE")
+    table.add(SUCCESS)
+    following = Following(table).poll()
+    del table.committed[2]
+    following.poll(61.0)
+    table.commit(late)
+    table.add(SUCCESS)
+    following.poll(61.0).poll(61.0)
+    assert following.counted.results == {("a", SUCCESS): 2, ("a", "FAILURE"): 1}
+
+
 def test_ids_that_begin_again_in_part_leave_history_history() -> None:
     table = Table()
     for _ in range(10):
