@@ -6,19 +6,20 @@ import time
 from collections.abc import Iterator
 
 from bench.figures import Figure, Finding, count
-from bench.lab import Lab
+from bench.lab import KINDS, Lab
 from bench.process import Scraper, exporter, plain, rss, series
 from bench.tables import Shape
 from bench.writer import writing
 
-MOST_SMALL, MOST_LARGE, MOST_GROWTH = 75, 120, 2.0  # MiB
+MOST_SMALL, MOST_LARGE, MOST_GROWTH, MOST_PEAK = 75, 120, 2.0, 120  # MiB
 SMALL = Shape(rows=10_000, tasks=20, workers=4)
+HOUR = 3600.0  # seconds
 LARGE_TASKS = 175  # times 10 workers, in all their states: 10,000 series
 RATE = 200  # rows a second
 
 
 def run(lab: Lab) -> Iterator[Finding]:
-    """Weigh it with one small PostgreSQL backend, and with a large one."""
+    """Weigh it with one small PostgreSQL backend, with a large one, and with made-up names."""
     with exporter(lab, lab.database("postgresql", SMALL), poll_interval="1s") as process:
         _scrape_on(process.address, lab.sizes.seconds / 2)
         small = rss(process.pid)
@@ -55,6 +56,17 @@ def run(lab: Lab) -> Iterator[Finding]:
         f"grown by ≤ {MOST_GROWTH:g} MiB",
         later - large <= MOST_GROWTH,
     )
+
+    made_up = Shape(rows=lab.sizes.backlog, made_up=True, age=HOUR)
+    for kind in ("postgresql", "sqlite"):
+        with exporter(lab, lab.fresh_database(kind, made_up)) as process:
+            most = rss(process.pid, peak=True)
+        yield Figure(
+            f"memory at most, {count(made_up.rows)} made-up task names in an hour, {KINDS[kind]}",
+            f"{most:.0f} MiB",
+            must=f"≤ {MOST_PEAK} MiB",
+            met=most <= MOST_PEAK,
+        )
 
 
 def _scrape_on(address: str, seconds: float) -> None:

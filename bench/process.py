@@ -59,10 +59,11 @@ def series(body: bytes) -> int:
     return sum(not line.startswith(b"#") for line in body.splitlines())
 
 
-def rss(pid: int) -> float:
-    """Return the resident memory of a process in MiB."""
+def rss(pid: int, *, peak: bool = False) -> float:
+    """Return the resident memory of a process in MiB, as it is or was at most."""
     status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+    name = "VmHWM" if peak else "VmRSS"
+    found = re.search(rf"^{name}:\s+(\d+) kB$", status, re.MULTILINE)
     if found is None:
         raise RuntimeError(f"process {pid} has ended")
     return int(found[1]) / 1024

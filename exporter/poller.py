@@ -25,7 +25,7 @@ from exporter.lifecycle import Rules
 from exporter.link import unexpected
 from exporter.metrics import Metric
 from exporter.position import CHUNK_ROWS, Batch, Change, Position
-from exporter.reader import MOST_ROWS, Health, Reader, reader_of
+from exporter.reader import MOST_GROUPS, MOST_ROWS, Health, Reader, reader_of
 from exporter.schedule import waiting
 from exporter.status import BackendStatus, TableStatus, TaskStatus
 from exporter.tables import ResultTable, celery
@@ -243,9 +243,15 @@ class Poller:
             return batches
 
     def _pace(self, batches: Mapping[str, Batch], spent: float) -> None:
-        """Fit the next chunk to what this one took, in time and rows, if there was more to read."""
+        """Fit the next chunk to what this one took, in time and room, if there was more to read."""
         fitting = [
-            batch.plan.chunk / max(spent / CHUNK_SECONDS, batch.fetched / MOST_ROWS, 0.25)
+            batch.plan.chunk
+            / max(
+                spent / CHUNK_SECONDS,
+                batch.fetched / MOST_ROWS,
+                len(batch.groups) / MOST_GROUPS,
+                0.25,
+            )
             for batch in batches.values()
             if batch.goes_on
         ]

@@ -445,7 +445,7 @@ class Position:
         for row in found.others:
             if row.id in change.watch or self._waits_for(row.id):
                 continue
-            task = audit.blame(lacking, row) if life.may_change(row.done) else None
+            task = audit.blame(lacking, row, counted) if life.may_change(row.done) else None
             if task is not None:
                 change.take(row.id, life.again(row, life.counted_success(task)))
         window = self.rules.revision_window
@@ -698,6 +698,8 @@ class Position:
                 self._put_on_schedule(row_id, 0.0)
             else:
                 self._aside.append(row_id)
+                if len(self._aside) == ASIDE_HERDS * self.rules.herd:
+                    self._make_herds()
         self.apply(change)
 
     @property

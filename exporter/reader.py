@@ -47,6 +47,7 @@ IDS_A_STATEMENT = 1_000  # SQL Server takes 2,100 parameters
 EDGE_ROWS = 100
 NEWEST_ROWS = 1_000  # whose dates show how far off the zone may be
 MOST_ROWS = 10_000  # that are read one by one at once, about: a hundred bytes each, for a while
+MOST_GROUPS = 20_000  # that are read at once: several hundred bytes each, for a while
 LABELS_KEPT = 20_000  # texts that are kept, so that equal ones are one
 READERS_KEPT = 100  # more tables that differ from each other are rare
 NEIGHBOURS = 3  # reading a range of so many rows costs less than one row of it by id
@@ -248,6 +249,8 @@ class Reader:
         chunk.upto = end = found[-1][0] if full else end
         where = self._id.between(start, end)
         chunk.groups = self._groups(connection, where, news=plan.news)
+        if len(chunk.groups) > MOST_GROUPS:  # a chunk of as many rows has no more
+            return self._aggregated(connection, replace(plan, chunk=MOST_GROUPS), top)
         total = len(found) + sum(group.rows for group in chunk.groups)
         chunk.asked = total if full else plan.chunk
         self._sort(connection, plan, chunk, found)
@@ -320,7 +323,7 @@ class Reader:
     def _groups(
         self, connection: Connection, where: ColumnElement[bool], *, news: bool
     ) -> list[Group]:
-        """Aggregate successes."""
+        """Aggregate successes: one group more than MOST_GROUPS, where there are too many."""
         query = (
             select(
                 *self._labels,
@@ -331,6 +334,7 @@ class Reader:
             )
             .where(where, self._success)
             .group_by(*_grouping(self._keys))
+            .limit(MOST_GROUPS + 1)
         )
         text = self._text
         groups: list[Group] = []

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from exporter import poller, reader
 from exporter.checkpoint import open_file
 from exporter.results import OTHER
 from tests.counting.follow import TASKS, Follower, create_tables, insert
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+    from exporter.database import Session
+    from exporter.position import Batch, Plan
     from tests.servers.database import Database
 
 ROWS = 2_500  # two herds, and some
@@ -56,3 +59,34 @@ def test_rows_beyond_the_limit_count_when_they_finish(
     assert follower.total("celery_task_results_revised_total", from_state="FAILURE") == ROWS / 5
     follower.close()
     checkpoint.close()
+
+
+@pytest.mark.parametrize("common", [0, ROWS - 500], ids=["rare", "rare after common"])
+def test_groups_that_are_read_at_once_are_bounded(
+    database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch, common: int
+) -> None:
+    """However many names somebody makes up, and however large a chunk was before."""
+    for module in (reader, poller):
+        monkeypatch.setattr(module, "MOST_GROUPS", 100)
+    groups: list[int] = []
+    read = reader.Reader.read
+
+    def noted(self: reader.Reader, session: Session, plan: Plan) -> Batch:
+        batch = read(self, session, plan)
+        groups.append(len(batch.groups))
+        return batch
+
+    monkeypatch.setattr(reader.Reader, "read", noted)
+    with engine.begin() as connection:
+        rows = [
+            {"task_id": f"{n}", "status": "SUCCESS", "name": f"task {0 if n < common else n}"}
+            for n in range(ROWS)
+        ]
+        connection.execute(TASKS.insert(), rows)
+        insert(connection, "FAILURE")
+    follower = Follower(database.reader_url, series_limit=1000).poll()
+    assert follower.states() == {"SUCCESS": ROWS, "FAILURE": 1}
+    assert max(groups) == 100
+    first = follower.value("celery_task_results_total", task="task 0", state="SUCCESS")
+    assert first == max(common, 1)
+    follower.close()

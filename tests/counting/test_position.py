@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,12 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from exporter import audit
-from exporter.audit import AGES, Found
-from exporter.lifecycle import Rules, slack_shown_by
+from exporter.audit import AGES, MOST_TASKS, Found
+from exporter.lifecycle import Rules, Watch, slack_shown_by
 from exporter.position import MAX_NAMELESS, Anchor, Batch, Change, Herd, Horizon, Plan, Position
 from exporter.results import OTHER, READY_STATES, SUCCESS, Finished, Group, Labels, Row, Vanished
 from exporter.spans import LONGEST_MASK, MIN_ID, Span, holes
-from exporter.watchlist import FOLDED_STATES
+from exporter.watchlist import FOLDED_STATES, WatchList
 
 TIMES = 20 if os.environ.get("SOAK") else 1  # as many examples
 UNFINISHED = ["STARTED", "RETRY", "PROGRESS", ""]
@@ -530,6 +531,50 @@ def test_revoking_wipes_the_name_of_a_success() -> None:
     assert following.counted.results["", "REVOKED"] == 3
 
 
+def test_successes_of_rare_tasks_are_audited_together() -> None:
+    """A million names within an hour are no reason to grow."""
+    table = Table()
+    for number in range(3 * MOST_TASKS):
+        table.add(SUCCESS, f"task {number}")
+        table.add(SUCCESS, "often")
+    following = Following(table, revision_window=WINDOW, late_commit_grace=10.0).poll()
+    (segment,) = following.position.segments
+    assert len(segment.counted) == MOST_TASKS
+    assert segment.counted["often"] == 3 * MOST_TASKS
+    assert sum(segment.counted.values()) == 6 * MOST_TASKS
+    of = {row.task: row.id for row in table.committed.values()}
+    rare = next(task for task in of if task not in segment.counted)
+    wiped = next(task for task in of if task not in segment.counted and task != rare)
+    deleted = next(task for task in of if task not in segment.counted and task not in (rare, wiped))
+    table.update(of[rare], "FAILURE")
+    table.update(of["often"], "FAILURE")
+    following.poll(WINDOW * AGES[0])
+    assert following.counted.revised == {(rare, SUCCESS): 1, ("often", SUCCESS): 1}
+    table.update(of[wiped], "REVOKED", task="")
+    del table.committed[of[deleted]]
+    table.add(SUCCESS, deleted)
+    following.poll(WINDOW * AGES[1]).poll(20.0)
+    assert following.counted.revised["", SUCCESS] == 1
+    assert sum(following.counted.revised.values()) == 3
+    following.poll(WINDOW)
+    assert sum(following.counted.revised.values()) == 3
+
+
+def test_task_that_is_not_told_apart_in_an_audit_never_will_be() -> None:
+    """Some of its successes were counted together with others."""
+    names = {f"task {number}": 2 for number in range(MOST_TASKS)}
+    (full,) = audit.extend((), Span(1, 2 * MOST_TASKS + 1), names | {"x": 1}, 0.0, WINDOW)
+    assert full.counted[OTHER] == 3
+    seen = {name: 2 for name in full.counted if name != OTHER}
+    (seen,) = audit.looked_at(
+        (full,), full.span, dict(list(seen.items())[:5]) | {"x": 1}, 1, WINDOW
+    )
+    assert (len(seen.counted), seen.counted[OTHER]) == (6, 1)
+    (more,) = audit.credit((seen,), [(1, "x")])
+    assert more.counted[OTHER] == 2
+    assert not audit.missing(more.counted, more.counted | {OTHER: 0, "x": 2})
+
+
 def test_deleted_success_is_no_revision() -> None:
     table = Table()
     for _ in range(5):
@@ -1001,6 +1046,22 @@ def test_clock_that_goes_back_at_each_poll_takes_nobodys_turn() -> None:
             table.update(row, SUCCESS)
         following.poll(-1.0)
     assert following.counted.results == {("a", SUCCESS): 1}
+
+
+def test_to_restore_many_rows_takes_little_beside_them() -> None:
+    rows, rules = 100_000, Rules()
+    watched = WatchList(rules.label_sets)
+    for row_id in range(rows):
+        watched.put(row_id, Watch("STARTED", "a", "w", "q", first_seen=1.0))
+    position = Position(rules)
+    tracemalloc.start()
+    try:
+        position.restore(position.mark, (), (), watched)
+        position.plan(1000.0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak / rows < 60
 
 
 def test_memory_does_not_grow_behind_a_stuck_row() -> None:
