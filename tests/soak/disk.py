@@ -54,7 +54,8 @@ class Limited(Disk):
         self._limit(exporter, longest)
 
     def free(self, exporter: Exporter) -> None:
-        self._limit(exporter, resource.RLIM_INFINITY)
+        with contextlib.suppress(ProcessLookupError):  # its end has freed it
+            self._limit(exporter, resource.RLIM_INFINITY)
 
     @staticmethod
     def _limit(exporter: Exporter, size: int) -> None:
