@@ -265,6 +265,8 @@ class Checkpoint(Saved):
                 raise CheckpointError(f"{self.place}: holds counts that are not known here yet")
             if refusal := refused(backend, _read_identities(connection, backend), identities):
                 raise CheckpointError(f"{self.place}: was replaced while in use: {refusal}")
+            if isinstance(self._store, OwnFile):
+                self._store.keep_what_was_put_there()
             for statement, rows in _anew(backend, identities, positions, tally, stamp):
                 connection.execute(statement, rows)
         self._note_saved(backend, stamp)

@@ -2,8 +2,8 @@
 
 SQLite goes on writing to a file that was deleted, replaced or overwritten, as if nothing had
 happened, and mixes its log with whatever is there. So before each transaction the files at the path
-are compared with what the last one left. What was put there is copied before anything is written
-to it: it may be the only copy of what somebody wanted back.
+are compared with what the last one left. What was put there is copied before it is written over:
+it may be the only copy of what somebody wanted back.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class OwnFile(Store):
         self._lock: IO[bytes] | None = None
         self._left: State = None  # the file, as the last transaction has left it
         self._wal_left: State = None  # likewise; None: ours to change
+        self._foreign = False  # somebody else has put there what is there, and it is not kept yet
 
     def in_place(self) -> bool:
         """Whether what is at the path is what is open: else nothing that is written lasts."""
@@ -104,33 +105,47 @@ class OwnFile(Store):
         refuse_foreign(self.path)
         self._take_lock()
         if not self._as_left():
+            self._foreign = bool(_size(self.path))
             with _said(self.path):
-                self._keep_what_was_put_there()
+                if self._foreign and not _is_sound(self.path):
+                    self._move_aside()
         self._left = self._wal_left = None
         connection = super()._connect()
         self._note()
         return connection
 
-    def _keep_what_was_put_there(self) -> None:
-        """Copy it; what cannot be read has no other use, and goes."""
-        if not _size(self.path):
+    def keep_what_was_put_there(self) -> None:
+        """Copy it, if there is such, before it is written over."""
+        if not self._foreign:
             return
         kept = self._spare()
         try:
-            for ending in ("", "-wal"):
-                with suppress(FileNotFoundError):
-                    shutil.copy2(_beside(self.path, ending), _beside(kept, ending))
-        except OSError:  # a part of it is of no use, and takes what room there is
-            for ending in ("", "-wal"):
-                _beside(kept, ending).unlink(missing_ok=True)
+            with (
+                _said(self.path),
+                closing(_look_into(self.path)) as there,
+                closing(sqlite3.connect(kept)) as copy,
+            ):
+                there.backup(copy)
+                shutil.copymode(self.path, kept)
+        except BaseException:  # a part of it is of no use, and takes what room there is
+            kept.unlink(missing_ok=True)
             raise
+        self._say_where(kept)
+
+    def _move_aside(self) -> None:
+        """Make room where there is what SQLite cannot read."""
+        kept = self._spare()
+        if _size(self._wal):
+            self._wal.rename(_beside(kept, "-wal"))
+        self.path.rename(kept)
+        self._say_where(kept)
+
+    def _say_where(self, kept: Path) -> None:
+        self._foreign = False
         log.warning(
-            "the checkpoint's file was replaced or changed while in use; what is there now is kept",
+            "the checkpoint's file was replaced or changed while in use; what was there is kept",
             extra={"checkpoint": self.place, "kept_as": str(kept)},
         )
-        if not _is_sound(self.path):
-            for ending in ("", "-wal", "-shm"):
-                _beside(self.path, ending).unlink(missing_ok=True)
 
     def _prepare(self, connection: Connection) -> None:
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")

@@ -134,7 +134,7 @@ def test_lost_checkpoint_is_written_anew(
                 insert(connection, name=f"task{number}")
         exporter.wait_until(lambda: exporter.scrape().sums(RESULTS)[()] == 201, "201 results")
         if overwritten:
-            shutil.copy(older, path)
+            shutil.copyfile(older, path)
         else:
             for found in path.parent.iterdir():
                 found.unlink()
@@ -142,8 +142,9 @@ def test_lost_checkpoint_is_written_anew(
         exporter.wait_for_log("deleted or replaced while in use", "backend=shop")
         assert "written anew from memory" in exporter.get("/").body
         if overwritten:
-            kept = exporter.logged("what is there now is kept").partition("kept_as=")[2]
-            assert Path(kept).read_bytes() == older.read_bytes()
+            kept = exporter.logged("what was there is kept").partition("kept_as=")[2]
+            with closing(sqlite3.connect(kept)) as now, closing(sqlite3.connect(older)) as then:
+                assert list(now.iterdump()) == list(then.iterdump())
         exporter.kill()
     with results.engine().begin() as connection:
         connection.exec_driver_sql("DELETE FROM celery_taskmeta")

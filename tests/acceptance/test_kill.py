@@ -147,11 +147,11 @@ def test_kill_while_a_checkpoint_is_migrated(tmp_path: Path) -> None:
 def put_older_copy(path: Path, older: Path, *, over: bool) -> None:
     """Put it in the place of all that is there, or copy it over the file alone."""
     if over:
-        shutil.copy(older, path)
+        shutil.copyfile(older, path)
         return
     for file in path.parent.glob(f"{path.name}*"):
         file.unlink()
-    shutil.copy(older, path)
+    shutil.copyfile(older, path)
 
 
 @pytest.mark.timeout(3600)
@@ -178,7 +178,7 @@ def test_kill_while_a_checkpoint_is_written_anew(tmp_path: Path, *, over: bool) 
                     )
                     put_older_copy(path, older, over=over)
                     if over:  # before it has noticed, SQLite would mix both
-                        exporter.wait_for_log("what is there now is kept")
+                        exporter.wait_for_log("what was there is kept")
                     time.sleep(dice.uniform(0.0, 0.4))
                     rewritten += bool(exporter.logged("written anew"))
                     exporter.kill()

@@ -177,8 +177,11 @@ def replace_beside_its_log(path: Path) -> None:
     older_copy(path).replace(path)
 
 
-def cut(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
+def overwrite_by_half(path: Path) -> None:
+    """The disk was full."""
+    older = older_copy(path)
+    os.truncate(older, older.stat().st_size // 2)
+    shutil.copyfile(older, path)
 
 
 def empty(path: Path) -> None:
@@ -191,7 +194,7 @@ LOSSES = [
     replace_by_empty,
     overwrite,
     replace_beside_its_log,
-    cut,
+    overwrite_by_half,
     empty,
     lambda path: path.unlink(),
 ]
@@ -236,7 +239,40 @@ def test_lost_file_is_written_anew(
         checkpoint.close()
 
 
-@pytest.mark.parametrize("put", [overwrite, replace_by_older, replace_beside_its_log, cut])
+def content(path: Path) -> list[str] | bytes:
+    """Return all rows, or the bytes where these are not to be read."""
+    copy = shutil.copy(path, path.with_name("copy"))
+    with closing(sqlite3.connect(copy)) as raw:
+        try:
+            return list(raw.iterdump())
+        except sqlite3.DatabaseError:
+            return path.read_bytes()
+
+
+def delete_log(path: Path) -> None:
+    path.with_name(f"{path.name}-wal").unlink()
+
+
+def test_change_that_loses_nothing_leaves_no_copies(results: Database, path: Path) -> None:
+    with results.engine().begin() as connection:
+        insert(connection, "FAILURE")
+    checkpoint = open_file(path)
+    follower = Follower(results.reader_url, checkpoint).poll()
+    for _ in range(3):
+        sql(path, "VACUUM")
+        follower.poll()
+    with results.engine().begin() as connection:
+        insert(connection)
+    assert follower.poll().value(REWRITES) == 0
+    assert saved(checkpoint, "celery") == (2, 1)
+    assert list(path.parent.glob("*.replaced-*")) == []
+    follower.close()
+    checkpoint.close()
+
+
+@pytest.mark.parametrize(
+    "put", [overwrite, replace_by_older, replace_beside_its_log, overwrite_by_half]
+)
 def test_what_was_put_there_is_kept(
     results: Database, path: Path, put: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -246,10 +282,10 @@ def test_what_was_put_there_is_kept(
     checkpoint = open_file(path)
     follower = Follower(results.reader_url, checkpoint).poll()
     put(path)
-    there = path.read_bytes()
+    there = content(path)
     follower.poll().poll()
     (kept,) = path.parent.glob("*.replaced-*")
-    assert kept.read_bytes() == there
+    assert content(kept) == there
     (said,) = (r for r in caplog.records if "replaced or changed while in use" in r.message)
     assert said.kept_as == str(kept)  # type: ignore[attr-defined]
     follower.close()
@@ -317,7 +353,7 @@ def test_log_that_is_deleted_loses_nothing(results: Database, path: Path) -> Non
         insert(connection, "FAILURE")
     checkpoint = open_file(path)
     follower = Follower(results.reader_url, checkpoint).poll()
-    path.with_name(f"{path.name}-wal").unlink()
+    delete_log(path)
     follower.poll()
     assert saved(checkpoint, "celery") == (1, 1)
     follower.close()

@@ -93,7 +93,7 @@ def test_checkpoint_that_cannot_be_written_anew_stays_in_memory(
                 connection.execute(text(FILL))
             exporter.wait_for(RESULTS, MANY, state="FAILURE")
             if over:
-                shutil.copy(older, path)
+                shutil.copyfile(older, path)
             else:
                 path.unlink()
             disk.fill(exporter)
