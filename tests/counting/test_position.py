@@ -73,6 +73,9 @@ class Table:
         row = self.committed[row_id]
         self.committed[row_id] = row._replace(task=task, worker="w", queue="q", done=done)
 
+    def touch(self, row_id: int, done: float) -> None:
+        self.committed[row_id] = self.committed[row_id]._replace(done=done)
+
     def read(self, plan: Plan, horizon: Horizon | None = None) -> Batch:
         ids = sorted(self.committed)
         top = ids[-1] if ids else None
@@ -462,8 +465,10 @@ class LateNames(RuleBasedStateMachine):
         row = data.draw(st.sampled_from(self._revoked(named=True)))
         task = self.table.committed[row].task
         self.table.relabel(row, "", "")
+        self.table.touch(row, self.following.now)
         self.following.poll(after)
         self.table.relabel(row, task, "w")
+        self.following.poll(61.0)
 
     @rule(after=st.sampled_from([0.1, 10.0, GRACE, WINDOW, 30 * WINDOW]))
     def poll(self, after: float) -> None:

@@ -14,6 +14,7 @@ from exporter import watchlist
 from exporter.lifecycle import Watch
 from exporter.results import OTHER
 from exporter.watchlist import FOLDED_STATES, WatchList
+from tests.counting.test_position import TIMES
 
 ROWS = 30_000
 BYTES_A_ROW = 60
@@ -86,7 +87,7 @@ class AsADict(RuleBasedStateMachine):
         self.patch.undo()
 
 
-AsADict.TestCase.settings = settings(max_examples=50, stateful_step_count=15, deadline=None)
+AsADict.TestCase.settings = settings(max_examples=50 * TIMES, stateful_step_count=15, deadline=None)
 TestAsADict = AsADict.TestCase
 
 
