@@ -224,7 +224,7 @@ class Crowded(RuleBasedStateMachine):
         self.rows: list[LabelValues] = []
         self.revised: Counter[tuple[str, str]] = Counter()
         self.unfinished: Counter[LabelValues] = Counter()
-        self.vanished = 0
+        self.vanished = self.timed = 0
         self.homes: dict[LabelValues, LabelValues] = {}  # where rows of a label set have counted
         self.shown: dict[Key, float] = {}
 
@@ -252,7 +252,8 @@ class Crowded(RuleBasedStateMachine):
 
     @rule(task=NAMES, state=st.sampled_from(sorted(READY_STATES)), worker=NAMES, queue=NAMES)
     def finish(self, task: str, state: str, worker: str, queue: str) -> None:
-        self.feed(Finished(state, task, worker, queue, exception=worker, done=NOW, runtime=1.0))
+        self.feed(Finished(state, task, worker, queue, exception=worker, done=NOW, runtime=1.5))
+        self.timed += 1
 
     @rule(first=st.integers(0, 100), of=st.sampled_from(["task", "worker", "queue"]))
     def finish_many(self, first: int, of: str) -> None:
@@ -325,6 +326,9 @@ class Crowded(RuleBasedStateMachine):
         failed = sum(value for labels, value in counted.items() if labels[1] == "FAILURE")
         assert sum(self.totals(metrics.FAILURES).values()) == failed
         assert sum(self.totals(metrics.VANISHED).values()) == self.vanished
+        times = self.tally.histograms.values()
+        assert sum(sum(histogram.counts) for histogram in times) == self.timed
+        assert sum(histogram.sum for histogram in times) == 1.5 * self.timed
 
     @invariant()
     def verify_agrees(self) -> None:
