@@ -185,7 +185,9 @@ class Lifecycle:
             if not self._waits_nameless(row):
                 return None
             until = self.now + self.rules.revision_window
-        return Watch(*row.labels, watch.first_seen, until, counted=row.labels)
+        return Watch(
+            *row.labels, watch.first_seen, until, counted=_still(watch.counted, row.labels)
+        )
 
     def _held(self, row: Row, watch: Watch | None) -> Watch:
         until = self.now + self.rules.late_commit_grace
@@ -272,19 +274,28 @@ def foldable(labels: Labels) -> list[int]:
 
 
 def _unfolded(known: Labels, now: Labels) -> Labels:
-    """Return what is known of a row's labels; those that were folded, as they are now."""
+    """Return what is known of a row's labels; those that were folded, as they are now.
+
+    Even where there is none any more: a name that is wiped mostly comes back.
+    """
     if OTHER not in known:
         return known
-    could = foldable(now)
-    state, task, worker, queue = (
-        now[part] if label == OTHER and part in could else label for part, label in enumerate(known)
-    )
-    return state, task, worker, queue
+    state, *others = (n if k == OTHER else k for k, n in zip(known, now, strict=True))
+    task, worker, queue = others
+    return known[0] if now[0] in STATES else state, task, worker, queue
 
 
 def _counted(watch: Watch, row: Row) -> Labels | None:
     """Return what a row was last counted as."""
     return None if watch.counted is None else _unfolded(watch.counted, row.labels)
+
+
+def _still(counted: Labels | None, now: Labels) -> Labels:
+    """Return what a row counts as, as finely as is known: not as none what had folded."""
+    state, task, worker, queue = (
+        OTHER if k == OTHER and not n else n for k, n in zip(counted or now, now, strict=True)
+    )
+    return state, task, worker, queue
 
 
 def _task_and_state(counted: Labels | None) -> tuple[str, str] | None:

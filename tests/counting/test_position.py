@@ -813,19 +813,33 @@ def test_name_that_is_wiped_and_comes_again_counts_nothing() -> None:
     assert following.counted.results == {("a", SUCCESS): 1, ("b", "REVOKED"): 1}
 
 
-@pytest.mark.parametrize("label_sets", [0, 20_000], ids=["folded", "known"])
-def test_name_that_is_wiped_for_good_is_a_revision(label_sets: int) -> None:
-    """Of a folded row nobody knows from which; it counts as what it is, and sums are right."""
+def test_name_that_is_wiped_for_good_is_a_revision() -> None:
     table = Table()
     table.add(SUCCESS)
-    following = Following(table, late_commit_grace=100.0, label_sets=label_sets).poll()
+    following = Following(table, late_commit_grace=100.0).poll()
     row = table.add("REVOKED", "b")
     following.poll()
     table.relabel(row, "", "")
     following.poll().poll(101.0)
-    name = "b" if label_sets else OTHER
     assert following.counted.results["", "REVOKED"] == 1
-    assert following.counted.revised == {(name, "REVOKED"): 1}
+    assert following.counted.revised == {("b", "REVOKED"): 1}
+
+
+def test_folded_name_that_is_wiped_is_taken_for_still_there() -> None:
+    """It may be known to the counter: a revision from no name in particular would undo nothing."""
+    table = Table()
+    table.add(SUCCESS)
+    rules = {"late_commit_grace": GRACE, "revision_window": WINDOW}
+    following = Following(table, label_sets=1, **rules).poll()
+    row = table.add("REVOKED", "b")
+    table.add("REVOKED")
+    for pause, held in ((0.1, 1.0), (30 * WINDOW, 60.0)):
+        following.poll(pause)
+        table.relabel(row, "", "")  # its name is known when this comes, but not when it is kept
+        following.poll(held)
+        table.relabel(row, "b", "w")
+    following.poll(GRACE)
+    assert following.counted.net["b", "REVOKED"] == 1
 
 
 def test_run_time_of_a_row_that_is_folded_begins_once() -> None:
