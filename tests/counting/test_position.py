@@ -831,8 +831,9 @@ def test_folded_name_that_is_wiped_is_taken_for_still_there() -> None:
     table.add(SUCCESS)
     rules = {"late_commit_grace": GRACE, "revision_window": WINDOW}
     following = Following(table, label_sets=1, **rules).poll()
-    row = table.add("REVOKED", "b")
-    table.add("REVOKED")
+    row = table.revoke(following.now)
+    table.discard(row, "b", following.now)
+    table.revoke(following.now)
     for pause, held in ((0.1, 1.0), (30 * WINDOW, 60.0)):
         following.poll(pause)
         table.relabel(row, "", "")  # its name is known when this comes, but not when it is kept
