@@ -183,8 +183,7 @@ def running(
     folder: Path, config: Mapping[str, Any], *flags: str, tracebacks: int | None = 0, **env: str
 ) -> Iterator[Exporter]:
     """Run an exporter until the end of the test; it must then end well, without a traceback."""
-    exporter = begin(folder, config, *flags, **env)
-    try:
+    with beginning(folder, config, *flags, **env) as exporter:
         listening = exporter.wait_for_log("listening")
         found = re.search(rf"{re.escape(HOST)}:\d+", listening)
         assert found, listening
@@ -192,16 +191,14 @@ def running(
         yield exporter
         if exporter.is_running():
             exporter.stop(within=30)
-    except BaseException:
-        print(exporter.autopsy())  # noqa: T201 - shown beside the failure
-        raise
-    finally:
-        exporter.kill()
     assert tracebacks in (None, exporter.printed().count("Traceback"))
 
 
-def begin(folder: Path, config: Mapping[str, Any], *flags: str, **env: str) -> Exporter:
-    """Begin an exporter, which may not serve yet."""
+@contextlib.contextmanager
+def beginning(
+    folder: Path, config: Mapping[str, Any], *flags: str, **env: str
+) -> Iterator[Exporter]:
+    """Begin an exporter, which may not serve yet, and end it with the test."""
     stdout, stderr = folder / "exporter.out", folder / "exporter.err"
     with stdout.open("wb") as out, stderr.open("wb") as err:
         child = subprocess.Popen(
@@ -216,7 +213,14 @@ def begin(folder: Path, config: Mapping[str, Any], *flags: str, **env: str) -> E
             stderr=err,
             env=environment(env),
         )
-    return Exporter(child, stdout, stderr)
+    exporter = Exporter(child, stdout, stderr)
+    try:
+        yield exporter
+    except BaseException:
+        print(exporter.autopsy())  # noqa: T201 - shown beside the failure
+        raise
+    finally:
+        exporter.kill()
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ from exporter.checkpoint import open_file
 from exporter.lifecycle import Rules
 from exporter.position import Position
 from exporter.tally import Tally
-from tests.acceptance.process import begin, one_backend, run, running, write
+from tests.acceptance.process import beginning, one_backend, run, running, write
 from tests.acceptance.watchdog import Watchdog
 from tests.counting.follow import create_tables, insert
 from tests.counting.older import written
@@ -122,15 +122,15 @@ def test_kill_while_a_checkpoint_is_migrated(tmp_path: Path) -> None:
             file.unlink()
         path = written(tmp_path / "checkpoint.sqlite", 1, more_watched=4 * MANY)
         log = path.with_name(f"{path.name}-wal")
-        exporter = begin(tmp_path, config)
-        exporter.wait_until(log.exists, "it connects")
-        if number:
-            time.sleep(dice.uniform(0.0, longest))
-        else:
-            connected = time.monotonic()
-            exporter.wait_for_log("listening")
-            longest = time.monotonic() - connected
-        exporter.kill()
+        with beginning(tmp_path, config) as exporter:
+            exporter.wait_until(log.exists, "it connects")
+            if number:
+                time.sleep(dice.uniform(0.0, longest))
+            else:
+                connected = time.monotonic()
+                exporter.wait_for_log("listening", timeout=120)
+                longest = time.monotonic() - connected
+            exporter.kill()
         with contextlib.closing(sqlite3.connect(path)) as raw:
             query = "SELECT value FROM celery_results_exporter_meta WHERE key = 'schema'"
             schemas[raw.execute(query).fetchone()[0]] += 1

@@ -28,7 +28,7 @@ from tests.acceptance.process import (
     FAST,
     Exporter,
     Scrape,
-    begin,
+    beginning,
     one_backend,
     run,
     running,
@@ -124,14 +124,14 @@ def test_ends_at_once_while_a_large_checkpoint_is_opened(
     log = path.with_name(f"{path.name}-wal")
     config = one_backend(sqlite.reader_url) | {"checkpoint": {"path": str(path)}}
     config["backends"][0]["name"] = "celery"
-    exporter = begin(tmp_path, config)
-    if when == "migrating":
-        exporter.wait_until(lambda: log.exists() and log.stat().st_size > 10**6, "it migrates")
-    else:
-        exporter.wait_for_log("brought to this version")
-    exporter.send(signal.SIGTERM)
-    assert exporter.ended() == 128 + signal.SIGTERM
-    assert not exporter.logged("listening")
+    with beginning(tmp_path, config) as exporter:
+        if when == "migrating":
+            exporter.wait_until(lambda: log.exists() and log.stat().st_size > 10**6, "it migrates")
+        else:
+            exporter.wait_for_log("brought to this version", timeout=120)
+        exporter.send(signal.SIGTERM)
+        assert exporter.ended() == 128 + signal.SIGTERM
+        assert not exporter.logged("listening")
     checkpoint = open_file(path)
     with checkpoint._store.transaction() as connection:
         assert connection.execute(text("PRAGMA integrity_check")).scalars().all() == ["ok"]

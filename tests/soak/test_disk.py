@@ -13,7 +13,7 @@ from exporter.checkpoint import open_file
 from exporter.lifecycle import Rules
 from exporter.position import Position
 from exporter.tally import Tally
-from tests.acceptance.process import begin, one_backend, running
+from tests.acceptance.process import beginning, one_backend, running
 from tests.acceptance.test_kill import FILL, MANY, RESULTS
 from tests.acceptance.watchdog import Watchdog
 from tests.counting.follow import create_tables, insert
@@ -62,11 +62,11 @@ def test_checkpoint_that_cannot_be_migrated_stays_as_it_is(tmp_path: Path) -> No
         path = written(disk.folder / "checkpoint.sqlite", 1, more_watched=MANY)
         config = one_backend(f"sqlite:///{tmp_path}/not-there.sqlite")
         config["checkpoint"] = {"path": str(path)}
-        exporter = begin(tmp_path, config)
-        disk.fill(exporter)
-        assert exporter.ended(30) == 1
-        assert "error: checkpoint " in exporter.logs()[-1]
-        disk.free(exporter)
+        with beginning(tmp_path, config) as exporter:
+            disk.fill(exporter)
+            assert exporter.ended(30) == 1
+            assert "error: checkpoint " in exporter.logs()[-1]
+            disk.free(exporter)
         checkpoint = open_file(path)
         positions = {kind: Position(Rules()) for kind in ("task", "group")}
         checkpoint.restore("celery", positions, Tally(100, 0.0))
