@@ -178,16 +178,14 @@ class Lifecycle:
 
     def _unchanged(self, row: Row, watch: Watch) -> Watch | None:
         """Watch a row on that counts already as what it is."""
-        until = watch.until
-        if not watch.settled or until is None:  # it had lost its name, and has it again
+        until, counted = watch.until, _still(watch.counted, row.labels)
+        back = counted == row.labels and not watch.settled  # the name that it had lost
+        over = until is None or self.now >= until
+        if back or (over and self._waits_nameless(row)):
             until = self.now + self.rules.revision_window
-        elif self.now >= until:
-            if not self._waits_nameless(row):
-                return None
-            until = self.now + self.rules.revision_window
-        return Watch(
-            *row.labels, watch.first_seen, until, counted=_still(watch.counted, row.labels)
-        )
+        elif over:
+            return None
+        return Watch(*row.labels, watch.first_seen, until, counted=counted)
 
     def _held(self, row: Row, watch: Watch | None) -> Watch:
         until = self.now + self.rules.late_commit_grace

@@ -843,6 +843,18 @@ def test_folded_name_that_is_wiped_is_taken_for_still_there() -> None:
     assert following.counted.net["b", "REVOKED"] == 1
 
 
+def test_folded_name_that_is_wiped_for_good_is_not_waited_for_without_end() -> None:
+    table = Table()
+    table.add(SUCCESS)
+    following = Following(table, label_sets=1, revision_window=WINDOW).poll()
+    row = table.add("FAILURE", "b")
+    following.poll()
+    table.relabel(row, "", "")
+    for _ in range(3):
+        following.poll(WINDOW / 2)
+    assert following.position.watched == {}
+
+
 def test_run_time_of_a_row_that_is_folded_begins_once() -> None:
     """However many states somebody makes up: Celery's own are always kept."""
     table = Table()
