@@ -846,7 +846,7 @@ def test_folded_name_that_is_wiped_is_taken_for_still_there() -> None:
 def test_folded_name_that_is_wiped_for_good_is_not_waited_for_without_end() -> None:
     table = Table()
     table.add(SUCCESS)
-    following = Following(table, label_sets=1, revision_window=WINDOW).poll()
+    following = Following(table, label_sets=0, revision_window=WINDOW).poll()
     row = table.add("FAILURE", "b")
     following.poll()
     table.relabel(row, "", "")
