@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.servers.database import MSSQL, Database, SQLite
 from tests.servers.mariadb import MariaDB
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.servers.worker import Workers
+
+# No test fails because a machine is slow.
+settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ours")
 
 MARIADB_DRIVERS = {"mariadb-pymysql": "mysql+pymysql", "mariadb-mysqlclient": "mysql+mysqldb"}
 DATABASES = ["sqlite", "postgresql", *MARIADB_DRIVERS]

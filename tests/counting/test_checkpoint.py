@@ -98,9 +98,7 @@ class Crashing(ManyWriters):
         self.store.close()
 
 
-Crashing.TestCase.settings = settings(
-    max_examples=40 * TIMES, stateful_step_count=20, deadline=None
-)
+Crashing.TestCase.settings = settings(max_examples=40 * TIMES, stateful_step_count=20)
 TestCrashing = pytest.mark.timeout(1800)(Crashing.TestCase)
 
 

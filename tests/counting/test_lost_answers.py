@@ -214,5 +214,5 @@ class FaultyStore(Store):
             raise OSError("cut")
 
 
-LostAnswers.TestCase.settings = settings(max_examples=12, stateful_step_count=12, deadline=None)
+LostAnswers.TestCase.settings = settings(max_examples=12, stateful_step_count=12)
 TestLostAnswers = LostAnswers.TestCase

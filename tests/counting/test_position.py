@@ -319,9 +319,7 @@ class ManyWriters(RuleBasedStateMachine):
                 self.net[self.epoch, row.id] = row.labels
 
 
-ManyWriters.TestCase.settings = settings(
-    max_examples=200 * TIMES, stateful_step_count=30, deadline=None
-)
+ManyWriters.TestCase.settings = settings(max_examples=200 * TIMES, stateful_step_count=30)
 TestManyWriters = pytest.mark.timeout(1800)(ManyWriters.TestCase)
 
 
@@ -412,9 +410,7 @@ class Overwriting(RuleBasedStateMachine):
         assert self.following.position.segments == ()
 
 
-Overwriting.TestCase.settings = settings(
-    max_examples=100 * TIMES, stateful_step_count=30, deadline=None
-)
+Overwriting.TestCase.settings = settings(max_examples=100 * TIMES, stateful_step_count=30)
 TestOverwriting = pytest.mark.timeout(1800)(Overwriting.TestCase)
 
 
@@ -488,9 +484,7 @@ class LateNames(RuleBasedStateMachine):
         assert self.following.counted.by_labels >= truth
 
 
-LateNames.TestCase.settings = settings(
-    max_examples=100 * TIMES, stateful_step_count=30, deadline=None
-)
+LateNames.TestCase.settings = settings(max_examples=100 * TIMES, stateful_step_count=30)
 TestLateNames = pytest.mark.timeout(1800)(LateNames.TestCase)
 
 

@@ -337,4 +337,4 @@ class Crowded(RuleBasedStateMachine):
 
 
 TestCrowded = Crowded.TestCase
-TestCrowded.settings = settings(max_examples=40 * TIMES, stateful_step_count=40, deadline=None)
+TestCrowded.settings = settings(max_examples=40 * TIMES, stateful_step_count=40)

@@ -87,7 +87,7 @@ class AsADict(RuleBasedStateMachine):
         self.patch.undo()
 
 
-AsADict.TestCase.settings = settings(max_examples=50 * TIMES, stateful_step_count=15, deadline=None)
+AsADict.TestCase.settings = settings(max_examples=50 * TIMES, stateful_step_count=15)
 TestAsADict = AsADict.TestCase
 
 
