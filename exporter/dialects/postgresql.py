@@ -95,6 +95,10 @@ _REASONS = {
 _LIBPQ_DRIVERS = ("psycopg", "psycopg2")
 _CONNECT_CLASSES = ("08", "28", "3D", "53", "57")
 
+# Milliseconds. A snapshot of both tables locks one after the other, and so does who drops them: of
+# a deadlock, which the server looks for after `deadlock_timeout`, one second, it may end the other.
+LONGEST_LOCK_WAIT = 400
+
 
 class PostgreSQL(Dialect):
     """Settings are local to the transaction, so that a pooler hands none on to Celery."""
@@ -162,7 +166,8 @@ class PostgreSQL(Dialect):
 
     def open(self, connection: Connection) -> None:
         """Begin, and set the limits, in one round trip; fetch bytes where text may be none."""
-        settings: dict[str, object] = {**self._limits(pause=self.limits.query)}
+        settings: dict[str, Any] = {**self._limits(pause=self.limits.query)}
+        settings["lock_timeout"] = min(settings["lock_timeout"], LONGEST_LOCK_WAIT)
         settings["extra_float_digits"] = 1  # or a server may be set to round dates
         driver = connection.dialect.driver
         if self._any_bytes and (

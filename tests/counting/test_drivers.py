@@ -107,6 +107,19 @@ def test_locked_table(results: Database) -> None:
     assert caught.value.reason is Reason.TIMEOUT
 
 
+def test_reader_gives_up_before_a_deadlock_is_looked_for(postgresql: PostgreSQL) -> None:
+    """Or the server ends who drops both tables, seen once, where we read one and wait for one."""
+    names = "'deadlock_timeout', 'lock_timeout'"
+    asked = f"SELECT setting::int FROM pg_settings WHERE name IN ({names}) ORDER BY name"
+    with postgresql.fresh_database() as results:
+        create_tables(results)
+        database = Reading(from_url(results.reader_url).backends[0])
+        with database.session() as session:
+            deadlock, lock = session.connection.exec_driver_sql(asked).scalars()
+        database.close()
+    assert 0 < lock < deadlock / 2
+
+
 def test_misspelt_argument(results: Database) -> None:
     """Each driver has its own error for it."""
     options = {"connect_args": {"conect_timeout": 5}}
