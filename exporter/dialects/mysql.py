@@ -73,14 +73,13 @@ _IS_SEQUENCE = """SELECT 1 FROM information_schema.tables WHERE table_type = 'SE
 
 # A grant on a database names it by a pattern of LIKE.
 _WRITING_RIGHTS = """
-    WITH rights AS (
+    SELECT count(*) FROM (
         SELECT grantee, privilege_type FROM information_schema.user_privileges
         UNION ALL SELECT grantee, privilege_type FROM information_schema.schema_privileges
             WHERE COALESCE(:schema, DATABASE()) LIKE table_schema
         UNION ALL SELECT grantee, privilege_type FROM information_schema.table_privileges
             WHERE table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name
-    )
-    SELECT count(*) FROM rights
+    ) AS rights
     WHERE privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'DROP') AND grantee = CONCAT(
         '''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1),
         '''@''', SUBSTRING_INDEX(CURRENT_USER(), '@', -1), ''''
