@@ -278,8 +278,7 @@ def _unfolded(known: Labels, now: Labels) -> Labels:
     """
     if OTHER not in known:
         return known
-    state, *others = (n if k == OTHER else k for k, n in zip(known, now, strict=True))
-    task, worker, queue = others
+    state, task, worker, queue = (n if k == OTHER else k for k, n in zip(known, now, strict=True))
     return known[0] if now[0] in STATES else state, task, worker, queue
 
 

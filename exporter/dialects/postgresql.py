@@ -95,9 +95,9 @@ _REASONS = {
 _LIBPQ_DRIVERS = ("psycopg", "psycopg2")
 _CONNECT_CLASSES = ("08", "28", "3D", "53", "57")
 
-# Milliseconds. A snapshot of both tables locks one after the other, and so does who drops them: of
-# a deadlock, which the server looks for after `deadlock_timeout`, one second, it may end the other.
-LONGEST_LOCK_WAIT = 400
+# Seconds. A snapshot of both tables locks one after the other, and so does who drops them: of a
+# deadlock, which the server looks for after `deadlock_timeout`, one second, it may end the other.
+LONGEST_LOCK_WAIT = 0.4
 
 
 class PostgreSQL(Dialect):
@@ -166,8 +166,9 @@ class PostgreSQL(Dialect):
 
     def open(self, connection: Connection) -> None:
         """Begin, and set the limits, in one round trip; fetch bytes where text may be none."""
-        settings: dict[str, Any] = {**self._limits(pause=self.limits.query)}
-        settings["lock_timeout"] = min(settings["lock_timeout"], LONGEST_LOCK_WAIT)
+        most = self.limits.query
+        limits = self._limits(lock_wait=min(LONGEST_LOCK_WAIT, most), pause=most)
+        settings: dict[str, object] = {**limits}
         settings["extra_float_digits"] = 1  # or a server may be set to round dates
         driver = connection.dialect.driver
         if self._any_bytes and (
@@ -192,15 +193,16 @@ class PostgreSQL(Dialect):
 
     def begin_to_write(self, connection: Connection) -> None:
         """Begin, and set the limits."""
-        limits = self._limits(pause=min(LONGEST_PAUSE, self.limits.query))
+        most = self.limits.query
+        limits = self._limits(lock_wait=most, pause=min(LONGEST_PAUSE, most))
         columns = [func.set_config(name, str(value), True) for name, value in limits.items()]  # noqa: FBT003
         connection.execute(select(*columns))
 
-    def _limits(self, pause: float) -> dict[str, int]:
+    def _limits(self, *, lock_wait: float, pause: float) -> dict[str, int]:
         """Return the settings that bound a transaction, in milliseconds."""
         limits = {
             "statement_timeout": self.limits.query,
-            "lock_timeout": self.limits.query,
+            "lock_timeout": lock_wait,
             "idle_in_transaction_session_timeout": pause,
         }
         return {name: round(seconds * 1000) for name, seconds in limits.items()}

@@ -18,12 +18,9 @@ import pytest
 from sqlalchemy import text
 
 from exporter.checkpoint import open_file
-from exporter.lifecycle import Rules
-from exporter.position import Position
-from exporter.tally import Tally
 from tests.acceptance.process import beginning, one_backend, run, running, write
 from tests.acceptance.watchdog import Watchdog
-from tests.counting.follow import create_tables, insert
+from tests.counting.follow import create_tables, insert, restored
 from tests.counting.older import written
 from tests.servers.database import SQLite
 
@@ -135,9 +132,7 @@ def test_kill_while_a_checkpoint_is_migrated(tmp_path: Path) -> None:
             query = "SELECT value FROM celery_results_exporter_meta WHERE key = 'schema'"
             schemas[raw.execute(query).fetchone()[0]] += 1
         checkpoint = open_file(path)
-        positions = {kind: Position(Rules()) for kind in ("task", "group")}
-        tally = Tally(20_000, 0.0)
-        checkpoint.restore("celery", positions, tally)
+        positions, tally = restored(checkpoint, "celery")
         checkpoint.close()
         assert len(positions["task"].watched) == 4 * MANY + 5
         assert len(tally.totals) + len(tally.newest) + len(tally.histograms) == 33

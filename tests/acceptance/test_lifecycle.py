@@ -19,11 +19,8 @@ from sqlalchemy import make_url, select, text
 from sqlalchemy.exc import DBAPIError
 
 from exporter.checkpoint import open_file
-from exporter.lifecycle import Rules
-from exporter.position import Position
 from exporter.schema import META
 from exporter.service import TOGETHER
-from exporter.tally import Tally
 from tests.acceptance.process import (
     FAST,
     Exporter,
@@ -34,7 +31,7 @@ from tests.acceptance.process import (
     running,
     write,
 )
-from tests.counting.follow import create_tables, insert, update
+from tests.counting.follow import create_tables, insert, restored, update
 from tests.counting.older import copy, written
 from tests.servers.database import Database, SQLite
 from tests.servers.process import HOST
@@ -135,9 +132,8 @@ def test_ends_at_once_while_a_large_checkpoint_is_opened(
     checkpoint = open_file(path)
     with checkpoint._store.transaction() as connection:
         assert connection.execute(text("PRAGMA integrity_check")).scalars().all() == ["ok"]
-    watched = Position(Rules())
-    checkpoint.restore("celery", {"task": watched, "group": Position(Rules())}, Tally(100, 0.0))
-    assert len(watched.watched) == 200_005
+    positions, _ = restored(checkpoint, "celery")
+    assert len(positions["task"].watched) == 200_005
     checkpoint.close()
 
 

@@ -15,18 +15,29 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.config import from_url
 from exporter.exposition import Exposition
 from exporter.formats import Format
+from exporter.lifecycle import Rules
 from exporter.poller import Poller
+from exporter.position import Position
+from exporter.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sqlalchemy import Connection, Engine
 
-    from exporter.checkpoint import Checkpoint
+    from exporter.checkpoint import Checkpoint, Saved
     from tests.servers.database import Database
 
 TASKS = TaskExtended.__table__
 GROUPS = TaskSet.__table__
+
+
+def restored(checkpoint: Saved, backend: str) -> tuple[dict[str, Position], Tally]:
+    """Return what a process that begins now would go on from."""
+    positions = {kind: Position(Rules()) for kind in ("task", "group")}
+    tally = Tally(20_000, 0.0)
+    checkpoint.restore(backend, positions, tally)
+    return positions, tally
 
 
 class Follower:

@@ -18,11 +18,8 @@ from sqlalchemy import make_url
 from exporter.checkpoint import Checkpoint, read
 from exporter.dialects import Limits
 from exporter.lease import Lease
-from exporter.lifecycle import Rules
-from exporter.position import Position
 from exporter.store import Store
-from exporter.tally import Tally
-from tests.counting.follow import Follower, create_tables, insert
+from tests.counting.follow import Follower, create_tables, insert, restored
 from tests.servers.database import Database, SQLite
 from tests.servers.process import HOST, free_port
 
@@ -173,9 +170,7 @@ class LostAnswers(RuleBasedStateMachine):
     def _kept(self) -> int:
         """Count what the checkpoint holds."""
         checkpoint = read(self.path)
-        positions = {kind: Position(Rules()) for kind in ("task", "group")}
-        tally = Tally(1000, 0.0)
-        checkpoint.restore("celery", positions, tally)
+        _, tally = restored(checkpoint, "celery")
         checkpoint.close()
         return sum(count for _, _, count in tally.by_task())
 

@@ -18,16 +18,17 @@ from exporter.config import Config, from_url
 from exporter.dialects import Limits
 from exporter.errors import CheckpointError
 from exporter.identity import Identity
-from exporter.lifecycle import Rules, Watch
+from exporter.lifecycle import Watch
 from exporter.migrations import STEPS, VERSION
 from exporter.ownfile import OwnFile
-from exporter.position import Anchor, Position
+from exporter.position import Anchor
 from exporter.results import Labels
 from exporter.schema import META, TOTALS, WATCHED
 from exporter.spans import Missing, Span
 from exporter.store import Store
 from exporter.tally import Tally, Total
 from exporter.verify import verify
+from tests.counting.follow import restored
 from tests.counting.older import WRITTEN, copy, written
 
 if TYPE_CHECKING:
@@ -39,13 +40,6 @@ LOWEST = -(2**63)
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "checkpoint.sqlite"
-
-
-def restored(checkpoint: Checkpoint, backend: str) -> tuple[dict[str, Position], Tally]:
-    positions = {kind: Position(Rules()) for kind in ("task", "group")}
-    tally = Tally(20_000, 0.0)
-    checkpoint.restore(backend, positions, tally)
-    return positions, tally
 
 
 def check_content(checkpoint: Checkpoint) -> None:

@@ -17,13 +17,10 @@ from exporter import service
 from exporter.checkpoint import IN_A_DATABASE, Checkpoint, open_file, read
 from exporter.config import Config
 from exporter.errors import CheckpointError
-from exporter.lifecycle import Rules
 from exporter.ownfile import APPLICATION_ID
-from exporter.position import Position
 from exporter.schema import SAVES, TABLES, TOTALS
 from exporter.store import Store
-from exporter.tally import Tally
-from tests.counting.follow import Follower, create_tables, insert
+from tests.counting.follow import Follower, create_tables, insert, restored
 from tests.servers.database import Database, SQLite
 
 if TYPE_CHECKING:
@@ -133,11 +130,17 @@ def saved(where: Checkpoint, backend: str) -> tuple[int, int]:
     """What a process that begins now would go on from: results, and rows that are watched."""
     assert where._store is not None
     reader = read(where._store.path)  # type: ignore[attr-defined]
-    positions = {kind: Position(Rules()) for kind in ("task", "group")}
-    tally = Tally(20_000, 0.0)
-    reader.restore(backend, positions, tally)
+    positions, tally = restored(reader, backend)
     reader.close()
     return sum(count for _, _, count in tally.by_task()), len(positions["task"].watched)
+
+
+def followed(results: Database, path: Path) -> tuple[Checkpoint, Follower]:
+    """Follow a table of one failure, which stays watched, with a checkpoint in this file."""
+    with results.engine().begin() as connection:
+        insert(connection, "FAILURE")
+    checkpoint = open_file(path)
+    return checkpoint, Follower(results.reader_url, checkpoint).poll()
 
 
 def files(path: Path) -> list[Path]:
@@ -254,10 +257,7 @@ def delete_log(path: Path) -> None:
 
 
 def test_change_that_loses_nothing_leaves_no_copies(results: Database, path: Path) -> None:
-    with results.engine().begin() as connection:
-        insert(connection, "FAILURE")
-    checkpoint = open_file(path)
-    follower = Follower(results.reader_url, checkpoint).poll()
+    checkpoint, follower = followed(results, path)
     for _ in range(3):
         sql(path, "VACUUM")
         follower.poll()
@@ -277,10 +277,7 @@ def test_what_was_put_there_is_kept(
     results: Database, path: Path, put: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     """As it was, without our log; the log says where."""
-    with results.engine().begin() as connection:
-        insert(connection, "FAILURE")
-    checkpoint = open_file(path)
-    follower = Follower(results.reader_url, checkpoint).poll()
+    checkpoint, follower = followed(results, path)
     put(path)
     there = content(path)
     follower.poll().poll()
@@ -298,10 +295,7 @@ def test_end_leaves_what_was_put_there(
     results: Database, path: Path, put: Callable[[Path], None]
 ) -> None:
     """Who puts it there and restarts the exporter wants it to go on from that."""
-    with results.engine().begin() as connection:
-        insert(connection, "FAILURE")
-    checkpoint = open_file(path)
-    follower = Follower(results.reader_url, checkpoint).poll()
+    checkpoint, follower = followed(results, path)
     put(path)
     there = path.read_bytes()
     follower.close()
@@ -349,10 +343,7 @@ def test_copy_of_all_files_that_is_put_back(results: Database, path: Path) -> No
 
 def test_log_that_is_deleted_loses_nothing(results: Database, path: Path) -> None:
     """SQLite has it open, and what is in it goes to the file when that is closed."""
-    with results.engine().begin() as connection:
-        insert(connection, "FAILURE")
-    checkpoint = open_file(path)
-    follower = Follower(results.reader_url, checkpoint).poll()
+    checkpoint, follower = followed(results, path)
     delete_log(path)
     follower.poll()
     assert saved(checkpoint, "celery") == (1, 1)
@@ -535,9 +526,7 @@ def test_database_that_lost_it_is_written_anew(database: Database, how: str) -> 
     follower.poll()
     assert follower.value(REWRITES) == 1
     reader = read(database.owner)
-    positions = {kind: Position(Rules()) for kind in ("task", "group")}
-    tally = Tally(20_000, 0.0)
-    reader.restore("celery", positions, tally)
+    positions, tally = restored(reader, "celery")
     reader.close()
     assert sum(count for _, _, count in tally.by_task()) == 1
     assert len(positions["task"].watched) == 2

@@ -793,28 +793,28 @@ def test_name_that_comes_after_the_grace_is_a_revision(later: float, rows: int) 
     assert following.position.watched == {}
 
 
-def test_name_that_is_wiped_and_comes_again_counts_nothing() -> None:
-    """Celery 5.6.2 revokes once for each worker process, some perhaps after the discard."""
+def wiped() -> tuple[Table, Following, int]:
+    """Follow a revoked row that has counted with its name, and has lost it."""
     table = Table()
     table.add(SUCCESS)
     following = Following(table, late_commit_grace=100.0).poll()
     row = table.add("REVOKED", "b")
     following.poll()
     table.relabel(row, "", "")
-    following.poll()
+    return table, following.poll(), row
+
+
+def test_name_that_is_wiped_and_comes_again_counts_nothing() -> None:
+    """Celery 5.6.2 revokes once for each worker process, some perhaps after the discard."""
+    table, following, row = wiped()
     table.relabel(row, "b", "w")
     following.poll()
     assert following.counted.results == {("a", SUCCESS): 1, ("b", "REVOKED"): 1}
 
 
 def test_name_that_is_wiped_for_good_is_a_revision() -> None:
-    table = Table()
-    table.add(SUCCESS)
-    following = Following(table, late_commit_grace=100.0).poll()
-    row = table.add("REVOKED", "b")
-    following.poll()
-    table.relabel(row, "", "")
-    following.poll().poll(101.0)
+    _, following, _ = wiped()
+    following.poll(101.0)
     assert following.counted.results["", "REVOKED"] == 1
     assert following.counted.revised == {("b", "REVOKED"): 1}
 

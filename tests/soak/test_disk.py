@@ -10,13 +10,10 @@ import pytest
 from sqlalchemy import text
 
 from exporter.checkpoint import open_file
-from exporter.lifecycle import Rules
-from exporter.position import Position
-from exporter.tally import Tally
 from tests.acceptance.process import beginning, one_backend, running
 from tests.acceptance.test_kill import FILL, MANY, RESULTS
 from tests.acceptance.watchdog import Watchdog
-from tests.counting.follow import create_tables, insert
+from tests.counting.follow import create_tables, insert, restored
 from tests.counting.older import written
 from tests.servers.database import SQLite
 from tests.soak.disk import small_disk
@@ -68,8 +65,7 @@ def test_checkpoint_that_cannot_be_migrated_stays_as_it_is(tmp_path: Path) -> No
             assert "error: checkpoint " in exporter.logs()[-1]
             disk.free(exporter)
         checkpoint = open_file(path)
-        positions = {kind: Position(Rules()) for kind in ("task", "group")}
-        checkpoint.restore("celery", positions, Tally(100, 0.0))
+        positions, _ = restored(checkpoint, "celery")
         assert len(positions["task"].watched) == MANY + 5
         checkpoint.close()
 
