@@ -18,13 +18,14 @@ from sqlalchemy import URL
 from bench.figures import Figure, Finding, Plot, count, quantile, seconds, timed
 from bench.lab import KINDS, Lab
 from bench.process import LONGEST, Scraper, rss, series
-from bench.tables import Shape
+from bench.tables import DAY, Shape
 from tests.acceptance.process import PROMISED_END, Exporter, running
 from tests.servers.database import Database, DatabaseServer
 from tests.servers.process import wait_until
 
 # 20 label sets, and what a backend has of its own: the figures tell how many series that makes.
-SHAPE = Shape(rows=1_000, tasks=5, workers=4)
+# Failures of the last day would be asked for again for an hour, and this is to be idle.
+SHAPE = Shape(rows=1_000, tasks=5, workers=4, age=30 * DAY)
 SCRAPE_INTERVAL = 15.0  # seconds; so are polls
 PAUSE = 0.05  # seconds between scrapes that are timed
 MOST_UP, MOST_CPU, MOST_MEMORY, MOST_SCRAPE = 5.0, 0.03, 0.5, 0.015

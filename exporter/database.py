@@ -149,13 +149,12 @@ class Database(Link[Connection]):
     ) -> tuple[ResultTable, ...]:
         """Look for the tables. Only that of the tasks is missed if it may not be read."""
         found = []
+        seen = self.dialect.look_at(connection, names)
         self._full_names = {
             layout.kind: self.dialect.full_name(connection, *name, self.origin.database)
             for layout, name in zip(celery.LAYOUTS, names, strict=True)
         }
-        for layout, facts in zip(
-            celery.LAYOUTS, self.dialect.look_at(connection, names), strict=True
-        ):
+        for layout, facts in zip(celery.LAYOUTS, seen, strict=True):
             try:
                 if facts is not None:
                     found.append(self._table(connection, layout, facts))

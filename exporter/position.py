@@ -621,7 +621,8 @@ class Position:
             self.watched.remove(row_id)
             return
         before = self.watched.get(row_id)
-        self.watched.put(row_id, watch)
+        if watch != before:
+            self.watched.put(row_id, watch)
         if not watch.held and (before is None or before.shows(watch.labels)):
             self._aside.append(row_id)
         else:

@@ -46,7 +46,7 @@ ENDED_AFTER = 4.8
 ENDS = {signal.SIGTERM, signal.SIGINT}
 LONGEST_END = 600.0  # seconds; no poll takes as long
 M_ARENA_MAX = -8
-TOGETHER = 10  # polls in a row: what is served changes less often, and costs fewer scrapes a join
+TOGETHER = 3  # polls in a row: what is served changes less often, and a scrape waits for few
 SWITCH = 0.0001  # seconds; a poll that computes keeps a scrape waiting for no longer
 
 

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     TEXT,
@@ -31,13 +31,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
+from sqlalchemy.util import LRUCache
 
 from exporter.alarm import alarm
 from exporter.dialects import LONGEST_PAUSE, Dialect, Limits, decoded
 from exporter.errors import Reason
 from exporter.identity import Origin
 from exporter.position import Horizon
-from exporter.tables import Facts, ResultTable
+from exporter.tables import LIKELY, Facts, ResultTable
 from exporter.tables.kinds import Kind
 
 SNAPSHOT_FUNCTIONS = (13, 0)  # pg_current_snapshot() is new in PostgreSQL 13
@@ -57,6 +58,18 @@ _STAMP = """SELECT CAST(c.oid AS bigint), CAST(c.xmin AS text),
     ARRAY(SELECT CAST(i.indexrelid AS bigint) FROM pg_index i
         WHERE i.indrelid = c.oid AND i.indisvalid ORDER BY i.indexrelid)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {} ORDER BY c.oid"""
+# What reflection would find, as far as it is the same in any database.
+_COLUMNS = """SELECT {}, n.nspname,
+    a.attname, format_type(a.atttypid, a.atttypmod), t.typnamespace = {},
+    (SELECT k.collname FROM pg_collation k
+        WHERE k.oid = a.attcollation AND a.attcollation <> t.typcollation),
+    (SELECT count(*) FROM pg_index i
+        WHERE i.indrelid = c.oid AND i.indkey[0] = a.attnum AND NOT i.indisprimary)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+JOIN pg_type t ON t.oid = a.atttypid
+WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND ({}) ORDER BY a.attnum"""
+_CATALOGUE = 11  # the oid of pg_catalog, whose types are the same everywhere
 _NAMED = """(c.relname = :name_{0}
     AND CASE WHEN :schema_{0} = '' THEN pg_table_is_visible(c.oid)
         ELSE n.nspname = :schema_{0} END)"""
@@ -64,8 +77,6 @@ _NAMED = """(c.relname = :name_{0}
 _MAY_ASK_FOR_SYSTEM = """SELECT current_database(),
     has_function_privilege(to_regprocedure('pg_control_system()'), 'EXECUTE')"""
 _SYSTEM = "SELECT system_identifier FROM pg_control_system()"
-_SCHEMA = """SELECT nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.oid = to_regclass(:name)"""
 SEQUENCE_CATALOGUE = (10,)
 _LARGEST = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
 _ID_LIMIT = """SELECT format_type(atttypid, NULL),
@@ -100,6 +111,21 @@ _CONNECT_CLASSES = ("08", "28", "3D", "53", "57")
 LONGEST_LOCK_WAIT = 0.4
 
 
+class _Shown(NamedTuple):
+    """What the catalogue shows of a column."""
+
+    name: str
+    type: str
+    everywhere: bool  # whether the type is the same in any database
+    collation: str | None
+    leads: int  # indexes that it begins
+
+
+_Shape = tuple[_Shown, ...]
+# Reflection is half of what a connection costs, and most databases have the very same tables.
+_alike: LRUCache[_Shape, Facts] = LRUCache(LIKELY)
+
+
 class PostgreSQL(Dialect):
     """Settings are local to the transaction, so that a pooler hands none on to Celery."""
 
@@ -111,6 +137,7 @@ class PostgreSQL(Dialect):
         super().__init__(limits)
         self._any_bytes, self._any_characters = False, True  # until `prepare` has asked
         self._ascii_names = True  # likewise `look_at`
+        self._schemas: dict[str, str] = {}  # of tables that it has found, by their name
 
     def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
         """Bound connecting; name ourselves; no server-side prepared statements (poolers)."""
@@ -135,33 +162,47 @@ class PostgreSQL(Dialect):
     def look_at(
         self, connection: Connection, names: Sequence[tuple[str, str | None]]
     ) -> Sequence[Facts | None]:
-        """Look at tables, where text is text."""
+        """Look at tables, where text is text; reflect none that is like one of another database."""
         if self._any_bytes and connection.dialect.driver == "psycopg2":
             _fetch_text(connection, as_bytes=False)
         # psycopg takes the encoding of answers for that of questions.
         self._ascii_names = all(part.isascii() for name in names for part in name if part)
-        return [facts and _of_bases(facts) for facts in super().look_at(connection, names)]
+        shapes = self._shapes(connection, names)
+        if all(not shape or shape in _alike for shape in shapes):
+            return [_alike[shape] if shape else None for shape in shapes]
+        found = [facts and _of_bases(facts) for facts in super().look_at(connection, names)]
+        if self._shapes(connection, names) == shapes:  # or somebody has altered a table meanwhile
+            for shape, facts in zip(shapes, found, strict=True):
+                if facts is not None and all(column.everywhere for column in shape):
+                    _alike[shape] = facts
+        return found
+
+    def _shapes(
+        self, connection: Connection, names: Sequence[tuple[str, str | None]]
+    ) -> list[_Shape]:
+        """Ask for the columns of tables, in one statement; none of a table that is not there."""
+        wanted, values = _named(names)
+        pieces = (_COLUMNS.format(number, _CATALOGUE, one) for number, one in enumerate(wanted))
+        found = connection.execute(text(" UNION ALL ".join(map("({})".format, pieces))), values)
+        shapes: list[_Shape] = [()] * len(names)
+        self._schemas = {}
+        for number, schema, *column in found:
+            shapes[number] += (_Shown(*column),)
+            self._schemas[names[number][0]] = self.text(schema)
+        return shapes
 
     def full_name(
         self, connection: Connection, name: str, schema: str | None, database: str
     ) -> str:
-        """Ask for the schema: a name without one may be in any of the search path."""
-        if schema is None:
-            table = _quoted(connection, Table(name, MetaData()))
-            schema = self.text(connection.execute(text(_SCHEMA), {"name": table}).scalar())
-        return super().full_name(connection, name, schema, database)
+        """Say in which schema it was seen: a name without one may be in any of the search path."""
+        return super().full_name(connection, name, schema or self._schemas.get(name), database)
 
     def stamp(
         self, connection: Connection, names: Sequence[tuple[str, str | None]]
     ) -> Hashable | None:
         """Ask the catalogue by which transaction each row of it was written, and for our rights."""
-        values = {
-            f"{of}_{number}": value or ""
-            for number, pair in enumerate(names)
-            for of, value in zip(("name", "schema"), pair, strict=True)
-        }
-        wanted = " OR ".join(_NAMED.format(number) for number in range(len(names)))
-        found = connection.execute(text(_STAMP.format(wanted)), values).all()
+        wanted, values = _named(names)
+        found = connection.execute(text(_STAMP.format(" OR ".join(wanted))), values).all()
         return str(found)
 
     def open(self, connection: Connection) -> None:
@@ -314,6 +355,16 @@ def beyond_all(beyond_ended: int, running: Iterable[int]) -> int:
     half = XIDS // 2
     ahead = [(xid - beyond_ended + half) % XIDS - half for xid in running]
     return beyond_ended + max([0, *(distance + 1 for distance in ahead)])
+
+
+def _named(names: Sequence[tuple[str, str | None]]) -> tuple[list[str], dict[str, str]]:
+    """Return for each name the words that find it in the catalogue, and the values in them."""
+    values = {
+        f"{of}_{number}": value or ""
+        for number, pair in enumerate(names)
+        for of, value in zip(("name", "schema"), pair, strict=True)
+    }
+    return [_NAMED.format(number) for number in range(len(names))], values
 
 
 def _of_bases(facts: Facts) -> Facts:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.servers.database import Database
 
 STAMPED = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+ON_POSTGRESQL = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 CHANGES = {
     "a column more": (
         "ALTER TABLE celery_taskmeta DROP COLUMN queue",
@@ -50,6 +51,15 @@ def source(database: Database) -> Iterator[Source]:
     source.close()
 
 
+@pytest.fixture
+def another(database: Database) -> Iterator[Source]:
+    """As of another process, which has seen nothing yet."""
+    (settings,) = from_url(database.reader_url).backends
+    source = Source(settings)
+    yield source
+    source.close()
+
+
 def look(source: Source) -> dict[str, ResultTable]:
     source.look_again()
     with source.session() as session:
@@ -66,6 +76,36 @@ def test_a_look_at_the_same_tables_is_one_statement(source: Source) -> None:
     _stamp, _begin, _end = done.statements
 
 
+@ON_POSTGRESQL
+@pytest.mark.usefixtures("engine")
+def test_tables_like_those_seen_elsewhere_are_not_reflected(
+    source: Source, another: Source
+) -> None:
+    seen = look(source)
+    with work() as done:
+        seen_again = look(another)
+    assert _told(seen_again) == _told(seen)
+    assert not [words for words in done.statements if "pg_catalog.pg_index" in words]
+
+
+@ON_POSTGRESQL
+def test_types_of_the_same_name_are_told_apart(
+    source: Source, another: Source, engine: Engine
+) -> None:
+    change = "ALTER TABLE celery_taskmeta ALTER COLUMN queue TYPE {} USING NULL"
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE DOMAIN label AS text")
+        connection.exec_driver_sql(change.format("label"))
+    assert "queue" in look(source)["task"].columns
+    with engine.begin() as connection:
+        connection.exec_driver_sql(change.format("text"))
+        connection.exec_driver_sql("DROP DOMAIN label")
+        connection.exec_driver_sql("CREATE DOMAIN label AS bytea")
+        connection.exec_driver_sql(change.format("label"))
+    with pytest.raises(BackendError, match="column 'queue' holds"):
+        look(another)
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_look_sees_every_change(source: Source, engine: Engine, change: str) -> None:
     seen = [_told(look(source))]
@@ -78,7 +118,7 @@ def test_a_look_sees_every_change(source: Source, engine: Engine, change: str) -
     assert seen[0] == seen[2] != seen[1]
 
 
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@ON_POSTGRESQL
 def test_a_look_sees_every_right(source: Source, engine: Engine, database: Database) -> None:
     reader = database.reader.username
     seen = []
