@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import (
+    BIGINT,
+    INTEGER,
     TEXT,
     URL,
     VARCHAR,
@@ -28,17 +31,16 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects.postgresql import DOMAIN
+from sqlalchemy.dialects.postgresql import BYTEA, DOMAIN, TIMESTAMP
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.types import TypeEngine
-from sqlalchemy.util import LRUCache
+from sqlalchemy.types import NullType, TypeEngine
 
 from exporter.alarm import alarm
 from exporter.dialects import LONGEST_PAUSE, Dialect, Limits, decoded
 from exporter.errors import Reason
 from exporter.identity import Origin
 from exporter.position import Horizon
-from exporter.tables import LIKELY, Facts, ResultTable
+from exporter.tables import Facts, ResultTable
 from exporter.tables.kinds import Kind
 
 SNAPSHOT_FUNCTIONS = (13, 0)  # pg_current_snapshot() is new in PostgreSQL 13
@@ -58,18 +60,15 @@ _STAMP = """SELECT CAST(c.oid AS bigint), CAST(c.xmin AS text),
     ARRAY(SELECT CAST(i.indexrelid AS bigint) FROM pg_index i
         WHERE i.indrelid = c.oid AND i.indisvalid ORDER BY i.indexrelid)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {} ORDER BY c.oid"""
-# What reflection would find, as far as it is the same in any database.
-_COLUMNS = """SELECT {}, n.nspname,
-    a.attname, format_type(a.atttypid, a.atttypmod), t.typnamespace = {},
-    (SELECT k.collname FROM pg_collation k
-        WHERE k.oid = a.attcollation AND a.attcollation <> t.typcollation),
+# What reflection would find, where no type is more than its name and length.
+_COLUMNS = """SELECT {}, n.nspname, a.attname, format_type(a.atttypid, a.atttypmod),
+    t.typnamespace = 'pg_catalog'::regnamespace AND a.attcollation = t.typcollation,
     (SELECT count(*) FROM pg_index i
         WHERE i.indrelid = c.oid AND i.indkey[0] = a.attnum AND NOT i.indisprimary)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 JOIN pg_type t ON t.oid = a.atttypid
-WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND ({}) ORDER BY a.attnum"""
-_CATALOGUE = 11  # the oid of pg_catalog, whose types are the same everywhere
+WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND ({})"""
 _NAMED = """(c.relname = :name_{0}
     AND CASE WHEN :schema_{0} = '' THEN pg_table_is_visible(c.oid)
         ELSE n.nspname = :schema_{0} END)"""
@@ -111,19 +110,15 @@ _CONNECT_CLASSES = ("08", "28", "3D", "53", "57")
 LONGEST_LOCK_WAIT = 0.4
 
 
-class _Shown(NamedTuple):
-    """What the catalogue shows of a column."""
-
-    name: str
-    type: str
-    everywhere: bool  # whether the type is the same in any database
-    collation: str | None
-    leads: int  # indexes that it begins
-
-
-_Shape = tuple[_Shown, ...]
-# Reflection is half of what a connection costs, and most databases have the very same tables.
-_alike: LRUCache[_Shape, Facts] = LRUCache(LIKELY)
+# Those of tables as Celery makes them: reflection is half of what a connection costs.
+_OWN_TYPES: dict[str, type[TypeEngine[Any]]] = {
+    "integer": INTEGER,
+    "bigint": BIGINT,
+    "character varying": VARCHAR,
+    "text": TEXT,
+    "bytea": BYTEA,
+    "timestamp without time zone": TIMESTAMP,
+}
 
 
 class PostgreSQL(Dialect):
@@ -162,34 +157,35 @@ class PostgreSQL(Dialect):
     def look_at(
         self, connection: Connection, names: Sequence[tuple[str, str | None]]
     ) -> Sequence[Facts | None]:
-        """Look at tables, where text is text; reflect none that is like one of another database."""
+        """Look at tables, where text is text; reflect only those that Celery did not make."""
         if self._any_bytes and connection.dialect.driver == "psycopg2":
             _fetch_text(connection, as_bytes=False)
         # psycopg takes the encoding of answers for that of questions.
         self._ascii_names = all(part.isascii() for name in names for part in name if part)
-        shapes = self._shapes(connection, names)
-        if all(not shape or shape in _alike for shape in shapes):
-            return [_alike[shape] if shape else None for shape in shapes]
-        found = [facts and _of_bases(facts) for facts in super().look_at(connection, names)]
-        if self._shapes(connection, names) == shapes:  # or somebody has altered a table meanwhile
-            for shape, facts in zip(shapes, found, strict=True):
-                if facts is not None and all(column.everywhere for column in shape):
-                    _alike[shape] = facts
+        found = self._plain_tables(connection, names)
+        if found is None:
+            found = [facts and _of_bases(facts) for facts in super().look_at(connection, names)]
         return found
 
-    def _shapes(
+    def _plain_tables(
         self, connection: Connection, names: Sequence[tuple[str, str | None]]
-    ) -> list[_Shape]:
-        """Ask for the columns of tables, in one statement; none of a table that is not there."""
+    ) -> list[Facts | None] | None:
+        """Ask for columns and indexes in one statement; None: some type takes reflection."""
         wanted, values = _named(names)
-        pieces = (_COLUMNS.format(number, _CATALOGUE, one) for number, one in enumerate(wanted))
-        found = connection.execute(text(" UNION ALL ".join(map("({})".format, pieces))), values)
-        shapes: list[_Shape] = [()] * len(names)
+        pieces = (_COLUMNS.format(number, one) for number, one in enumerate(wanted))
+        rows = connection.execute(text(" UNION ALL ".join(map("({})".format, pieces))), values)
+        columns: list[dict[str, TypeEngine[Any]]] = [{} for _ in names]
+        leading: list[set[str]] = [set() for _ in names]
         self._schemas = {}
-        for number, schema, *column in found:
-            shapes[number] += (_Shown(*column),)
+        plain = True
+        for number, schema, name, declared, is_own, leads in rows:
             self._schemas[names[number][0]] = self.text(schema)
-        return shapes
+            found = _own_type(self.text(declared)) if is_own else None
+            plain = plain and found is not None
+            columns[number][self.text(name)] = found or NullType()
+            leading[number].update([self.text(name)] * bool(leads))
+        pairs = zip(columns, leading, strict=True)
+        return [Facts(of, frozenset(led)) if of else None for of, led in pairs] if plain else None
 
     def full_name(
         self, connection: Connection, name: str, schema: str | None, database: str
@@ -365,6 +361,14 @@ def _named(names: Sequence[tuple[str, str | None]]) -> tuple[list[str], dict[str
         for of, value in zip(("name", "schema"), pair, strict=True)
     }
     return [_NAMED.format(number) for number in range(len(names))], values
+
+
+def _own_type(declared: str) -> TypeEngine[Any] | None:
+    """Return a type that Celery uses, from PostgreSQL's words: ``character varying(155)``."""
+    if varying := re.fullmatch(r"character varying\((\d+)\)", declared):
+        return VARCHAR(int(varying[1]))
+    kind = _OWN_TYPES.get(declared)
+    return None if kind is None else kind()
 
 
 def _of_bases(facts: Facts) -> Facts:
