@@ -13,7 +13,7 @@ from bench.figures import Figure, Finding, Plot, power, seconds, timed, typical
 from bench.lab import KINDS, Lab, poll, poller
 from bench.statements import statements
 from bench.tables import Shape
-from exporter.poller import Poller
+from exporter.runtime.poller import Poller
 from tests.servers.database import Database
 
 INTERVAL = 15.0  # seconds; the default

@@ -10,10 +10,10 @@ from typing import Any, Self
 
 from bench import tables
 from bench.tables import Shape
-from exporter import dialects
-from exporter.config import from_url
-from exporter.exposition import Exposition
-from exporter.poller import Poller
+from exporter.config.loading import from_url
+from exporter.exposition.exposition import Exposition
+from exporter.runtime.poller import Poller
+from exporter.sql import dialects
 from tests.servers.database import Database, DatabaseServer, SQLite
 from tests.servers.mariadb import MariaDB
 from tests.servers.postgresql import PostgreSQL

@@ -12,10 +12,10 @@ from bench.figures import Finding, Listing, count
 from bench.lab import Lab, poll, poller
 from bench.process import series
 from bench.tables import Shape
-from exporter.config import from_url
-from exporter.exposition import Exposition
-from exporter.formats import Format
-from exporter.poller import Poller
+from exporter.config.loading import from_url
+from exporter.exposition.exposition import Exposition
+from exporter.exposition.formats import Format
+from exporter.runtime.poller import Poller
 
 TOP = 15
 SERIES = Shape(rows=100_000, tasks=240)

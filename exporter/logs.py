@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pythonjsonlogger.core import RESERVED_ATTRS, BaseJsonFormatter
 from pythonjsonlogger.json import JsonFormatter
 
-from exporter import secrets
+from exporter import redaction
 from exporter.printable import lines, printable
 
 if TYPE_CHECKING:
@@ -73,15 +73,15 @@ def _prepare(record: logging.LogRecord) -> bool:
         message = record.getMessage()
     except Exception:  # noqa: BLE001 - a log line never ends the work that it tells of
         message = f"{record.msg} (its arguments do not fit)"
-    record.msg, record.args = printable(secrets.mask(message), LONGEST_MESSAGE), None
+    record.msg, record.args = printable(redaction.mask(message), LONGEST_MESSAGE), None
     if record.exc_info:
-        record.exc_text = lines(secrets.mask(_TRACEBACKS.formatException(record.exc_info)))
+        record.exc_text = lines(redaction.mask(_TRACEBACKS.formatException(record.exc_info)))
         record.exc_info = None
     if record.stack_info:
-        record.stack_info = lines(secrets.mask(record.stack_info))
+        record.stack_info = lines(redaction.mask(record.stack_info))
     for key, value in vars(record).items():
         if key not in _OWN and not _is_plain(value):
-            setattr(record, key, printable(secrets.mask(str(value))))
+            setattr(record, key, printable(redaction.mask(str(value))))
     return True
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from tornado.http1connection import HTTP1Connection
     from tornado.iostream import IOStream
 
-    from exporter.formats import Format
-    from exporter.status import ServiceStatus
+    from exporter.exposition.formats import Format
+    from exporter.web.status import ServiceStatus
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.request import parse_http_list  # splits at commas, but not inside quotes
 
-from exporter.formats import Format
+from exporter.exposition.formats import Format
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from exporter.durations import ago, span, utc
 from exporter.printable import printable
 
 if TYPE_CHECKING:
-    from exporter.status import BackendStatus, ServiceStatus, TaskStatus
+    from exporter.web.status import BackendStatus, ServiceStatus, TaskStatus
 
 TASKS_SHOWN = 100
 LONGEST_STATE = 40  # characters

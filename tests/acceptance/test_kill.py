@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
-from exporter.checkpoint import open_file
+from exporter.checkpoint.checkpoint import open_file
 from tests.acceptance.process import beginning, one_backend, run, running, write
 from tests.acceptance.watchdog import Watchdog
 from tests.counting.follow import create_tables, insert, restored

@@ -18,9 +18,9 @@ import pytest
 from sqlalchemy import make_url, select, text
 from sqlalchemy.exc import DBAPIError
 
-from exporter.checkpoint import open_file
-from exporter.schema import META
-from exporter.service import TOGETHER
+from exporter.checkpoint.checkpoint import open_file
+from exporter.checkpoint.schema import META
+from exporter.runtime.service import TOGETHER
 from tests.acceptance.process import (
     FAST,
     Exporter,

@@ -297,7 +297,7 @@ class TestOptions:
         addresses: tuple[str, ...],
         path: str,
     ) -> None:
-        from exporter import cli  # noqa: PLC0415
+        from exporter.commands import cli  # noqa: PLC0415
 
         flags = vars(cli._parser().parse_intermixed_args(arguments))
         options = cli._options(cli._given(flags, env))

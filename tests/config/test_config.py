@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter import config, secrets
+from exporter import redaction
+from exporter.config import loading, settings, urls
+from exporter.config.settings import Backend
+from exporter.config.yamlfile import expand
 from exporter.errors import BackendError, ConfigError, Reason
-from exporter.yamlfile import expand
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,11 +28,11 @@ SQLITE = "backends:\n- {name: a, result_backend: 'sqlite:////a'}\n"
 
 def faults_of(path: Path, env: Mapping[str, str] | None = None) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        config.load(path, env or {})
+        loading.load(path, env or {})
     return caught.value.faults
 
 
-def sent_by(backend: config.Backend) -> object:
+def sent_by(backend: Backend) -> object:
     return backend.connection_url().password
 
 
@@ -89,7 +91,7 @@ class TestUnreadable:
     def test_byte_order_mark_is_fine(self, tmp_path: Path) -> None:
         path = tmp_path / "bom.yaml"
         path.write_text(SQLITE, encoding="utf-8-sig")
-        assert config.load(path, {}).backends[0].name == "a"
+        assert loading.load(path, {}).backends[0].name == "a"
 
 
 class TestPaths:
@@ -104,7 +106,7 @@ class TestPaths:
             "- {name: b, result_backend: 'mysql+pymysql://u@h/d', password_file: pw}\n",
         )
         monkeypatch.chdir(tmp_path)
-        sqlite, mysql = config.load(path.relative_to(tmp_path), {}).backends
+        sqlite, mysql = loading.load(path.relative_to(tmp_path), {}).backends
         monkeypatch.chdir("/")
         assert str(tmp_path / "conf" / "x.db") == sqlite.url.database
         assert sent_by(mysql) == "s3cr3t-pw"
@@ -112,7 +114,7 @@ class TestPaths:
 
 class TestPasswords:
     def test_without_a_file_the_url_s_own(self) -> None:
-        (backend,) = config.from_url("mysql+pymysql://u:in-url@h/d", username="reader").backends
+        (backend,) = loading.from_url("mysql+pymysql://u:in-url@h/d", username="reader").backends
         assert sent_by(backend) == "in-url"
         assert backend.connection_url().username == "reader"
 
@@ -125,11 +127,11 @@ class TestPasswords:
             "backends:\n- {name: a, result_backend: 'mysql+pymysql://u:old@h/d', "
             "password_file: pw}\n",
         )
-        (backend,) = config.load(path, {}).backends
+        (backend,) = loading.load(path, {}).backends
         assert sent_by(backend) == "first-pass"
         secret.write_text("second-pass\n")
         assert sent_by(backend) == "second-pass"
-        assert secrets.mask("first-pass second-pass") == "*** ***"
+        assert redaction.mask("first-pass second-pass") == "*** ***"
 
     def test_password_file_lost(self, tmp_path: Path) -> None:
         """While running that is a backend's trouble, not the end."""
@@ -139,7 +141,7 @@ class TestPasswords:
             tmp_path,
             "backends:\n- {name: a, result_backend: 'mysql+pymysql://u@h/d', password_file: pw}\n",
         )
-        (backend,) = config.load(path, {}).backends
+        (backend,) = loading.load(path, {}).backends
         secret.unlink()
         with pytest.raises(BackendError, match="password_file cannot be read: No such") as caught:
             backend.connection_url()
@@ -161,7 +163,7 @@ class TestPasswords:
     def test_any_password_survives_a_url(self, password: str) -> None:
         """Through ${VAR} every password arrives as it is, whatever stands in it."""
         template = "mysql+pymysql://reader:${PASSWORD}@db.example:3306/orders"
-        url = config.urls.parse(expand(template, {"PASSWORD": password}, in_url=True))
+        url = urls.parse(expand(template, {"PASSWORD": password}, in_url=True))
         assert password == url.password
         rest = (url.username, url.host, url.port, url.database)
         assert rest == ("reader", "db.example", 3306, "orders")
@@ -174,18 +176,18 @@ class TestPasswords:
             "  result_backend: 'mysql+pymysql://u:in-url-pw@h/d?ssl_key_password=in-query-pw'\n"
             "  database_engine_options: {connect_args: {passwd: in-options-pw}}\n",
         )
-        settings = config.load(path, {})
+        settings = loading.load(path, {})
         with caplog.at_level(logging.INFO):
             logging.getLogger("test").info("%r %s", settings, settings.backends[0])
         assert "backends" in caplog.text
         assert "-pw" not in caplog.text
-        assert secrets.mask("in-url-pw in-query-pw in-options-pw") == "*** *** ***"
+        assert redaction.mask("in-url-pw in-query-pw in-options-pw") == "*** *** ***"
 
 
 class TestFromUrl:
     def test_one_backend_named_celery(self) -> None:
         """Further settings are given as what they are, not as text."""
-        (backend,) = config.from_url(
+        (backend,) = loading.from_url(
             "db+sqlite:///relative.db", poll_interval=0.5, timezone=zoneinfo.ZoneInfo("Asia/Tokyo")
         ).backends
         assert (backend.name, backend.url.database) == ("celery", "relative.db")
@@ -193,7 +195,7 @@ class TestFromUrl:
 
     def test_fault_names_where_the_url_came_from(self) -> None:
         with pytest.raises(ConfigError) as caught:
-            config.from_url("mysq://u:hunter2@h/d", origin="CELERY_RESULT_BACKEND")
+            loading.from_url("mysq://u:hunter2@h/d", origin="CELERY_RESULT_BACKEND")
         (fault,) = caught.value.faults
         assert fault == "CELERY_RESULT_BACKEND: unknown dialect 'mysq'; did you mean 'mysql'?"
 
@@ -229,7 +231,7 @@ def hash_of(folder: Path, env: dict[str, str] = ENV, **files: str) -> float:
     }
     for name, content in (contents | files).items():
         (folder / name).write_text(content)
-    return config.load(write(folder, SECRETS.format(checkpoint="url_file: checkpoint")), env).hash
+    return loading.load(write(folder, SECRETS.format(checkpoint="url_file: checkpoint")), env).hash
 
 
 def test_hash_follows_every_value(tmp_path: Path) -> None:
@@ -260,21 +262,21 @@ def test_hash_tells_little_of_a_secret(tmp_path: Path) -> None:
 def test_many_backends_are_read_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What costs a look at all zones or all secrets is not done for each backend."""
     zones, patterns = [], []
-    monkeypatch.setattr(config, "available_timezones", lambda: zones.append(1) or set())
+    monkeypatch.setattr(settings, "available_timezones", lambda: zones.append(1) or set())
     compiled = re.compile
     monkeypatch.setattr(
-        "exporter.secrets.re.compile", lambda *a: patterns.append(a) or compiled(*a)
+        "exporter.redaction.re.compile", lambda *a: patterns.append(a) or compiled(*a)
     )
     entry = "- name: b{0}\n  result_backend: mysql+pymysql://u:${{P{0}}}@h/d\n"
     text = "backends:\n" + "".join(entry.format(n) for n in range(200))
-    loaded = config.load(write(tmp_path, text), {f"P{n}": f"secret-{n}" for n in range(200)})
+    loaded = loading.load(write(tmp_path, text), {f"P{n}": f"secret-{n}" for n in range(200)})
     assert len(loaded.backends) == 200
     assert zones == []
     assert [pattern for pattern, *_ in patterns if "secret" in pattern] == []
 
 
 def test_backends_are_frozen() -> None:
-    (backend,) = config.from_url("sqlite:////x").backends
+    (backend,) = loading.from_url("sqlite:////x").backends
     with pytest.raises(ValueError, match="frozen"):
         backend.poll_interval = 1.0  # type: ignore[misc]
 
@@ -282,7 +284,7 @@ def test_backends_are_frozen() -> None:
 def test_same_settings_are_equal(tmp_path: Path) -> None:
     """So that a reload can tell which backends have changed."""
     path = write(tmp_path, SQLITE)
-    assert config.load(path, {}).backends == config.load(path, {}).backends
+    assert loading.load(path, {}).backends == loading.load(path, {}).backends
 
 
 def test_system_without_time_zones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter import config
+from exporter.config import loading
+from exporter.config.settings import Config
 from exporter.errors import ConfigError
 
 HERE = Path(__file__).parent
@@ -31,13 +32,13 @@ def test_there_are_cases() -> None:
     assert len(BAD) >= 20
 
 
-def vars_of(settings: config.Config) -> dict[str, object]:
+def vars_of(settings: Config) -> dict[str, object]:
     return {"backends": settings.backends, "checkpoint": settings.checkpoint}
 
 
 @pytest.mark.parametrize("path", GOOD, ids=identifier)
 def test_good_file_means_what_it_says(path: Path) -> None:
-    settings = config.load(path, env_of(path))
+    settings = loading.load(path, env_of(path))
     expectations = comments(path, "expect")
     assert expectations
     for expression, value in (line.split(" = ", 1) for line in expectations):
@@ -49,7 +50,7 @@ def test_good_file_means_what_it_says(path: Path) -> None:
 @pytest.mark.parametrize("path", BAD, ids=identifier)
 def test_bad_file_has_exactly_these_faults(path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        config.load(path, env_of(path))
+        loading.load(path, env_of(path))
     faults = [fault.removeprefix(f"{path}:").strip() for fault in caught.value.faults]
     assert sorted(comments(path, "expect")) == sorted(faults)
     assert "hunter2" not in str(caught.value)

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from exporter import config
+from exporter.config import loading
+from exporter.config.file import CheckpointPlace, Entry, File
+from exporter.config.settings import TableNames, TableSchemas
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 ENV = {"ORDERS_DB_PASSWORD": "p@ss"}
@@ -26,7 +28,7 @@ def example(tmp_path: Path) -> Path:
 
 
 def test_loads(example: Path) -> None:
-    orders, mail, shop = config.load(example, ENV).backends
+    orders, mail, shop = loading.load(example, ENV).backends
     assert (orders.name, orders.url.password) == ("orders", "p@ss")
     assert (mail.url.host, mail.timezone.key) == ("db.example", "Asia/Tokyo")
     assert (shop.connection_url().password, shop.poll_interval) == ("s3cr3t-pw", 5.0)
@@ -36,13 +38,13 @@ def test_has_every_key() -> None:
     """And no other; what the models do not know would not load."""
     content: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
     entries = {key for entry in content["backends"] for key in entry} | set(content["defaults"])
-    assert set(config._File.model_fields) == set(content)
-    assert set(config._Entry.model_fields) == entries
+    assert set(File.model_fields) == set(content)
+    assert set(Entry.model_fields) == entries
     orders = content["backends"][0]
-    assert set(config.TableNames.model_fields) == set(orders["database_table_names"])
-    assert set(config.TableSchemas.model_fields) == set(orders["database_table_schemas"])
+    assert set(TableNames.model_fields) == set(orders["database_table_names"])
+    assert set(TableSchemas.model_fields) == set(orders["database_table_schemas"])
     told = re.findall(r"^# (\w+)  ", EXAMPLE.read_text(), re.MULTILINE)  # they exclude each other
-    assert set(config._Checkpoint.model_fields) == set(told)
+    assert set(CheckpointPlace.model_fields) == set(told)
 
 
 def test_shows_the_defaults(tmp_path: Path) -> None:
@@ -51,7 +53,7 @@ def test_shows_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     backends = [{"name": "a", "result_backend": "sqlite:////x"}]
     path.write_text(yaml.safe_dump({"backends": backends, "defaults": content["defaults"]}))
-    with_them = config.load(path, {}).backends
+    with_them = loading.load(path, {}).backends
     path.write_text(yaml.safe_dump({"backends": backends}))
-    assert with_them == config.load(path, {}).backends
+    assert with_them == loading.load(path, {}).backends
     assert len(content["defaults"]) >= 9

@@ -11,10 +11,10 @@ import pytest
 
 PRELUDE = """
 import logging, sys, threading, warnings
-from exporter import logs, secrets
-secrets.remember('hunter2"x')
+from exporter import logs, redaction
+redaction.remember('hunter2"x')
 logs.configure("info", FORMAT)
-log = logging.getLogger("exporter.poller")
+log = logging.getLogger("exporter.runtime.poller")
 """
 
 
@@ -63,11 +63,11 @@ def test_logfmt() -> None:
 def test_json() -> None:
     polled, failed, _, oops = (json.loads(line) for line in lines("json", SCRIPT))
     assert re.fullmatch(TIME, polled.pop("time"))
-    assert polled == {"level": "info", "logger": "exporter.poller", "msg": "polled"}
+    assert polled == {"level": "info", "logger": "exporter.runtime.poller", "msg": "polled"}
     del failed["time"]
     assert failed == {
         "level": "warning",
-        "logger": "exporter.poller",
+        "logger": "exporter.runtime.poller",
         "msg": "poll failed: ***",
         "backend": "or ders",
         "seconds": 0.5,

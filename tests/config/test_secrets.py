@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.engine import URL
 
-from exporter.secrets import SecretMask, names_a_secret
+from exporter.redaction import SecretMask, names_a_secret
 
 AWKWARD = r"p@ss:w/r d%1#'\}"
 

@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from exporter import urls
+from exporter.config import urls
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_advice_is_followed(monkeypatch: pytest.MonkeyPatch, scheme: str) -> Non
 def test_only_the_driver_in_use_is_loaded() -> None:
     """A machine with SQLite alone needs no other driver, and pays for none."""
     script = (
-        "import sys; from exporter import config; config.from_url('sqlite:////x');"
+        "import sys; from exporter.config import loading; loading.from_url('sqlite:////x');"
         "print([m for m in ('pymysql', 'MySQLdb', 'psycopg', 'pyodbc') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -12,20 +12,20 @@ from celery.backends.database.models import TaskExtended, TaskSet
 from celery.backends.database.session import ResultModelBase
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.config import from_url
-from exporter.exposition import Exposition
-from exporter.formats import Format
-from exporter.lifecycle import Rules
-from exporter.poller import Poller
-from exporter.position import Position
-from exporter.tally import Tally
+from exporter.config.loading import from_url
+from exporter.counting.lifecycle import Rules
+from exporter.counting.position import Position
+from exporter.counting.tally import Tally
+from exporter.exposition.exposition import Exposition
+from exporter.exposition.formats import Format
+from exporter.runtime.poller import Poller
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sqlalchemy import Connection, Engine
 
-    from exporter.checkpoint import Checkpoint, Saved
+    from exporter.checkpoint.checkpoint import Checkpoint, Saved
     from tests.servers.database import Database
 
 TASKS = TaskExtended.__table__

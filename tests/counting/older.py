@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import insert, make_url, select
 
-from exporter.schema import TABLES
-from exporter.store import Store
+from exporter.checkpoint.schema import TABLES
+from exporter.checkpoint.store import Store
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from exporter.alarm import LOOK, alarm
+from exporter.sql.alarm import LOOK, alarm
 from tests.servers.process import wait_until
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
-from exporter.check import check
-from exporter.config import Backend, Config, from_url
-from exporter.parallel import AT_ONCE, in_order
+from exporter.commands.check import check
+from exporter.commands.parallel import AT_ONCE, in_order
+from exporter.config.loading import from_url
+from exporter.config.settings import Backend, Config
 from tests.counting.follow import create_tables, insert
 from tests.servers.database import SQLite
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from sqlalchemy import NullPool, create_engine, delete, event, make_url, select, text
 
-from exporter.checkpoint import IN_A_DATABASE, Checkpoint, Save, Staged, open_file
+from exporter.checkpoint.checkpoint import IN_A_DATABASE, Checkpoint, Save, Staged, open_file
+from exporter.checkpoint.store import Store
+from exporter.counting.position import CHUNK_ROWS, Position
+from exporter.counting.tally import Tally
 from exporter.errors import CheckpointError
-from exporter.identity import Identity
-from exporter.position import CHUNK_ROWS, Position
-from exporter.store import Store
-from exporter.tally import Tally
+from exporter.sql.identity import Identity
 from tests.counting.follow import TASKS, Follower, create_tables, insert, update
 from tests.counting.test_position import TIMES, ManyLabels, ManyWriters
 

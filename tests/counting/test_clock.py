@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporter.checkpoint import Checkpoint, open_file
+from exporter.checkpoint.checkpoint import Checkpoint, open_file
 from tests.counting.follow import Follower, create_tables, insert
 
 if TYPE_CHECKING:

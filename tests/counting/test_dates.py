@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from exporter.dates import doubts, possible
+from exporter.counting.dates import doubts, possible
 
 NOW = 1_800_000_000.0  # 2027-01-15 08:00:00 UTC
 YEAR_9999 = 253_402_214_400.0

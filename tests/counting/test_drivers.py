@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import URL
 
-from exporter.config import from_url
-from exporter.database import Database as Reading
+from exporter.backends.database import Database as Reading
+from exporter.config.loading import from_url
 from exporter.errors import BackendError, Reason
 from tests.counting.follow import Follower, create_tables, insert
 from tests.servers import caching_sha2

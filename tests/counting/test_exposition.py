@@ -14,11 +14,11 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter import metrics
-from exporter.exposition import Exposition
-from exporter.formats import Format
-from exporter.metrics import CATALOGUE
-from exporter.tally import Histogram, Sample
+from exporter.exposition.exposition import Exposition
+from exporter.exposition.formats import Format
+from exporter.metrics import catalogue
+from exporter.metrics.catalogue import CATALOGUE
+from exporter.metrics.samples import Histogram, Sample
 from tests.servers.process import require
 
 
@@ -94,14 +94,14 @@ def test_process_metrics_are_fresh_at_each_scrape() -> None:
 def test_publishing_again_replaces_what_was_there() -> None:
     exposition = Exposition()
     for value in (1.0, 2.0):
-        exposition.publish("a", {metrics.UP: [Sample((), value)]})
+        exposition.publish("a", {catalogue.UP: [Sample((), value)]})
         assert f'celery_backend_up{{backend="a"}} {value}' in exposition.body(Format.TEXT).decode()
 
 
 @pytest.mark.parametrize("form", Format)
 def test_compressed_body_is_the_same(form: Format) -> None:
     exposition = Exposition()
-    exposition.publish("a", {metrics.UP: [Sample((), 1.0)]})
+    exposition.publish("a", {catalogue.UP: [Sample((), 1.0)]})
     plain, packed = exposition.body(form), exposition.body(form, compressed=True)
     line = b'celery_backend_up{backend="a"} 1.0'
     assert line in plain
@@ -112,8 +112,8 @@ def test_compressed_body_is_the_same(form: Format) -> None:
 def test_any_label_value_comes_back(value: str) -> None:
     exposition = Exposition()
     sample = Sample((value, "SUCCESS", "w", "q"), 1.0)
-    exposition.publish("a", {metrics.RESULTS: [sample]})
+    exposition.publish("a", {catalogue.RESULTS: [sample]})
     for parse, form in ((parse_text, Format.TEXT), (parse_openmetrics, Format.OPENMETRICS)):
         body = exposition.body(form).decode()
-        found = [s for f in parse(body) for s in f.samples if s.name == metrics.RESULTS.name]
+        found = [s for f in parse(body) for s in f.samples if s.name == catalogue.RESULTS.name]
         assert [s.labels["task"] for s in found] == [value]

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 import exporter
-from exporter.failures import (
+from exporter.backends.failures import (
     LAST_CHARACTERS,
     RESULT_BYTES,
     from_last_line,
     from_result,
     from_traceback,
 )
-from exporter.formats import Format
+from exporter.exposition.formats import Format
 from tests.counting.follow import TASKS, Follower, create_tables, insert
 
 if TYPE_CHECKING:

@@ -11,18 +11,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from exporter import metrics, records
-from exporter.folding import placed
-from exporter.position import Change, Position
-from exporter.results import FAILURE, OTHER, SUCCESS
-from exporter.tally import Changes, Tally
-from exporter.watchlist import WatchList
+from exporter.checkpoint import records
+from exporter.counting.folding import placed
+from exporter.counting.position import Change, Position
+from exporter.counting.results import FAILURE, OTHER, SUCCESS
+from exporter.counting.tally import Changes, Tally
+from exporter.counting.watchlist import WatchList
+from exporter.metrics import catalogue
 from tests.counting.test_position import STATES, TIMES, Following, Table
 
 if TYPE_CHECKING:
-    from exporter.folding import LabelValues
-    from exporter.metrics import Metric
-    from exporter.results import Row
+    from exporter.counting.results import Row
+    from exporter.metrics.catalogue import Metric
+    from exporter.metrics.samples import LabelValues
 
 LIMITS = st.integers(10, 100)
 MANY = ("state", "task", "worker", "queue")
@@ -151,7 +152,7 @@ class Crowd(RuleBasedStateMachine):
         self.poll()
 
     def check(self) -> None:
-        results, revised = self.totals(metrics.RESULTS), self.totals(metrics.REVISED)
+        results, revised = self.totals(catalogue.RESULTS), self.totals(catalogue.REVISED)
         named = {labels[0] for labels in results}
         assert self.sums(results, named) == self.sums(self.truth, named)
         assert self.sums(revised, named) == self.sums(self.revised, named)
@@ -159,8 +160,8 @@ class Crowd(RuleBasedStateMachine):
             if OTHER not in labels:
                 assert count == self.truth[labels] or (self.raised and count < self.truth[labels])
         failed = sum(count for labels, count in results.items() if labels[1] == FAILURE)
-        assert self.totals(metrics.FAILURES).total() == failed
-        assert self.totals(metrics.VANISHED).total() == self.vanished
+        assert self.totals(catalogue.FAILURES).total() == failed
+        assert self.totals(catalogue.VANISHED).total() == self.vanished
         rows = Counter(self.counted[i] for i, row in self.table.committed.items() if row.finished)
         assert not placed(rows, +results) - results  # `verify` agrees
 

@@ -13,9 +13,9 @@ import pytest
 from celery.backends.database.session import ResultModelBase
 from sqlalchemy import URL, make_url, text
 
-from exporter import sqliteurls
-from exporter.checkpoint import open_file
-from exporter.identity import Identity, place
+from exporter.checkpoint.checkpoint import open_file
+from exporter.config import sqliteurls
+from exporter.sql.identity import Identity, place
 from tests.counting.follow import Follower, create_tables, insert
 from tests.servers.database import OWNER_PASSWORD, READER_PASSWORD, Database, SQLite
 from tests.servers.postgresql import PostgreSQL

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import make_url
 
-from exporter import lease as lease_module
-from exporter.checkpoint import Checkpoint, read
-from exporter.dialects import Limits
-from exporter.election import Election
+from exporter.checkpoint import lease as lease_module
+from exporter.checkpoint.checkpoint import Checkpoint, read
+from exporter.checkpoint.lease import Lease, LeaseLostError
+from exporter.checkpoint.store import Store
 from exporter.errors import CheckpointError
-from exporter.lease import Lease, LeaseLostError
-from exporter.store import Store
+from exporter.runtime.election import Election
+from exporter.sql.dialects import Limits
 from tests.counting.follow import Follower, create_tables, insert
 from tests.servers.process import HOST, wait_until
 from tests.servers.proxy import Mode, Proxy

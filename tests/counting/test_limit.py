@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporter.checkpoint import open_file
-from exporter.config import Config
-from exporter.formats import Format
-from exporter.verify import verify
+from exporter.checkpoint.checkpoint import open_file
+from exporter.commands.verify import verify
+from exporter.config.settings import Config
+from exporter.exposition.formats import Format
 from tests.counting.follow import Follower, create_tables, insert, update
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporter.config import from_url
-from exporter.database import Database as Source
+from exporter.backends.database import Database as Source
+from exporter.config.loading import from_url
 from exporter.errors import BackendError, Reason
 from tests.counting.follow import create_tables
 from tests.counting.test_work import work
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from exporter.tables import ResultTable
+    from exporter.backends.tables import ResultTable
     from tests.servers.database import Database
 
 STAMPED = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)

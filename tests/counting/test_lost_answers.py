@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from sqlalchemy import make_url
 
-from exporter.checkpoint import Checkpoint, read
-from exporter.dialects import Limits
-from exporter.lease import Lease
-from exporter.store import Store
+from exporter.checkpoint.checkpoint import Checkpoint, read
+from exporter.checkpoint.lease import Lease
+from exporter.checkpoint.store import Store
+from exporter.sql.dialects import Limits
 from tests.counting.follow import Follower, create_tables, insert, restored
 from tests.servers.database import Database, SQLite
 from tests.servers.process import HOST, free_port

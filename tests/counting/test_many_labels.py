@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporter import poller, reader
-from exporter.checkpoint import open_file
-from exporter.results import OTHER
+from exporter.backends import reader
+from exporter.checkpoint.checkpoint import open_file
+from exporter.counting.results import OTHER
+from exporter.runtime import poller
 from tests.counting.follow import TASKS, Follower, create_tables, insert
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from exporter.database import Session
-    from exporter.position import Batch, Plan
+    from exporter.backends.database import Session
+    from exporter.counting.position import Batch, Plan
     from tests.servers.database import Database
 
 ROWS = 2_500  # two herds, and some

@@ -12,22 +12,25 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import select, text, update
 
-from exporter import check, metrics, records
-from exporter.checkpoint import IN_A_DATABASE, Checkpoint, open_file
-from exporter.config import Config, from_url
-from exporter.dialects import Limits
+from exporter.checkpoint import records
+from exporter.checkpoint.checkpoint import IN_A_DATABASE, Checkpoint, open_file
+from exporter.checkpoint.migrations import STEPS, VERSION
+from exporter.checkpoint.ownfile import OwnFile
+from exporter.checkpoint.schema import META, TOTALS, WATCHED
+from exporter.checkpoint.store import Store
+from exporter.commands import check
+from exporter.commands.verify import verify
+from exporter.config.loading import from_url
+from exporter.config.settings import Config
+from exporter.counting.lifecycle import Watch
+from exporter.counting.position import Anchor
+from exporter.counting.results import Labels
+from exporter.counting.spans import Missing, Span
+from exporter.counting.tally import Tally, Total
 from exporter.errors import CheckpointError
-from exporter.identity import Identity
-from exporter.lifecycle import Watch
-from exporter.migrations import STEPS, VERSION
-from exporter.ownfile import OwnFile
-from exporter.position import Anchor
-from exporter.results import Labels
-from exporter.schema import META, TOTALS, WATCHED
-from exporter.spans import Missing, Span
-from exporter.store import Store
-from exporter.tally import Tally, Total
-from exporter.verify import verify
+from exporter.metrics import catalogue
+from exporter.sql.dialects import Limits
+from exporter.sql.identity import Identity
 from tests.counting.follow import restored
 from tests.counting.older import WRITTEN, copy, written
 
@@ -73,13 +76,13 @@ def check_content(checkpoint: Checkpoint) -> None:
             counted=("FAILURE", "app.add", *labels),
         ),
     }
-    added = tally.totals[metrics.RESULTS, ("app.add", "SUCCESS", *labels)]
+    added = tally.totals[catalogue.RESULTS, ("app.add", "SUCCESS", *labels)]
     assert added == Total(10, seen)
-    revisions = tally.totals[metrics.REVISED, ("app.add", "FAILURE", "SUCCESS")]
+    revisions = tally.totals[catalogue.REVISED, ("app.add", "FAILURE", "SUCCESS")]
     assert revisions.value == 1
-    assert tally.newest[metrics.LAST_FINISHED, ("메일.send", "FAILURE")] == 1795600461.735177
-    runtime = tally.histograms[metrics.RUNTIME, ("app.slow",)]
-    assert (runtime.bounds, runtime.counts) == (metrics.RUNTIME_BUCKETS, (1, *[0] * 14))
+    assert tally.newest[catalogue.LAST_FINISHED, ("메일.send", "FAILURE")] == 1795600461.735177
+    runtime = tally.histograms[catalogue.RUNTIME, ("app.slow",)]
+    assert (runtime.bounds, runtime.counts) == (catalogue.RUNTIME_BUCKETS, (1, *[0] * 14))
     assert tally.room.exceptions == {""}
     assert len(tally.totals) + len(tally.newest) + len(tally.histograms) == 33
     orders, _ = restored(checkpoint, "orders")
@@ -215,7 +218,7 @@ def test_unknown_metric_is_kept_and_said(path: Path, caplog: pytest.LogCaptureFi
         _, tally = restored(checkpoint, "celery")
     said = {record.metric: record.series for record in caplog.records}  # type: ignore[attr-defined]
     assert said == {"celery_task_ended_total": 12, "celery_task_retries_total": 3}
-    assert tally.totals[metrics.GROUP_RESULTS, ()].value == 1
+    assert tally.totals[catalogue.GROUP_RESULTS, ()].value == 1
     with checkpoint._store.transaction() as connection:
         assert len(connection.execute(select(TOTALS)).all()) == 33
     checkpoint.close()

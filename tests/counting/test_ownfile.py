@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import delete, text
 
-from exporter import service
-from exporter.checkpoint import IN_A_DATABASE, Checkpoint, open_file, read
-from exporter.config import Config
+from exporter.checkpoint.checkpoint import IN_A_DATABASE, Checkpoint, open_file, read
+from exporter.checkpoint.ownfile import APPLICATION_ID
+from exporter.checkpoint.schema import SAVES, TABLES, TOTALS
+from exporter.checkpoint.store import Store
+from exporter.config.settings import Config
 from exporter.errors import CheckpointError
-from exporter.ownfile import APPLICATION_ID
-from exporter.schema import SAVES, TABLES, TOTALS
-from exporter.store import Store
+from exporter.runtime import service
 from tests.counting.follow import Follower, create_tables, insert, restored
 from tests.servers.database import Database, SQLite
 

@@ -13,13 +13,31 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from exporter import audit
-from exporter.audit import AGES, MOST_TASKS, Found
-from exporter.lifecycle import Rules, Watch, slack_shown_by
-from exporter.position import MAX_NAMELESS, Anchor, Batch, Change, Herd, Horizon, Plan, Position
-from exporter.results import OTHER, READY_STATES, SUCCESS, Finished, Group, Labels, Row, Vanished
-from exporter.spans import LONGEST_MASK, MIN_ID, Span, holes
-from exporter.watchlist import FOLDED_STATES, WatchList
+from exporter.counting import audit
+from exporter.counting.audit import AGES, MOST_TASKS, Found
+from exporter.counting.lifecycle import Rules, Watch, slack_shown_by
+from exporter.counting.position import (
+    MAX_NAMELESS,
+    Anchor,
+    Batch,
+    Change,
+    Herd,
+    Horizon,
+    Plan,
+    Position,
+)
+from exporter.counting.results import (
+    OTHER,
+    READY_STATES,
+    SUCCESS,
+    Finished,
+    Group,
+    Labels,
+    Row,
+    Vanished,
+)
+from exporter.counting.spans import LONGEST_MASK, MIN_ID, Span, holes
+from exporter.counting.watchlist import FOLDED_STATES, WatchList
 
 TIMES = 20 if os.environ.get("SOAK") else 1  # as many examples
 UNFINISHED = ["STARTED", "RETRY", "PROGRESS", ""]

@@ -8,10 +8,12 @@ import pytest
 from sqlalchemy import LargeBinary, String, cast, func, null
 from sqlalchemy.dialects import mssql
 
-from exporter import dialects, probe, tables
-from exporter.dialects import Limits
+from exporter.backends import probe, tables
+from exporter.backends.tables import celery
 from exporter.errors import Reason
-from exporter.tables import Facts, celery
+from exporter.sql import dialects
+from exporter.sql.dialects import Limits
+from exporter.sql.inspection import Facts
 from tests.counting.follow import Follower, create_tables, insert
 from tests.counting.test_sql_server import DECLARED
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import create_engine, event
 
-from exporter import schedule
-from exporter.schedule import SPARE, Schedule, waiting
+from exporter.runtime import schedule
+from exporter.runtime.schedule import SPARE, Schedule
+from exporter.sql.waiting import waiting
 from tests.servers.process import wait_until
 
 if TYPE_CHECKING:

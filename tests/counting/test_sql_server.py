@@ -27,17 +27,19 @@ from sqlalchemy.dialects.mssql import (
     VARCHAR,
 )
 
-from exporter import dialects, tables
-from exporter.audit import Audit, Segment
-from exporter.database import Session
-from exporter.dialects import Limits
+from exporter.backends import tables
+from exporter.backends.database import Session
+from exporter.backends.reader import Reader
+from exporter.backends.tables import celery
+from exporter.counting.audit import Audit, Segment
+from exporter.counting.lifecycle import Watch
+from exporter.counting.position import Anchor, Herd, Plan
+from exporter.counting.spans import MIN_ID, Missing, Span
 from exporter.errors import Reason
-from exporter.lifecycle import Watch
-from exporter.position import Anchor, Herd, Plan
-from exporter.reader import Reader
-from exporter.spans import MIN_ID, Missing, Span
-from exporter.tables import Facts, celery
-from exporter.tables.kinds import Kind
+from exporter.sql import dialects
+from exporter.sql.dialects import Limits
+from exporter.sql.inspection import Facts
+from exporter.sql.kinds import Kind
 
 if TYPE_CHECKING:
     pass

@@ -9,10 +9,10 @@ import pytest
 from celery.backends.database.session import ResultModelBase
 from sqlalchemy import NullPool, create_engine
 
-from exporter import config
+from exporter.config import loading
 from exporter.errors import BackendError
-from exporter.exposition import Exposition
-from exporter.poller import Poller
+from exporter.exposition.exposition import Exposition
+from exporter.runtime.poller import Poller
 from tests.acceptance.process import Scrape, run, write
 from tests.counting.follow import Follower, insert
 
@@ -82,6 +82,6 @@ def test_relative_to_the_configuration(tmp_path: Path) -> None:
 def test_vfs_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "x.db").touch()
     url = f"sqlite:///file:{tmp_path}/x.db?vfs=nonsense&uri=true"
-    poller = Poller(config.from_url(url).backends[0], Exposition())
+    poller = Poller(loading.from_url(url).backends[0], Exposition())
     with pytest.raises(BackendError, match="no such vfs: nonsense"), poller.database.session():
         pass

@@ -11,14 +11,14 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import delete, text
 
-from exporter.audit import AGES
-from exporter.checkpoint import open_file
-from exporter.dialects.postgresql import beyond_all
+from exporter.backends.reader import NEWEST_ROWS, Reader
+from exporter.backends.tables import celery
+from exporter.checkpoint.checkpoint import open_file
+from exporter.counting.audit import AGES
+from exporter.counting.lifecycle import Rules
+from exporter.counting.position import SETTLING, Batch, Plan
 from exporter.errors import BackendError, Reason
-from exporter.lifecycle import Rules
-from exporter.position import SETTLING, Batch, Plan
-from exporter.reader import NEWEST_ROWS, Reader
-from exporter.tables import celery
+from exporter.sql.dialects.postgresql import beyond_all
 from tests.conftest import DATABASES
 from tests.counting.follow import GROUPS, TASKS, Follower, create_tables, insert, update
 
@@ -545,7 +545,7 @@ def test_history_that_is_over_is_counted_and_let_go(
     database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the newest rows show that the zone is right, old ones are not watched or waited for."""
-    monkeypatch.setattr("exporter.poller.CHUNK_ROWS", 6)
+    monkeypatch.setattr("exporter.runtime.poller.CHUNK_ROWS", 6)
     _history(engine, _now() - timedelta(hours=20), NEWEST_ROWS)
     follower = Follower(database.reader_url).poll()
     assert follower.states() == {"FAILURE": 2, "REVOKED": 1, "SUCCESS": 2 + NEWEST_ROWS}
@@ -598,7 +598,7 @@ def test_first_look_at_a_large_table(
     database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every unfinished row is found, by chunks that grow, and hold only so many of them."""
-    monkeypatch.setattr("exporter.reader.MOST_ROWS", 500)
+    monkeypatch.setattr("exporter.backends.reader.MOST_ROWS", 500)
     rows = [
         {"id": i, "task_id": str(i), "status": "STARTED" if i % 11 == 0 else "SUCCESS"}
         for i in range(1, 30_001)
@@ -619,7 +619,7 @@ def test_long_history_is_read_in_chunks(
     one_by_one: int,
 ) -> None:
     """More ids than a chunk spans, with holes that cleanup left; more failures than fit in one."""
-    monkeypatch.setattr("exporter.reader.MOST_ROWS", one_by_one)
+    monkeypatch.setattr("exporter.backends.reader.MOST_ROWS", one_by_one)
     rows = [
         {"id": apart * i, "task_id": str(i), "status": "FAILURE" if i % 5 == 0 else "SUCCESS"}
         for i in range(1, 24_001)

@@ -10,18 +10,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from exporter import metrics
-from exporter.folding import fold, placed, series
-from exporter.lifecycle import Watch
-from exporter.position import Change
-from exporter.results import OTHER, READY_STATES, Finished, Vanished
-from exporter.tally import Changes, Histogram, Sample, Tally
+from exporter.counting.folding import fold, placed, series
+from exporter.counting.lifecycle import Watch
+from exporter.counting.position import Change
+from exporter.counting.results import OTHER, READY_STATES, Finished, Vanished
+from exporter.counting.tally import Changes, Tally
+from exporter.metrics import catalogue
+from exporter.metrics.samples import Histogram, Sample
 from tests.counting.test_position import TIMES
 
 if TYPE_CHECKING:
-    from exporter.folding import LabelValues
-    from exporter.metrics import Metric
-    from exporter.tally import Key
+    from exporter.counting.tally import Key
+    from exporter.metrics.catalogue import Metric
+    from exporter.metrics.samples import LabelValues
 
 NOW = 1e6
 NAMES = st.sampled_from("abcdef")
@@ -40,7 +41,7 @@ def feed(
 
 def served(tally: Tally, now: float) -> dict[tuple[str, ...], float | Histogram]:
     tally.apply(tally.reveal(now))
-    return {sample.labels: sample.value for sample in tally.samples()[metrics.RESULTS]}
+    return {sample.labels: sample.value for sample in tally.samples()[catalogue.RESULTS]}
 
 
 def test_first_failure_ever_is_preceded_by_zero() -> None:
@@ -69,7 +70,7 @@ def test_created_is_the_birth_of_the_series() -> None:
     tally = Tally(1000, first_zero=0.0)
     feed(tally, Finished("SUCCESS", "a", "w", "q"))
     feed(tally, Finished("SUCCESS", "a", "w", "q"), now=NOW + 50)
-    samples = tally.samples()[metrics.RESULTS]
+    samples = tally.samples()[catalogue.RESULTS]
     assert Sample(("a", "SUCCESS", "w", "q"), 2, created=NOW) in samples
 
 
@@ -77,7 +78,7 @@ def test_retries_are_summed() -> None:
     tally = Tally(1000, first_zero=0.0)
     feed(tally, Finished("SUCCESS", "a", "w", "q", rows=2, retries=3))
     feed(tally, Finished("FAILURE", "a", "w", "q", retries=2))
-    assert tally.samples()[metrics.RETRIES] == [Sample(("a", "w", "q"), 5, NOW)]
+    assert tally.samples()[catalogue.RETRIES] == [Sample(("a", "w", "q"), 5, NOW)]
 
 
 def test_sums_stay_exact_beyond_the_limit() -> None:
@@ -91,8 +92,8 @@ def test_sums_stay_exact_beyond_the_limit() -> None:
     assert sum(v for labels, v in values.items() if labels[1] == "FAILURE") == 100
     assert values[OTHER, "SUCCESS", OTHER, OTHER] > 0
     folded = sum(v for labels, v in values.items() if OTHER in labels)
-    assert tally.samples()[metrics.SERIES_FOLDED] == [Sample((), folded, NOW)]
-    vanished = tally.samples()[metrics.VANISHED]
+    assert tally.samples()[catalogue.SERIES_FOLDED] == [Sample((), folded, NOW)]
+    vanished = tally.samples()[catalogue.VANISHED]
     assert sum(sample.value for sample in vanished) == 100
     assert series(tally.samples()) <= 200
 
@@ -126,7 +127,7 @@ def test_pods_of_a_rollout_fold_and_failures_keep_their_task() -> None:
     for labels, value in served(tally, NOW).items():
         by_task[labels[0]] += value
     assert by_task == {f"task{task}": 1000 for task in range(100)}
-    failures = [s.labels for s in tally.samples()[metrics.FAILURES]]
+    failures = [s.labels for s in tally.samples()[catalogue.FAILURES]]
     assert sorted(failures) == sorted((f"task{task}", "q", "KeyError") for task in range(100))
     assert series(tally.samples()) <= 20_000
 
@@ -141,29 +142,29 @@ def test_what_is_known_of_a_task_keeps_its_name_when_all_is_taken() -> None:
     feed(tally, Finished("FAILURE", "a", "another", "q", exception="KeyError", done=900.0))
     samples = tally.samples()
     assert served(tally, NOW)["a", "FAILURE", OTHER, OTHER] == 1
-    assert [s.labels for s in samples[metrics.REVISED]] == [
+    assert [s.labels for s in samples[catalogue.REVISED]] == [
         ("a", "FAILURE", OTHER),
         ("a", "SUCCESS", OTHER),
     ]
-    assert [s.labels for s in samples[metrics.VANISHED]] == [("a", OTHER)]
-    assert Sample(("a", OTHER, OTHER), 1, NOW) in samples[metrics.FAILURES]
-    assert [s.labels for s in samples[metrics.LAST_FINISHED]] == [("a", "FAILURE")]
+    assert [s.labels for s in samples[catalogue.VANISHED]] == [("a", OTHER)]
+    assert Sample(("a", OTHER, OTHER), 1, NOW) in samples[catalogue.FAILURES]
+    assert [s.labels for s in samples[catalogue.LAST_FINISHED]] == [("a", "FAILURE")]
 
 
 def test_exceptions_beyond_a_hundred_fold() -> None:
     tally = Tally(20_000, first_zero=0.0)
     feed(tally, *(Finished("FAILURE", "a", "w", "q", exception=f"E{n}") for n in range(200)))
-    values = {s.labels[-1]: s.value for s in tally.samples()[metrics.FAILURES]}
+    values = {s.labels[-1]: s.value for s in tally.samples()[catalogue.FAILURES]}
     assert values == {f"E{number}": 1 for number in range(100)} | {OTHER: 100}
 
 
 def test_gauges_keep_to_the_limit() -> None:
     few = {("a", "STARTED", "w", "q"): 0, ("b", "STARTED", "w", "q"): 3}
-    assert dict(fold(metrics.UNFINISHED, few.items(), 2, add)) == few
+    assert dict(fold(catalogue.UNFINISHED, few.items(), 2, add)) == few
     many = {("a", "RETRY", f"w{n}", f"q{n % 30}"): 1 for n in range(100)}
     many |= {(f"task{n}", f"X{n}", "w", "q"): 2 for n in range(100)}
     many["z", "RETRY", "w", "q"] = 0
-    folded = dict(fold(metrics.UNFINISHED, many.items(), 40, add))
+    folded = dict(fold(catalogue.UNFINISHED, many.items(), 40, add))
     assert len(folded) <= 40
     assert sum(folded.values()) == sum(many.values())
     assert sum(count for labels, count in folded.items() if labels[0] == "a") == 100
@@ -173,7 +174,7 @@ def test_gauges_keep_to_the_limit() -> None:
 
 def test_oldest_of_what_folds_is_kept() -> None:
     since = {("a", f"X{number}"): 1000.0 - number for number in range(100)}
-    folded = dict(fold(metrics.OLDEST_UNFINISHED, since.items(), 10, min))
+    folded = dict(fold(catalogue.OLDEST_UNFINISHED, since.items(), 10, min))
     assert len(folded) <= 10
     assert folded["a", OTHER] == min(since.values())
 
@@ -181,11 +182,11 @@ def test_oldest_of_what_folds_is_kept() -> None:
 def test_date_done_in_the_future_is_not_believed() -> None:
     tally = Tally(1000, first_zero=0.0)
     feed(tally, Finished("SUCCESS", "a", "w", "q", done=NOW + 1e9))
-    assert metrics.LAST_FINISHED not in tally.samples()
+    assert catalogue.LAST_FINISHED not in tally.samples()
     feed(tally, Finished("SUCCESS", "a", "w", "q", done=900.0))
     feed(tally, Finished("SUCCESS", "a", "w", "q", done=800.0))
     feed(tally, Finished("SUCCESS", "a", "w", "q", done=None))
-    assert tally.samples()[metrics.LAST_FINISHED] == [Sample(("a", "SUCCESS"), 900.0)]
+    assert tally.samples()[catalogue.LAST_FINISHED] == [Sample(("a", "SUCCESS"), 900.0)]
 
 
 def test_date_done_ahead_by_what_zones_explain_is_believed() -> None:
@@ -193,14 +194,14 @@ def test_date_done_ahead_by_what_zones_explain_is_believed() -> None:
     tally = Tally(1000, first_zero=0.0)
     feed(tally, Finished("SUCCESS", "a", "w", "q", done=NOW + 26 * 3600.0))
     feed(tally, Finished("SUCCESS", "a", "w", "q", done=NOW + 26 * 3600.0 + 1.0))
-    assert tally.samples()[metrics.LAST_FINISHED] == [Sample(("a", "SUCCESS"), NOW + 26 * 3600.0)]
+    assert tally.samples()[catalogue.LAST_FINISHED] == [Sample(("a", "SUCCESS"), NOW + 26 * 3600.0)]
 
 
 def test_runtime_falls_into_its_bucket() -> None:
     tally = Tally(1000, first_zero=0.0)
     feed(tally, Finished("SUCCESS", "a", "w", "q", runtime=2.5))
     feed(tally, Finished("FAILURE", "a", "w", "q", runtime=9e5))
-    histogram = tally.samples()[metrics.RUNTIME][0].value
+    histogram = tally.samples()[catalogue.RUNTIME][0].value
     assert isinstance(histogram, Histogram)
     counts = dict(zip((*histogram.bounds, "inf"), histogram.counts, strict=True))
     assert {bound: n for bound, n in counts.items() if n} == {2.5: 1, "inf": 1}
@@ -234,7 +235,7 @@ class Crowded(RuleBasedStateMachine):
         self.tally = Tally(limit, first_zero=60.0)
 
     def feed(self, *outcomes: Finished | Vanished, watch: Watch | None = None) -> None:
-        before = self.totals(metrics.RESULTS)
+        before = self.totals(catalogue.RESULTS)
         change = Change(cursor=1, outcomes=list(outcomes), watch={1: watch} if watch else {})
         self.tally.apply(self.tally.count("task", change, self.now, live=True))
         for outcome in outcomes:
@@ -243,7 +244,7 @@ class Crowded(RuleBasedStateMachine):
                 self.present[labels] += 1
                 self.rows.append(labels)
                 if len(outcomes) == 1:
-                    after = self.totals(metrics.RESULTS)
+                    after = self.totals(catalogue.RESULTS)
                     (home,) = (key for key in after if after[key] != before.get(key, 0))
                     assert self.homes.setdefault(labels, home) == home
 
@@ -305,14 +306,14 @@ class Crowded(RuleBasedStateMachine):
     @invariant()
     def limit_is_kept(self) -> None:
         counters = series(self.tally.samples())
-        gauges = fold(metrics.UNFINISHED, self.unfinished.items(), self.limit - counters, add)
+        gauges = fold(catalogue.UNFINISHED, self.unfinished.items(), self.limit - counters, add)
         assert counters + len(gauges) <= self.limit
         assert sum(count for _, count in gauges) == self.unfinished.total()
 
     @invariant()
     def sums_are_exact(self) -> None:
         """Counters less revisions are what there is (R4), for each task that has a name, too."""
-        counted, revised = self.totals(metrics.RESULTS), self.totals(metrics.REVISED)
+        counted, revised = self.totals(catalogue.RESULTS), self.totals(catalogue.REVISED)
         names = {labels[0] for labels in counted}
         net: Counter[tuple[str, str]] = Counter()
         for (task, state, _, _), value in counted.items():
@@ -324,15 +325,15 @@ class Crowded(RuleBasedStateMachine):
             truth[task if task in names else OTHER, state] += value
         assert net == truth
         failed = sum(value for labels, value in counted.items() if labels[1] == "FAILURE")
-        assert sum(self.totals(metrics.FAILURES).values()) == failed
-        assert sum(self.totals(metrics.VANISHED).values()) == self.vanished
+        assert sum(self.totals(catalogue.FAILURES).values()) == failed
+        assert sum(self.totals(catalogue.VANISHED).values()) == self.vanished
         times = self.tally.histograms.values()
         assert sum(sum(histogram.counts) for histogram in times) == self.timed
         assert sum(histogram.sum for histogram in times) == 1.5 * self.timed
 
     @invariant()
     def verify_agrees(self) -> None:
-        counted = Counter({k: int(v) for k, v in self.totals(metrics.RESULTS).items() if v})
+        counted = Counter({k: int(v) for k, v in self.totals(catalogue.RESULTS).items() if v})
         assert not placed(self.present, counted) - counted
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
-from exporter.check import check
-from exporter.config import Config
+from exporter.commands.check import check
+from exporter.config.settings import Config
 from tests.counting.follow import Follower, create_tables, insert
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import delete
 
-from exporter.checkpoint import IN_A_DATABASE, Checkpoint, open_file
-from exporter.config import Config
-from exporter.lifecycle import Rules
-from exporter.store import Store
-from exporter.verify import verify
+from exporter.checkpoint.checkpoint import IN_A_DATABASE, Checkpoint, open_file
+from exporter.checkpoint.store import Store
+from exporter.commands.verify import verify
+from exporter.config.settings import Config
+from exporter.counting.lifecycle import Rules
 from tests.counting.follow import TASKS, Follower, create_tables, insert, update
 
 if TYPE_CHECKING:
@@ -212,8 +212,8 @@ def test_reader_that_errs_is_found(
             insert(connection, "FAILURE", name=name)
     checkpoint = open_file(path)
     follower = Follower(database.reader_url, checkpoint)
-    monkeypatch.setattr("exporter.present.PORTION", 3)
-    monkeypatch.setattr("exporter.probe.ask", lambda *_: None)
+    monkeypatch.setattr("exporter.backends.present.PORTION", 3)
+    monkeypatch.setattr("exporter.backends.probe.ask", lambda *_: None)
     with monkeypatch.context() as patch:
         patch.setattr(
             type(follower.poller.database.dialect), "text", lambda _, value: str(value)[:3]

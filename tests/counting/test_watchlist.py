@@ -10,10 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from exporter import watchlist
-from exporter.lifecycle import Watch
-from exporter.results import OTHER
-from exporter.watchlist import FOLDED_STATES, WatchList
+from exporter.counting import watchlist
+from exporter.counting.lifecycle import Watch
+from exporter.counting.results import OTHER
+from exporter.counting.watchlist import FOLDED_STATES, WatchList
 from tests.counting.test_position import TIMES
 
 ROWS = 30_000

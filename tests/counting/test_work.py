@@ -17,10 +17,10 @@ from sqlalchemy import Engine, create_engine, event, func, literal, select
 from sqlalchemy.engine.interfaces import CacheStats
 
 from bench.tables import Shape, fill, present
-from exporter import compiled
-from exporter.config import from_url
-from exporter.database import Database as ResultDatabase
-from exporter.reader import reader_of
+from exporter.backends.database import Database as ResultDatabase
+from exporter.backends.reader import reader_of
+from exporter.config.loading import from_url
+from exporter.sql import compiled
 from tests.counting.follow import TASKS, Follower, create_tables, insert
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ def test_a_database_like_another_costs_no_compiling(
     database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To compile is most of a first poll, and what was compiled most of a backend's memory."""
-    monkeypatch.setattr("exporter.compiled._kept", {})
+    monkeypatch.setattr("exporter.sql.compiled._kept", {})
     with engine.begin() as connection:
         for state in ("SUCCESS", "FAILURE", "STARTED"):
             insert(connection, state)
@@ -301,7 +301,7 @@ def test_backends_that_are_alike_have_one_reader(database: Database, engine: Eng
 
 def test_databases_that_differ_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A statement is written as the server's version, and the engine's options, want it."""
-    monkeypatch.setattr("exporter.compiled._kept", {})
+    monkeypatch.setattr("exporter.sql.compiled._kept", {})
     query = select(literal("é").label("longer_than_ten"))
     sent = []
     for options in ({}, {}, {"paramstyle": "named"}):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from exporter.metrics import CATALOGUE, Metric
+from exporter.metrics.catalogue import CATALOGUE, Metric
 
 #: Labels that Prometheus adds.
 TARGET = frozenset({"job", "instance"})

@@ -9,7 +9,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from exporter.config import Config, load
+from exporter.config.loading import load
+from exporter.config.settings import Config
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
 OBJECTS: dict[tuple[str, str], dict[str, Any]] = {

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from exporter import durations
-from exporter.config import Settings
+from exporter.config.settings import Settings
 from tests.deploy.promql import faults
 from tests.servers.process import require
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from exporter.metrics import CATALOGUE, Metric
+from exporter.metrics.catalogue import CATALOGUE, Metric
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- metrics:begin -->\n", "<!-- metrics:end -->"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporter.check import check
-from exporter.config import from_url
+from exporter.commands.check import check
+from exporter.config.loading import from_url
 from tests.counting.follow import Follower, create_tables, insert
 from tests.docs.test_readme import README, blocks
 

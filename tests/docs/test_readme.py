@@ -11,11 +11,16 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from exporter import cli, config, durations
-from exporter.dialects import Dialect, Limits
+from exporter import durations
+from exporter.backends.tables import celery
+from exporter.commands import cli
+from exporter.config import loading
+from exporter.config.faults import NOT_YET
+from exporter.config.file import Entry
+from exporter.config.settings import Settings, TableNames, TableSchemas
 from exporter.errors import Reason
-from exporter.metrics import CATALOGUE
-from exporter.tables import celery
+from exporter.metrics.catalogue import CATALOGUE
+from exporter.sql.dialects import Dialect, Limits
 from tests.deploy.promql import family, faults
 from tests.docs import reference
 from tests.servers.process import require
@@ -114,9 +119,9 @@ def test_query_asks_for_what_is_served(query: Query) -> None:
 def defaults() -> dict[str, object]:
     """Return the keys that ``defaults:`` may have, each with its default."""
     shown: dict[str, object] = {}
-    for key, field in config.Settings.model_fields.items():
+    for key, field in Settings.model_fields.items():
         default = field.get_default(call_default_factory=True)
-        if isinstance(default, (config.TableNames, config.TableSchemas)):
+        if isinstance(default, (TableNames, TableSchemas)):
             shown |= {f"{key}.{part}": value for part, value in default}
         else:
             shown[key] = default
@@ -136,20 +141,20 @@ def test_every_shared_key_is_told_with_its_default() -> None:
 
 def test_every_key_of_a_backend_is_told() -> None:
     told = {row[0] for row in rows(between("backend-keys"))}
-    own = config._Entry.model_fields.keys() - config.Settings.model_fields.keys()
+    own = Entry.model_fields.keys() - Settings.model_fields.keys()
     assert told == own
 
 
 def test_keys_that_are_refused_are_told() -> None:
     (sentence,) = re.findall(r"^(.*) are refused as not supported yet\.$", README, re.MULTILINE)
-    assert set(re.findall(r"`(\w+)`", sentence)) == config._NOT_YET
+    assert set(re.findall(r"`(\w+)`", sentence)) == NOT_YET
 
 
 def test_example_of_a_file_loads(tmp_path: Path) -> None:
     (example,) = blocks(README, "yaml")
     file = tmp_path / "config.yaml"
     file.write_text(example)
-    (backend,) = config.load(file, {"ORDERS_DB_PASSWORD": "p@ss"}).backends
+    (backend,) = loading.load(file, {"ORDERS_DB_PASSWORD": "p@ss"}).backends
     assert backend.url.password == "p@ss"  # noqa: S105 - the example's
 
 
@@ -224,13 +229,16 @@ def test_every_rule_that_the_code_names_is_told() -> None:
 
 
 def test_layers_are_those_that_are_checked() -> None:
-    (layers,) = (
-        contract["layers"]
+    layers = {
+        contract["containers"][0]: contract["layers"]
         for contract in PROJECT["tool"]["importlinter"]["contracts"]
-        if contract["name"] == "layers"
-    )
-    (drawn,) = blocks(CONTRIBUTING, "layers")
-    assert drawn.splitlines() == layers
+        if contract["type"] == "layers"
+    }
+    (rooms,), (modules,) = blocks(CONTRIBUTING, "rooms"), blocks(CONTRIBUTING, "modules")
+    assert rooms.splitlines() == layers.pop("exporter")
+    assert modules.splitlines() == [
+        f"{room.removeprefix('exporter.')}: {' > '.join(within)}" for room, within in layers.items()
+    ]
 
 
 def test_every_dependency_has_its_reason() -> None:
@@ -246,7 +254,7 @@ def test_every_dependency_has_its_reason() -> None:
 
 def test_column_grants_are_the_columns_that_are_read() -> None:
     granted = re.findall(r"^GRANT SELECT \((.*)\) ON (\w+)", README, re.MULTILINE)
-    names = config.TableNames()
+    names = TableNames()
     assert {table: set(columns.split(", ")) for columns, table in granted} == {
         getattr(names, layout.kind): {*layout.required, *layout.optional}
         for layout in celery.LAYOUTS
@@ -255,7 +263,7 @@ def test_column_grants_are_the_columns_that_are_read() -> None:
 
 def test_a_database_without_a_file_of_its_own_gets_the_defaults() -> None:
     """As CONTRIBUTING.md has it; with one, its file is found by its name."""
-    from exporter import dialects  # noqa: PLC0415
+    from exporter.sql import dialects  # noqa: PLC0415
 
     limits = Limits(1.0, 1.0)
     assert type(dialects.of("oracle", limits)) is Dialect

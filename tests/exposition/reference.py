@@ -17,15 +17,15 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
-from exporter.formats import Format
-from exporter.metrics import CATALOGUE
-from exporter.tally import Histogram
+from exporter.exposition.formats import Format
+from exporter.metrics.catalogue import CATALOGUE
+from exporter.metrics.samples import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from exporter import metrics
-    from exporter.tally import Sample, Samples
+    from exporter.metrics import catalogue
+    from exporter.metrics.samples import Sample, Samples
 
 LONGEST_EXEMPLAR = 128  # of OpenMetrics 1.0; the client writes longer ones, Prometheus refuses them
 FAMILIES = {
@@ -60,7 +60,7 @@ class Families(Collector):
                 yield self._family(metric, samples)
 
     def _family(
-        self, metric: metrics.Metric, samples: list[tuple[tuple[str, ...], Sample]]
+        self, metric: catalogue.Metric, samples: list[tuple[tuple[str, ...], Sample]]
     ) -> Metric:
         family = FAMILIES[metric.type](metric.name, metric.help, labels=metric.label_names)
         for backend, sample in samples:

@@ -10,11 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from exporter import metrics
-from exporter.exposition import Exposition
-from exporter.formats import Format
-from exporter.metrics import CATALOGUE, Metric
-from exporter.tally import Exemplar, Histogram, Sample, Samples
+from exporter.exposition.exposition import Exposition
+from exporter.exposition.formats import Format
+from exporter.metrics import catalogue
+from exporter.metrics.catalogue import CATALOGUE, Metric
+from exporter.metrics.samples import Exemplar, Histogram, Sample, Samples
 from tests.exposition import reference
 
 TAIL = b"# HELP process_virtual_memory_bytes "
@@ -80,9 +80,9 @@ steps = st.lists(
 @given(steps)
 @example(
     [
-        ("a", {metrics.RESULTS: [Sample(("t", "SUCCESS", "w", "q"), 1.0, 1.0)]}),
-        ("b", {metrics.RESULTS: [Sample(("t", "SUCCESS", "w", "q"), 1.0, 1.0)]}),
-        ("a", {metrics.RESULTS: [Sample(("t", "SUCCESS", "w", "q"), 1.0, 2.0)]}),
+        ("a", {catalogue.RESULTS: [Sample(("t", "SUCCESS", "w", "q"), 1.0, 1.0)]}),
+        ("b", {catalogue.RESULTS: [Sample(("t", "SUCCESS", "w", "q"), 1.0, 1.0)]}),
+        ("a", {catalogue.RESULTS: [Sample(("t", "SUCCESS", "w", "q"), 1.0, 2.0)]}),
     ]
 )
 def test_whatever_is_published_in_whatever_order(
@@ -104,21 +104,21 @@ def test_whatever_is_published_in_whatever_order(
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_openmetrics_ends_once(*, compressed: bool) -> None:
-    exposition = Exposition(lambda: {metrics.LEADER: [Sample((), 1.0)]})
-    exposition.publish("a", {metrics.UP: [Sample((), 1.0)]})
+    exposition = Exposition(lambda: {catalogue.LEADER: [Sample((), 1.0)]})
+    exposition.publish("a", {catalogue.UP: [Sample((), 1.0)]})
     body = exposition.body(Format.OPENMETRICS, compressed=compressed)
     text = gzip.decompress(body) if compressed else body
     assert text.endswith(b"\n# EOF\n")
     assert text.count(b"# EOF") == 1
     names = {family.name for family in text_string_to_metric_families(text.decode())}
-    assert {metrics.UP.name, metrics.LEADER.name, "process_open_fds", "python_info"} <= names
+    assert {catalogue.UP.name, catalogue.LEADER.name, "process_open_fds", "python_info"} <= names
 
 
 def test_gzip_is_one_member() -> None:
     """Browsers, curl and others stop after the first."""
     exposition = Exposition()
     for value in (1.0, 2.0):
-        exposition.publish("a", {metrics.UP: [Sample((), value)]})
+        exposition.publish("a", {catalogue.UP: [Sample((), value)]})
         for _ in range(2):
             inflate = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
             text = inflate.decompress(exposition.body(Format.OPENMETRICS, compressed=True))
@@ -130,5 +130,5 @@ def test_gzip_is_one_member() -> None:
 
 def test_what_utf8_cannot_hold_is_replaced() -> None:
     exposition = Exposition()
-    exposition.publish("a\ud800", {metrics.UP: [Sample((), 1.0)]})
+    exposition.publish("a\ud800", {catalogue.UP: [Sample((), 1.0)]})
     assert b'celery_backend_up{backend="a?"} 1.0\n' in exposition.body(Format.TEXT)

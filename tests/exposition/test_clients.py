@@ -6,17 +6,17 @@ import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from exporter import metrics
-from exporter.exposition import Exposition
-from exporter.status import ServiceStatus
-from exporter.tally import Exemplar, Sample
+from exporter.exposition.exposition import Exposition
+from exporter.metrics import catalogue
+from exporter.metrics.samples import Exemplar, Sample
 from exporter.web.server import Address, WebServer
+from exporter.web.status import ServiceStatus
 from tests.servers.process import require, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from exporter.formats import Format
+    from exporter.exposition.formats import Format
     from tests.servers.prometheus import Prometheus
 
 SERIES = 3000
@@ -64,7 +64,7 @@ def publish(exposition: Exposition, value: float) -> None:
     labels = [(f"task {i}", "SUCCESS", 'say "hi"\n', "q") for i in range(SERIES)]
     exemplar = Exemplar("id\\1", 1.7e9)
     exposition.publish(
-        "a", {metrics.RESULTS: [Sample(own, value, 1.7e9, exemplar) for own in labels]}
+        "a", {catalogue.RESULTS: [Sample(own, value, 1.7e9, exemplar) for own in labels]}
     )
 
 

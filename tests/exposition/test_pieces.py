@@ -9,8 +9,8 @@ from zlib import crc32
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.checksums import joined
-from exporter.pieces import Gzip, Piece, Run, plain
+from exporter.exposition.checksums import joined
+from exporter.exposition.pieces import Gzip, Piece, Run, plain
 
 texts = st.binary(max_size=30) | st.binary(max_size=10).map(lambda some: 50 * some)
 runs = st.lists(st.tuples(texts, st.lists(texts, max_size=4)), max_size=4)
@@ -20,7 +20,7 @@ runs = st.lists(st.tuples(texts, st.lists(texts, max_size=4)), max_size=4)
 def test_it_holds_what_was_put_in(
     parts: list[tuple[bytes, list[bytes]]], last: bytes, later: bytes
 ) -> None:
-    with patch("exporter.pieces.LARGE", 100):
+    with patch("exporter.exposition.pieces.LARGE", 100):
         made = [Run(head, [*map(Piece, pieces)]) for head, pieces in parts]
         whole = b"".join(head + b"".join(pieces) for head, pieces in parts)
         packed = Gzip(made)

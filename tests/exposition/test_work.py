@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporter import metrics
-from exporter.exposition import Exposition
-from exporter.formats import Format
-from exporter.pieces import Piece
-from exporter.rendering import render_own, render_process
-from exporter.tally import Sample
+from exporter.exposition.exposition import Exposition
+from exporter.exposition.formats import Format
+from exporter.exposition.pieces import Piece
+from exporter.exposition.rendering import render_own, render_process
+from exporter.metrics import catalogue
+from exporter.metrics.samples import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from exporter.tally import Samples
+    from exporter.metrics.samples import Samples
 
 SERIES = 1000
 
@@ -26,7 +26,7 @@ SERIES = 1000
 def results(changed: int = 0, value: float = 2.0, series: int = SERIES) -> Samples:
     """Return samples of which the first `changed` have another value."""
     return {
-        metrics.RESULTS: [
+        catalogue.RESULTS: [
             Sample((f"task {i}", "SUCCESS", "w", "q"), value if i < changed else 1.0, 1.7e9)
             for i in range(series)
         ]
@@ -59,7 +59,7 @@ def test_only_what_changes_is_rendered(exposition: Exposition, form: Format) -> 
 
 def test_another_backend_costs_only_itself(exposition: Exposition) -> None:
     exposition.body(Format.TEXT)
-    exposition.publish("b", {metrics.UP: [Sample((), 1.0)]})
+    exposition.publish("b", {catalogue.UP: [Sample((), 1.0)]})
     assert exposition.rendered == SERIES + 1
 
 
@@ -86,11 +86,11 @@ def test_bytes_rendered_at_a_scrape_do_not_depend_on_the_series(
 
         return counted
 
-    monkeypatch.setattr("exporter.exposition.render_own", counting(render_own))
-    monkeypatch.setattr("exporter.exposition.render_process", counting(render_process))
+    monkeypatch.setattr("exporter.exposition.exposition.render_own", counting(render_own))
+    monkeypatch.setattr("exporter.exposition.exposition.render_process", counting(render_process))
 
     def scrape(series: int) -> int:
-        exposition = Exposition(lambda: {metrics.LEADER: [Sample((), 1.0)]})
+        exposition = Exposition(lambda: {catalogue.LEADER: [Sample((), 1.0)]})
         exposition.publish("a", results(series=series))
         exposition.body(form, compressed=compressed)
         made.clear()
@@ -127,15 +127,15 @@ def test_one_of_many_backends_is_deflated_by_itself(
     """And with it, at the next scrape, small neighbours: that it is up is told in a line."""
     exposition = Exposition()
     for number in range(50):
-        exposition.publish(f"shop {number}", results() | {metrics.UP: [Sample((), 1.0)]})
+        exposition.publish(f"shop {number}", results() | {catalogue.UP: [Sample((), 1.0)]})
     exposition.body(form, compressed=True)
     own = len(exposition.body(form)) / 50
     monkeypatch.setattr(zlib, "compressobj", Deflate)
     Deflate.total = 0
-    exposition.publish("shop 7", results(changed=1) | {metrics.UP: [Sample((), 1.0)]})
+    exposition.publish("shop 7", results(changed=1) | {catalogue.UP: [Sample((), 1.0)]})
     assert own / 2 < Deflate.total <= own
     Deflate.total = 0
-    exposition.publish("shop 7", results(changed=1) | {metrics.UP: [Sample((), 0.0)]})
+    exposition.publish("shop 7", results(changed=1) | {catalogue.UP: [Sample((), 0.0)]})
     assert Deflate.total == 0
     exposition.body(form, compressed=True)
     assert Deflate.total <= 50 * len('celery_backend_up{backend="shop 10"} 1.0\n') + 6_000
@@ -146,7 +146,9 @@ def test_what_stays_is_not_encoded_again(
 ) -> None:
     exposition.body(Format.TEXT)
     made: list[Piece] = []
-    monkeypatch.setattr("exporter.rendering.Piece", lambda text: made.append(Piece(text)))
+    monkeypatch.setattr(
+        "exporter.exposition.rendering.Piece", lambda text: made.append(Piece(text))
+    )
     exposition.publish("a", results())
     exposition.publish("b", results(series=1))
     assert [piece.text.count(b"\n") for piece in made] == [1]
@@ -156,7 +158,7 @@ def test_many_small_pieces_take_little_room_deflated() -> None:
     """Each by itself would take five bytes more, and could not refer to the one before."""
     exposition = Exposition()
     for number in range(200):
-        exposition.publish(f"shop {number}", {metrics.UP: [Sample((), 1.0)]})
+        exposition.publish(f"shop {number}", {catalogue.UP: [Sample((), 1.0)]})
     text = exposition.body(Format.TEXT)
     assert len(exposition.body(Format.TEXT, compressed=True)) < len(text) / 4
 
@@ -174,7 +176,7 @@ def test_what_nobody_asks_for_any_more_is_forgotten(
     exposition.body(Format.TEXT)
     exposition.publish("a", results(changed=10))
     assert exposition.rendered == SERIES + 10
-    monkeypatch.setattr("exporter.exposition.FORGET_AFTER", 0.0)
+    monkeypatch.setattr("exporter.exposition.exposition.FORGET_AFTER", 0.0)
     exposition.publish("a", results(changed=20))
     assert exposition.rendered == 0
     assert b'task="task 19",worker="w"} 2.0\n' in exposition.body(Format.TEXT)
@@ -189,7 +191,7 @@ def test_a_scrape_does_not_wait_for_a_publication(exposition: Exposition) -> Non
         assert go_on.wait(10)
         yield Sample((), 1.0)
 
-    publication = threading.Thread(target=exposition.publish, args=("b", {metrics.UP: slowly()}))
+    publication = threading.Thread(target=exposition.publish, args=("b", {catalogue.UP: slowly()}))
     publication.start()
     try:
         assert begun.wait(10)
@@ -214,7 +216,7 @@ def test_a_publication_does_not_wait_for_a_scrape() -> None:
     scrape.start()
     try:
         assert begun.wait(10)
-        exposition.publish("a", {metrics.UP: [Sample((), 1.0)]})
+        exposition.publish("a", {catalogue.UP: [Sample((), 1.0)]})
     finally:
         go_on.set()
         scrape.join()

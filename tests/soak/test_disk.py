@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
-from exporter.checkpoint import open_file
+from exporter.checkpoint.checkpoint import open_file
 from tests.acceptance.process import beginning, one_backend, running
 from tests.acceptance.test_kill import FILL, MANY, RESULTS
 from tests.acceptance.watchdog import Watchdog

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.formats import Format
+from exporter.exposition.formats import Format
 from exporter.web.negotiation import accepts_gzip, choose_format
 
 TEXT, OPENMETRICS = Format.TEXT, Format.OPENMETRICS

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import pytest
 
 from exporter.printable import printable
-from exporter.status import BackendStatus, ServiceStatus, TableStatus, TaskStatus
 from exporter.web.page import LONGEST_STATE, badge, breakable, busiest, render
+from exporter.web.status import BackendStatus, ServiceStatus, TableStatus, TaskStatus
 
 NOW = 1_800_000_000.0  # 2027-01-15 08:00:00 UTC
 VOID = {"meta", "link", "wbr"}

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from exporter.errors import ConfigError
-from exporter.formats import Format
-from exporter.status import BackendStatus, ServiceStatus, TaskStatus
+from exporter.exposition.formats import Format
 from exporter.web.server import Address, Limits, WebServer
+from exporter.web.status import BackendStatus, ServiceStatus, TaskStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,0 +1,267 @@
+"""One result backend's database: connect, look at the tables, open read-only snapshots.
+
+Every error leaves this module as a `BackendError` whose message is one line without a password.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import URL, Connection, Engine, Select, select
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from exporter.backends import probe, tables
+from exporter.backends.tables import Layout, ResultTable, UnfitColumn, celery
+from exporter.config.settings import Backend
+from exporter.errors import BackendAbsent, BackendError, ConfigError, Reason
+from exporter.printable import some
+from exporter.sql import compiled, dialects, drivers
+from exporter.sql.connection import Link, message, reading_engine, unexpected
+from exporter.sql.identity import Identity, Origin, place
+from exporter.sql.inspection import Facts
+
+MOST_LOOKALIKES = 5
+WRONG_NAMES = "if one of them is meant, set database_table_names and database_table_schemas"
+# Options that only make sense for the pool that Celery uses.
+POOL_OPTIONS = {"max_overflow", "poolclass", "isolation_level", "use_insertmanyvalues"}
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An open snapshot and what can be read in it. Tables that do not exist are left out."""
+
+    connection: Connection
+    tables: tuple[ResultTable, ...]
+
+
+class Database(Link[Connection]):
+    """The database of one backend."""
+
+    def __init__(self, settings: Backend) -> None:
+        limits = dialects.Limits(settings.connect_timeout, settings.query_timeout)
+        super().__init__(dialects.of(settings.url.get_backend_name(), limits))
+        self.settings = settings
+        self.origin = Origin()  # as of the last connection
+        self._tables: tuple[ResultTable, ...] | None = None
+        self._found: tuple[Hashable, tuple[ResultTable, ...]] | None = None  # and by which stamp
+        self._full_names: dict[str, str] = {}  # by kind, as of the last look
+        self._asked: set[Hashable] = set()  # of what was asked since connecting
+        self._make_engine(settings.url)  # a mistake in database_engine_options shows at start
+
+    @property
+    def driver(self) -> str:
+        """Name of the driver, e.g. ``psycopg``."""
+        return self.settings.url.get_driver_name()
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Open a snapshot, connecting where necessary; raise BackendError for any trouble."""
+        with self._translated():
+            connection = self._open()
+            with self.dialect.deadline(connection):
+                yield Session(connection, self._tables or ())
+                connection.exec_driver_sql(self.dialect.end)
+
+    def look_again(self) -> None:
+        """Look at the tables again before the next snapshot."""
+        self._tables = None
+
+    def close(self) -> None:
+        """Discard the connection, and what was found through it."""
+        super().close()
+        self._tables = self._found = None
+        self._asked.clear()
+
+    def identities(self) -> dict[str, Identity]:
+        """Say for each kind of table which one it is, with what the server said of itself."""
+        arguments = self.settings.database_engine_options.get("connect_args", {})
+        where = place(self.settings.url, arguments if isinstance(arguments, dict) else {})
+        names = {layout.kind: self.table_name(layout) for layout in celery.LAYOUTS}
+        return {
+            kind: Identity(
+                ".".join(filter(None, (schema, name))),
+                where,
+                *self.origin,
+                full_name=self._full_names.get(kind, ""),
+            )
+            for kind, (name, schema) in names.items()
+        }
+
+    # -- connecting --------------------------------------------------------------------------
+
+    def _begin(self) -> Connection:
+        connection = self._connect()
+        with self.dialect.deadline(connection):
+            if self._tables is None:
+                self._tables = self._same_tables(connection)
+            self.dialect.open(connection)
+            for table in self._tables:
+                if (table.layout.kind, table.shape) not in self._asked:
+                    probe.ask(connection, self.dialect, table)
+                    self._asked.add((table.layout.kind, table.shape))
+            return connection
+
+    def _connect(self) -> Connection:
+        if self._connection is not None and self.dialect.replaced():
+            self.close()
+        if self._connection is not None:
+            return self._connection
+        absent = self.dialect.absent(self.settings.url)
+        if absent:
+            raise BackendAbsent(f"{absent}; waiting for Celery to create it")
+        connection = self._make_engine(self.settings.connection_url()).connect()
+        compiled.share(connection)
+        self._connection = connection
+        with self.dialect.deadline(connection):
+            self.dialect.prepare(connection)
+            self.server = self.dialect.server(connection)
+            self.origin = self.dialect.origin(connection)
+        return connection
+
+    def _make_engine(self, url: URL) -> Engine:
+        options = {
+            key: value
+            for key, value in self.settings.database_engine_options.items()
+            if key not in POOL_OPTIONS and not key.startswith("pool_")
+        }
+        try:
+            return reading_engine(self.dialect, url, **options)
+        except (TypeError, ValueError, SQLAlchemyError) as error:
+            where = f"backends[{self.settings.name}].database_engine_options"
+            raise ConfigError([f"{where}: {message(error)}"]) from None
+
+    # -- tables ------------------------------------------------------------------------------
+
+    def _same_tables(self, connection: Connection) -> tuple[ResultTable, ...]:
+        """Look at the tables, if anything may have changed since the last look."""
+        names = [self.table_name(layout) for layout in celery.LAYOUTS]
+        stamp = self.dialect.stamp(connection, names)
+        if self._found is not None and stamp is not None and self._found[0] == stamp:
+            return self._found[1]
+        tables = self._find_tables(connection, names)
+        self._found = stamp, tables
+        return tables
+
+    def _find_tables(
+        self, connection: Connection, names: Sequence[tuple[str, str | None]]
+    ) -> tuple[ResultTable, ...]:
+        """Look for the tables. Only that of the tasks is missed if it may not be read."""
+        found = []
+        seen = self.dialect.look_at(connection, names)
+        self._full_names = {
+            layout.kind: self.dialect.full_name(connection, *name, self.origin.database)
+            for layout, name in zip(celery.LAYOUTS, names, strict=True)
+        }
+        for layout, facts in zip(celery.LAYOUTS, seen, strict=True):
+            try:
+                if facts is not None:
+                    found.append(self._table(connection, layout, facts))
+                else:
+                    self.dialect.ask_for(connection, *self.table_name(layout))
+            except (BackendError, DBAPIError) as error:
+                if layout is celery.TASK or self._reason(error) is not Reason.PERMISSION:
+                    raise
+        return tuple(found)
+
+    def lookalikes(self, connection: Connection) -> str:
+        """Name tables that may be meant where that of the tasks is not there; "" if none is."""
+        try:
+            found = self.dialect.tables_like(connection, celery.LIKE_TASKS, MOST_LOOKALIKES)
+        except DBAPIError:  # a hint is not worth a failed poll
+            return ""
+        names = dict.fromkeys(".".join(filter(None, names)) for names in found)
+        known = any(name == celery.DJANGO for _, name in found)
+        return some(list(names)) + (f" ({celery.DJANGO} is not read)" if known else "")
+
+    def table_name(self, layout: Layout) -> tuple[str, str | None]:
+        """Return the configured name and schema."""
+        return (
+            getattr(self.settings.database_table_names, layout.kind),
+            getattr(self.settings.database_table_schemas, layout.kind),
+        )
+
+    def _table(self, connection: Connection, layout: Layout, facts: Facts) -> ResultTable:
+        name, schema = self.table_name(layout)
+        for column in layout.required:
+            if column not in facts.columns:
+                raise BackendError(
+                    Reason.SCHEMA,
+                    f"table {name!r} has no column {column!r}: it is not a Celery result table; "
+                    f"check database_table_names.{layout.kind}",
+                )
+        wanted = [c for c in (*layout.required, *layout.optional) if c in facts.columns]
+        readable = self._readable(connection, sqlalchemy.table(name, schema=schema), wanted)
+        for column in layout.required:
+            if column not in readable:
+                raise BackendError(
+                    Reason.PERMISSION,
+                    f"no right to read column {column!r} of table {name!r}: "
+                    "GRANT SELECT on it to this account",
+                )
+        try:
+            return tables.build(layout, name, schema, facts, readable, self.dialect.adapt)
+        except UnfitColumn as error:
+            raise BackendError(
+                Reason.SCHEMA,
+                f"table {name!r}: {error}: change the column, or name a view that converts it in "
+                f"database_table_names.{layout.kind}",
+            ) from None
+
+    def _readable(
+        self, connection: Connection, table: sqlalchemy.TableClause, columns: list[str]
+    ) -> set[str]:
+        """Return those columns that the account may read: rights may be given by column."""
+        if self._may_read(connection, table, columns):
+            return set(columns)
+        return {column for column in columns if self._may_read(connection, table, [column])}
+
+    def _may_read(
+        self, connection: Connection, table: sqlalchemy.TableClause, columns: list[str]
+    ) -> bool:
+        query: Select[*tuple[Any, ...]] = select(*map(sqlalchemy.column, columns))
+        try:
+            connection.execute(query.select_from(table).where(sqlalchemy.false()))
+        except DBAPIError as error:
+            if self.dialect.reason(error) is not Reason.PERMISSION:
+                raise
+            return False
+        return True
+
+    # -- errors ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn every trouble into a BackendError, and discard the connection after it."""
+        try:
+            yield
+        except BackendError:
+            self.close()
+            raise
+        except Exception as error:
+            connecting = self._connection is None
+            self.close()
+            raise self._trouble(error, connecting=connecting) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _trouble(self, error: Exception, *, connecting: bool) -> BackendError:
+        """Say what went wrong. Drivers raise all sorts of errors for a mistake of their user."""
+        reason = Reason.CONNECT if connecting else Reason.QUERY
+        original = getattr(error, "orig", None) or error
+        mistake = drivers.mistake(message(original), self.driver)
+        if connecting and mistake:
+            return BackendError(reason, mistake)
+        if isinstance(error, DBAPIError):
+            return BackendError(self.dialect.reason(error), message(original))
+        if isinstance(error, (SQLAlchemyError, OSError, UnicodeError)):
+            return BackendError(reason, message(error))
+        given = self.settings.url.query or self.settings.database_engine_options.get("connect_args")
+        return unexpected(error, reason, drivers.CHECK_ARGUMENTS if connecting and given else "")
+
+    def _reason(self, error: BackendError | DBAPIError) -> Reason:
+        return error.reason if isinstance(error, BackendError) else self.dialect.reason(error)

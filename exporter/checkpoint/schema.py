@@ -1,0 +1,77 @@
+"""The tables of a checkpoint. `migrations.py` brings older ones here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Double, MetaData, String, Table, Text, Unicode
+from sqlalchemy.dialects.mysql import VARCHAR
+
+PREFIX = "celery_results_exporter_"
+
+# Compared byte by byte: by default MySQL and SQL Server would take "Shop" for "shop".
+_Name = (
+    Unicode(190)
+    .with_variant(VARCHAR(190, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+    .with_variant(Unicode(190, collation="Latin1_General_100_BIN2"), "mssql")
+)
+
+TABLES = MetaData()
+
+
+def _table(name: str, *columns: Column[Any]) -> Table:
+    return Table(f"{PREFIX}{name}", TABLES, *columns, mysql_engine="InnoDB")
+
+
+def _owner() -> tuple[Column[Any], Column[Any]]:
+    """Make the columns that say whose row this is: a backend's, of its task or group table."""
+    return (
+        Column("backend", _Name, primary_key=True),
+        Column("kind", String(16), primary_key=True),
+    )
+
+
+META = _table(
+    "meta", Column("key", String(64), primary_key=True), Column("value", Text, nullable=False)
+)
+SAVES = _table(
+    "save",
+    Column("backend", _Name, primary_key=True),
+    Column("stamp", String(32), nullable=False),  # of the last one
+)
+# Where nothing else is said, text is JSON: see `exporter.checkpoint.records`.
+POSITIONS = _table(
+    "position",
+    *_owner(),
+    Column("identity", Text, nullable=False),
+    Column("mark", Text, nullable=False),
+)
+GAPS = _table(
+    "gap",
+    *_owner(),
+    Column("lo", BigInteger, primary_key=True, autoincrement=False),
+    Column("hi", BigInteger, nullable=False),
+    Column("known", Text, nullable=False),  # hexadecimal, see `exporter.counting.spans.Missing`
+    Column("since", Double, nullable=False),
+    Column("horizon", BigInteger),
+)
+SEGMENTS = _table(
+    "segment",
+    *_owner(),
+    Column("lo", BigInteger, primary_key=True, autoincrement=False),
+    Column("segment", Text, nullable=False),
+)
+WATCHED = _table(
+    "watched",
+    *_owner(),
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("watch", Text, nullable=False),
+)
+TOTALS = _table(
+    "total",
+    Column("backend", _Name, primary_key=True),
+    Column("key", String(64), primary_key=True),  # hash of metric and labels
+    Column("metric", String(190), nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("value", Text, nullable=False),
+)

@@ -1,0 +1,1 @@
+"""What the operator's file says: one frozen `Config`, or every fault of it at once."""

@@ -1,0 +1,157 @@
+"""Every fault of a file at once: which key, on which line, what is wrong and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+from sqlalchemy.engine import URL
+
+from exporter import redaction
+from exporter.config.file import CheckpointPlace, Entry, File, Written
+from exporter.config.settings import Model, TableNames, TableSchemas
+from exporter.config.yamlfile import Document, Fault, KeyPath
+from exporter.sql.identity import place
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+_LONGEST_SHOWN = 60
+NOT_YET = {"labels", "stale_after", "celery_app"}
+# Values that are a secret, or by a slip may be one: a fault names the key alone.
+_NEVER_SHOWN = {
+    "result_backend",
+    "result_backend_file",
+    "password_file",
+    "database_engine_options",
+    "url",
+    "url_file",
+}
+
+
+def cross_faults(document: Document) -> Iterator[Fault]:
+    """Find what no single key can know: which keys exclude each other, which names are taken."""
+    data = document.data if isinstance(document.data, dict) else {}
+    yield from _checkpoint_faults(data.get("checkpoint"))
+    entries = data.get("backends")
+    taken: dict[str, int] = {}
+    for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+        if not isinstance(entry, dict):
+            continue
+        path: KeyPath = ("backends", number)
+        if {"result_backend", "result_backend_file"} <= entry.keys():
+            yield Fault((*path, "result_backend_file"), "stands beside result_backend; keep one")
+        elif not {"result_backend", "result_backend_file", "celery_app"} & entry.keys():
+            yield Fault(path, "has no result_backend; set it to Celery's result backend URL")
+        name = entry.get("name")
+        if isinstance(name, str) and taken.setdefault(name, number) != number:
+            first = taken[name]
+            message = f"is the name of backends[{first}] already; each needs its own"
+            yield Fault((*path, "name"), _shown(document, (*path, "name")) + message)
+
+
+def _checkpoint_faults(checkpoint: object) -> Iterator[Fault]:
+    if not isinstance(checkpoint, dict):
+        return
+    first, *others = [key for key in checkpoint if key in CheckpointPlace.model_fields] or [""]
+    if not first:
+        yield Fault(("checkpoint",), "has no path; set path to a file, or url to a database")
+    for other in others:
+        yield Fault(("checkpoint", other), f"stands beside {first}; keep one")
+
+
+def file_faults(file: File) -> Iterator[Fault]:
+    """Find a checkpoint that is to be kept in the file of a result backend."""
+    path = file.checkpoint.place if file.checkpoint else None
+    if not isinstance(path, Path):
+        return
+    own = place(URL.create("sqlite", database=str(path)), {})
+    for number, entry in enumerate(file.backends):
+        url = entry.result_backend or entry.result_backend_file
+        if url is not None and place(url, {}) == own:
+            message = f"is the file that backends[{number}] reads; a checkpoint needs its own"
+            yield Fault(("checkpoint",), message)
+
+
+def model_faults(error: ValidationError, document: Document) -> Iterator[Fault]:
+    """Say what is wrong with single keys, where the document has not said so already."""
+    told = {fault.path for fault in document.faults}
+    for detail in error.errors(include_url=False):
+        if detail["loc"] not in told:
+            yield Fault(detail["loc"], _words(detail, document))
+
+
+_WORDS = {
+    "string_type": "is not text; put it in quotes",
+    "bool_type": "is neither true nor false",
+    "int_type": "is not a whole number",
+    "greater_than_equal": "is less than {ge}",
+    "dict_type": "is not a mapping of keys to values",
+    "model_type": "is not a mapping of keys to values",
+    "list_type": "is not a list; begin each item with '- '",
+    "too_short": "is empty; list at least one backend",
+    "literal_error": "is not {expected}",
+}
+
+
+def _words(detail: ErrorDetails, document: Document) -> str:
+    kind, path, context = detail["type"], detail["loc"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return _unknown_key(path)
+    if kind == "missing":
+        return "is missing"
+    if detail["input"] is None:
+        return "is empty; give it a value or remove the key"
+    words = str(context["error"]) if kind == "value_error" else _WORDS[kind].format_map(context)
+    return _shown(document, path) + words
+
+
+def _unknown_key(path: KeyPath) -> str:
+    key = str(path[-1])
+    if key in NOT_YET:
+        return "is not supported yet; remove it"
+    known = _keys_at(path[:-1])
+    if path[:-1] == ("defaults",) and key in Entry.model_fields:
+        return "belongs to each backend, not to defaults"
+    near = get_close_matches(key, known, n=1)
+    advice = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+    return f"is no known key; {advice}"
+
+
+def _keys_at(path: KeyPath) -> list[str]:
+    models: dict[KeyPath, type[Model]] = {
+        (): File,
+        ("defaults",): Written,
+        ("checkpoint",): CheckpointPlace,
+        ("database_table_names",): TableNames,
+        ("database_table_schemas",): TableSchemas,
+    }
+    model = models.get(path) or models.get(path[-1:]) or Entry
+    return sorted(model.model_fields)
+
+
+def _shown(document: Document, path: KeyPath) -> str:
+    """Return the value as it was written, to begin a sentence with; a variable stays a variable."""
+    if path not in document.texts or _NEVER_SHOWN.intersection(map(str, path)):
+        return ""
+    text = document.texts[path]
+    return repr(text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…") + " "
+
+
+def lines(file: Path, document: Document, faults: list[Fault]) -> list[str]:
+    """Return a line for each fault, with its place, in the order of the file."""
+    placed = [(fault.line or document.line(fault.path) or 0, fault) for fault in faults]
+    placed.sort(key=lambda pair: pair[0])
+    return [
+        # The mask, because a URL may stand in the wrong place.
+        redaction.mask(f"{file}:{line}: {_written_path(fault.path)}{fault.message}")
+        for line, fault in placed
+    ]
+
+
+def _written_path(path: KeyPath) -> str:
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
+    return f"{text.removeprefix('.')}: " if text else ""

@@ -1,0 +1,118 @@
+"""The file's own shape: settings as a person writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from pydantic import Field, PlainValidator, ValidationInfo, field_validator
+from sqlalchemy.engine import URL
+
+from exporter import durations
+from exporter.config import urls
+from exporter.config.secretfiles import read_secret, remembered
+from exporter.config.settings import Backend, Model, Settings, Text
+
+
+def _url(value: object, info: ValidationInfo) -> URL:
+    if not isinstance(value, str):
+        raise ValueError("is not text; put the URL in quotes")  # noqa: TRY004 - pydantic's way
+    url = remembered(urls.parse(value))
+    if url.get_backend_name() != "sqlite":
+        return url
+    return url.set(database=str(_folder(info) / str(url.database)))
+
+
+def _url_in_file(value: object, info: ValidationInfo) -> URL:
+    return _url(read_secret(_path(value, info)), info)
+
+
+def _password_file(value: object, info: ValidationInfo) -> Path:
+    path = _path(value, info)
+    read_secret(path)  # one that is missing now is a slip; one that goes missing later is not
+    return path
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ValueError("is not the path of a file")
+    return _folder(info) / value
+
+
+def _folder(info: ValidationInfo) -> Path:
+    """Return what relative paths in the file begin at: the folder it is in."""
+    return cast("Path", info.context)
+
+
+class Written(Settings, frozen=True):
+    """Settings as a person writes them, or a variable gives them: as text."""
+
+    @field_validator(
+        "poll_interval",
+        "query_timeout",
+        "connect_timeout",
+        "late_commit_grace",
+        "revision_window",
+        "first_zero",
+        mode="before",
+    )
+    @classmethod
+    def _duration(cls, value: object) -> float:
+        return durations.parse("" if isinstance(value, bool) else str(value))
+
+    @field_validator("series_limit", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        # Longer ones are none, and Python refuses to convert endless digits.
+        digits = isinstance(value, str) and value.isdecimal() and len(value) < 20  # noqa: PLR2004
+        return int(str(value)) if digits else value
+
+    @field_validator("result_extended", mode="before")
+    @classmethod
+    def _flag(cls, value: object) -> object:
+        return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+class Entry(Written, frozen=True):
+    """One item of ``backends:``."""
+
+    name: Text
+    result_backend: Annotated[URL | None, PlainValidator(_url)] = None
+    result_backend_file: Annotated[URL | None, PlainValidator(_url_in_file)] = None
+    username: Text | None = None
+    password_file: Annotated[Path | None, PlainValidator(_password_file)] = None
+
+
+class CheckpointPlace(Model, frozen=True):
+    """Where counts and positions are kept over restarts."""
+
+    path: Annotated[Path | None, PlainValidator(_path)] = None
+    url: Annotated[URL | None, PlainValidator(_url)] = None
+    url_file: Annotated[URL | None, PlainValidator(_url_in_file)] = None
+
+    @property
+    def place(self) -> Path | URL | None:
+        """Whichever of the three it is; the URL of a SQLite file is its path."""
+        url = self.url or self.url_file
+        if url is not None and url.get_backend_name() == "sqlite":
+            return Path(url.database or "")
+        return self.path or url
+
+
+class File(Model, frozen=True):
+    """The whole file."""
+
+    checkpoint: CheckpointPlace | None = None
+    defaults: Written | None = None
+    backends: Annotated[list[Entry], Field(min_length=1)]
+
+
+def backend(entry: Entry, defaults: Written | None) -> Backend:
+    """Return what a backend is set to, with the defaults where it says nothing."""
+    values = {**(_said(defaults) if defaults else {}), **_said(entry)}
+    in_file, in_place = values.pop("result_backend_file", None), values.pop("result_backend", None)
+    return Backend(url=in_file or in_place, **values)
+
+
+def _said(model: Model) -> dict[str, Any]:
+    return {key: getattr(model, key) for key in model.model_fields_set}

@@ -1,0 +1,77 @@
+"""A YAML file, or a URL -> the configuration, or every fault in it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.engine import URL
+
+from exporter import redaction
+from exporter.config import urls, yamlfile
+from exporter.config.faults import cross_faults, file_faults, lines, model_faults
+from exporter.config.file import File, backend
+from exporter.config.fingerprint import fingerprint
+from exporter.config.secretfiles import remembered
+from exporter.config.settings import Backend, Config
+from exporter.errors import ConfigError
+
+_LARGEST_FILE = 1024 * 1024
+_URL_KEYS = frozenset({"result_backend", "url"})
+
+
+def load(path: Path, env: Mapping[str, str]) -> Config:
+    """Read the file, or raise ConfigError with everything that is wrong with it."""
+    content = _read(path)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError([f"{path}:{line}: is not UTF-8 text"]) from None
+    document = yamlfile.parse(text, env, _URL_KEYS)
+    if document.data is None and not document.faults:
+        raise ConfigError([f"{path}: is empty; list at least one backend under backends:"])
+    faults = list(document.faults)
+    file: File | None = None
+    if document.data is not None:
+        faults += cross_faults(document)
+        try:
+            file = File.model_validate(document.data, context=path.parent.absolute())
+        except ValidationError as error:
+            faults += model_faults(error, document)
+    if file is not None:
+        faults += file_faults(file)
+    if faults or file is None:
+        raise ConfigError(lines(path, document, faults))
+    return _config(
+        tuple(backend(entry, file.defaults) for entry in file.backends),
+        file.checkpoint.place if file.checkpoint else None,
+    )
+
+
+def from_url(url: str, origin: str = "--celery.result-backend", **settings: Any) -> Config:
+    """Return a configuration of one backend named "celery", as a command line gives it."""
+    try:
+        parsed = remembered(urls.parse(url))
+    except ValueError as error:
+        raise ConfigError([redaction.mask(f"{origin}: {error}")]) from None
+    only = Backend(**{"name": "celery", "url": parsed} | settings)
+    return _config((only,), None)
+
+
+def _config(backends: tuple[Backend, ...], checkpoint: Path | URL | None) -> Config:
+    said = {one.name: {**dict(one), "url": one.connection_url()} for one in backends}
+    return Config(backends, checkpoint, fingerprint({"backends": said, "checkpoint": checkpoint}))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    if len(content) > _LARGEST_FILE:
+        raise ConfigError([f"{path}: is larger than 1 MiB; is it the right file?"])
+    return content

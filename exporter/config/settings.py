@@ -1,0 +1,137 @@
+"""What is configured: typed and frozen.
+
+The keys are Celery's own where they say what Celery's settings say, so that people can paste them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf
+from sqlalchemy.engine import URL
+
+from exporter import durations, redaction
+from exporter.config.secretfiles import read_secret
+from exporter.errors import BackendError, Reason
+
+
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    if not text.isprintable():  # it is shown in logs, on a page, as a label
+        raise ValueError("holds a character that cannot be seen")
+    return text
+
+
+def _at_least(least: str) -> AfterValidator:
+    def check(seconds: float) -> float:
+        if seconds < durations.parse(least):
+            raise ValueError(f"is too short; the least is {least}")
+        return seconds
+
+    return AfterValidator(check)
+
+
+def _zone(value: object) -> ZoneInfo:
+    if isinstance(value, ZoneInfo):
+        return value
+    try:
+        return ZoneInfo(str(value))
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # a folder of zones, for one, is none
+        raise ValueError(_no_zone(str(value))) from None
+
+
+def _no_zone(value: str) -> str:
+    known = available_timezones()  # reads them all
+    if not known:
+        return (
+            "cannot be looked up: this system has no time zones; pip install tzdata, or install "
+            "your system's tzdata package"
+        )
+    near = get_close_matches(value, known, n=1)
+    advice = f"did you mean {near[0]}?" if near else "write it like Europe/Paris or UTC"
+    return f"is not a time zone; {advice}"
+
+
+def _remember_options(value: dict[str, Any]) -> dict[str, Any]:
+    for key, option in value.items():
+        if isinstance(option, dict):
+            _remember_options(option)
+        elif isinstance(option, str) and redaction.names_a_secret(str(key)):
+            redaction.remember(option)
+    return value
+
+
+Text = Annotated[str, AfterValidator(_filled)]
+
+
+class Model(BaseModel, frozen=True):
+    """Knows its keys, and refuses any other."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class TableNames(Model, frozen=True):
+    """Celery's ``database_table_names``."""
+
+    task: Text = "celery_taskmeta"
+    group: Text = "celery_tasksetmeta"
+
+
+class TableSchemas(Model, frozen=True):
+    """Celery's ``database_table_schemas``; None is the connection's own."""
+
+    task: Text | None = None
+    group: Text | None = None
+
+
+class Settings(Model, frozen=True):
+    """What ``defaults:`` may set, and each backend for itself. Durations are in seconds."""
+
+    database_table_names: TableNames = TableNames()
+    database_table_schemas: TableSchemas = TableSchemas()
+    database_engine_options: Annotated[
+        dict[str, Any], AfterValidator(_remember_options), Field(repr=False)
+    ] = {}
+    result_extended: bool | None = None  # None: find out
+    timezone: Annotated[ZoneInfo, BeforeValidator(_zone)] = Field("UTC", validate_default=True)
+    poll_interval: Annotated[float, _at_least("50ms")] = 15.0
+    query_timeout: Annotated[float, _at_least("1ms")] = 10.0
+    connect_timeout: Annotated[float, _at_least("1ms")] = 5.0
+    start: Literal["end", "beginning"] = "end"
+    late_commit_grace: float = 300.0
+    revision_window: float = 3600.0
+    first_zero: float = 60.0
+    series_limit: Annotated[int, Field(ge=1)] = 20_000
+
+
+class Backend(Settings, frozen=True):
+    """One result backend, with the defaults merged in."""
+
+    name: Text
+    url: InstanceOf[URL] = Field(repr=False)
+    username: Text | None = None
+    password_file: Path | None = None
+
+    def connection_url(self) -> URL:
+        """Return the URL to connect with; the password file is read again, so it may rotate."""
+        url = self.url if self.username is None else self.url.set(username=self.username)
+        if self.password_file is None:
+            return url
+        try:
+            return url.set(password=read_secret(self.password_file))
+        except ValueError as error:
+            raise BackendError(Reason.CONNECT, f"password_file {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything the configuration says."""
+
+    backends: tuple[Backend, ...]
+    checkpoint: Path | URL | None  # a file, a database; None: counts live in memory
+    hash: float  # changes when the configuration does

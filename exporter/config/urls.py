@@ -1,0 +1,116 @@
+"""A result backend's URL: Celery's spelling or SQLAlchemy's, checked before anything connects.
+
+What goes wrong is a ValueError that names the wrong part and never holds the URL.
+"""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from exporter.config import sqliteurls
+from exporter.sql import drivers
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+_CELERY_PREFIX = re.compile(r"^(db|database)\+")
+_DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb", "mssql", "oracle")
+# How else people call them, where spelling does not tell.
+_OTHER_NAMES = {
+    "pg": "postgresql",
+    "pgsql": "postgresql",
+    "psql": "postgresql",
+    "sqlserver": "mssql",
+    "tsql": "mssql",
+}
+_NEEDS_DATABASE = {"postgresql", "mysql", "mariadb"}  # an ODBC data source may have its own
+_LARGEST_PORT = 65535
+_CLOSE = 0.75  # of spelling: 'pgsql' is no 'mysql'
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9_.+-]{0,30}")
+_NO_HOST = re.compile(r"[@%\s\[\]]")
+_ENCODE = (
+    "in a user name or password write '%' as %25, '/' as %2F, ':' as %3A, '@' as %40. A ${VAR} is "
+    "encoded so by itself where it stands inside a longer URL: give user, password, host and port "
+    "variables of their own, or the whole URL one"
+)
+
+
+def parse(text: str) -> URL:
+    """Return the URL without Celery's ``db+``; its driver has been seen to load."""
+    plain = _CELERY_PREFIX.sub("", text.strip())
+    try:
+        url = make_url(plain)
+    except ArgumentError:
+        scheme, separator, _ = plain.partition("://")
+        raise ValueError(_not_sql(scheme, is_url=bool(separator))) from None
+    except ValueError:
+        raise ValueError(f"the port is not a number; {_ENCODE}") from None
+    _load_driver(url)
+    if url.get_backend_name() == "sqlite":
+        return sqliteurls.plain(url)
+    _check_server(url)
+    return url
+
+
+def _load_driver(url: URL) -> None:
+    try:
+        dialect = url.get_dialect()
+    except NoSuchModuleError:
+        raise ValueError(_unknown(url)) from None
+    name, driver = url.get_backend_name(), getattr(dialect, "driver", "")
+    if dialect.is_async:
+        raise ValueError(f"driver {driver!r} is asynchronous; write {drivers.advised(name)}")
+    if drivers.untried(name, driver):
+        raise ValueError(
+            f"driver {driver!r} was never tried with this exporter; write {drivers.advised(name)}"
+        )
+    try:
+        dialect.import_dbapi()
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError)
+        problem = "is not installed" if missing else f"does not load ({error})"
+        remedy = drivers.remedy(name, driver, error.name or driver)
+        raise ValueError(f"driver {driver!r} {problem}: {remedy}") from None
+
+
+def _unknown(url: URL) -> str:
+    dialect, _, driver = url.drivername.partition("+")
+    if dialect in _DIALECTS:
+        return f"unknown driver {driver!r} for {dialect}; write {drivers.advised(dialect)}"
+    return _not_sql(dialect, is_url=True)
+
+
+def _not_sql(scheme: str, *, is_url: bool) -> str:
+    # Only here: Celery takes a while to import, and its own list is never out of date.
+    from celery.app.backends import BACKEND_ALIASES  # noqa: PLC0415
+
+    if scheme in BACKEND_ALIASES or scheme in {"amqp", "django-db", "django-cache"}:
+        return (
+            f"{scheme!r} is no SQL result backend; this exporter reads those that Celery writes "
+            "with db+ and an SQLAlchemy URL"
+        )
+    if scheme in {"sqla", "sqlalchemy"}:
+        return f"'{scheme}+' begins the URL of a broker; that of a result backend begins with 'db+'"
+    if not is_url or not _SCHEME.fullmatch(scheme):  # whatever it is, it may be a secret
+        return "not a URL; write it like mysql+pymysql://user@host:3306/database"
+    near = get_close_matches(scheme, _DIALECTS, n=2, cutoff=_CLOSE)
+    likely = [_OTHER_NAMES[scheme]] if scheme in _OTHER_NAMES else near
+    known = f"known: {', '.join(_DIALECTS)}"
+    advice = f"did you mean {' or '.join(map(repr, likely))}?" if likely else known
+    return f"unknown dialect {scheme!r}; {advice}"
+
+
+def _check_server(url: URL) -> None:
+    host, database = url.host or "", url.database or ""
+    if _NO_HOST.search(host) or ("@" in database and ("/" in database or url.username is None)):
+        # The password's end may have become part of what follows it: show none of it.
+        raise ValueError(f"the host cannot be told from the password; {_ENCODE}")
+    if url.port is not None and not 0 < url.port <= _LARGEST_PORT:
+        raise ValueError(f"the port is not between 1 and {_LARGEST_PORT}")
+    if url.get_backend_name() in _NEEDS_DATABASE and not database and not url.query:
+        raise ValueError("the database is missing; write it after the host: //host:port/database")

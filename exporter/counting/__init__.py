@@ -1,0 +1,1 @@
+"""What was read -> what is counted: each row once. Pure: no clock, no database, no network."""

@@ -1,0 +1,167 @@
+"""Which labels fold into ``__other__`` where a backend has many series, and when (R10). Pure.
+
+What matters least folds first: the worker, then the queue, the task last.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sized
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from exporter.counting.results import OTHER, READY_STATES, ladder
+from exporter.metrics import catalogue
+from exporter.metrics.catalogue import Metric
+from exporter.metrics.samples import LabelValues
+
+MAX_EXCEPTIONS = 100
+
+Number = TypeVar("Number", bound=float)
+
+# Up to this share of the limit labels are as they are, then one folds, then two, ...
+SHARES = (0.7, 0.8, 0.9, 1.0)
+NAMES_SHARE = 0.9  # up to which a new task keeps its name
+
+_ORDER = {
+    catalogue.RESULTS: ("worker", "queue", "task"),
+    catalogue.RETRIES: ("worker", "queue", "task"),
+    catalogue.FAILURES: ("queue", "exception", "task"),
+    catalogue.REVISED: ("to_state", "task"),
+    catalogue.VANISHED: ("state", "task"),
+    catalogue.LAST_FINISHED: ("task",),
+    catalogue.RUNTIME: ("task",),
+    catalogue.UNFINISHED: ("worker", "queue", "state", "task"),
+    catalogue.OLDEST_UNFINISHED: ("state", "task"),
+}
+_FOLDS = {
+    metric: tuple(metric.labels.index(name) for name in names) for metric, names in _ORDER.items()
+}
+
+# What a task may need whatever else folds: results of each state, and when the last was; revisions
+# from each; retries, failures, vanished rows.
+SERIES_A_TASK = 3 * len(READY_STATES) + 3
+
+
+def width(metric: Metric) -> int:
+    """Say how many series a label set of this metric is."""
+    return len(catalogue.RUNTIME_BUCKETS) + 3 if metric.type == "histogram" else 1
+
+
+def series(samples: Mapping[Metric, Sized]) -> int:
+    """Count the series of task metrics."""
+    return sum(width(m) * len(samples[m]) for m in samples.keys() & catalogue.TASK_METRICS)
+
+
+@dataclass(slots=True)
+class Room:
+    """How much of a backend's limit its counters have taken.
+
+    Each task with a name takes SERIES_A_TASK from its first event on, and other series one by one:
+    so what was admitted never folds later, whatever else comes.
+    """
+
+    limit: int
+    taken: int = SERIES_A_TASK + width(catalogue.RUNTIME)  # by `OTHER`
+    tasks: set[str] = field(default_factory=lambda: {OTHER})
+    exceptions: set[str] = field(default_factory=set)
+
+    def copy(self) -> Room:
+        """Return another, to try what would be."""
+        return Room(self.limit, self.taken, self.tasks.copy(), self.exceptions.copy())
+
+    def take(self, metric: Metric, labels: LabelValues) -> None:
+        """Note that a label set of a counter is there from now on."""
+        if metric not in _FOLDS:
+            return
+        if labels[0] not in self.tasks:
+            self.tasks.add(labels[0])
+            self.taken += SERIES_A_TASK
+        if not _is_a_tasks_own(metric, labels):
+            self.taken += width(metric)
+        if metric is catalogue.FAILURES:
+            self.exceptions.add(labels[-1])
+
+    def exception(self, name: str) -> str:
+        """Return the class to count under: there is room for MAX_EXCEPTIONS of them."""
+        room = len(self.exceptions) < MAX_EXCEPTIONS
+        return name if room or name in self.exceptions else OTHER
+
+    def place(
+        self,
+        metric: Metric,
+        labels: LabelValues,
+        known: Callable[[LabelValues], bool],
+        need: int = 1,
+    ) -> LabelValues:
+        """Return what to count under: the finest labels that are known, or have room."""
+        *finer, folded = ladder(labels, _FOLDS[metric])
+        if self._name(labels[0]) == OTHER:
+            return folded
+        for share, rung in zip(SHARES, finer, strict=False):
+            has_room = self.taken + need <= share * self.limit
+            if has_room or known(rung) or _is_a_tasks_own(metric, rung):
+                return rung
+        return folded
+
+    def _name(self, task: str) -> str:
+        has_room = self.taken + SERIES_A_TASK <= NAMES_SHARE * self.limit
+        return task if has_room or task in self.tasks else OTHER
+
+
+def _is_a_tasks_own(metric: Metric, labels: LabelValues) -> bool:
+    """Whether this is one of the SERIES_A_TASK: all that can fold has folded, but the task."""
+    if metric is catalogue.RUNTIME:
+        return labels[0] == OTHER
+    return all(labels[index] == OTHER for index in _FOLDS[metric][:-1])
+
+
+def fold(
+    metric: Metric,
+    values: Collection[tuple[LabelValues, Number]],
+    limit: int,
+    merge: Callable[[Number, Number], Number],
+) -> Collection[tuple[LabelValues, Number]]:
+    """Keep a gauge's label sets to `limit`, or to the one of all others; empty ones go first."""
+    if len(values) > limit:
+        values = [(labels, value) for labels, value in values if value]
+    if len(values) <= limit:
+        return values
+    shares = SHARES[: len(_FOLDS[metric])]
+    bounds = [*(share * (limit - 1) for share in shares), float("inf")]
+    others = (OTHER,) * len(metric.labels)
+    kept: dict[LabelValues, Number] = {}
+    tasks = {OTHER}
+    for labels, value in values:
+        rung = others
+        if labels[0] in tasks or len(kept) < bounds[-2]:  # else it is of no use to look for more
+            for bound, rung in zip(bounds, ladder(labels, _FOLDS[metric]), strict=True):
+                if rung in kept or len(kept) < bound:
+                    break
+            tasks.add(rung[0])
+        kept[rung] = merge(kept[rung], value) if rung in kept else value
+    return kept.items()
+
+
+def placed(
+    present: Mapping[LabelValues, int], counted: Mapping[LabelValues, int]
+) -> Counter[LabelValues]:
+    """Say among which of the counted results those that are present must be.
+
+    Some of a label set's may have counted as they are, and others, before or after, folded: what is
+    beyond the one is looked for in the other.
+    """
+    result: Counter[LabelValues] = Counter()
+    left = Counter(counted)
+    order = _FOLDS[catalogue.RESULTS]
+    for labels, count in present.items():
+        *finer, last = [h for h in ladder(labels, order) if h in counted] or [labels]
+        rest = count
+        for home in finer:
+            here = min(rest, left[home])
+            result[home] += here
+            left[home] -= here
+            rest -= here
+        result[last] += rest
+        left[last] = max(left[last] - rest, 0)
+    return result

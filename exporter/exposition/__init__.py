@@ -1,0 +1,1 @@
+"""Samples -> the bytes of /metrics."""

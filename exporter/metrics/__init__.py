@@ -1,0 +1,1 @@
+"""The catalogue of metrics, and what is served of them. Pure."""

@@ -1,0 +1,1 @@
+"""The process while it serves: polls, what backends say of themselves, who leads."""

@@ -1,0 +1,307 @@
+"""What each database does otherwise: one small file per SQLAlchemy dialect name.
+
+`of` finds the file by the dialect's name; where there is none, the defaults here hold.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import (
+    URL,
+    Column,
+    ColumnElement,
+    Connection,
+    DateTime,
+    Inspector,
+    LargeBinary,
+    String,
+    Table,
+    Unicode,
+    cast,
+    func,
+    inspect,
+    literal,
+    literal_column,
+    or_,
+    select,
+    text,
+)
+from sqlalchemy.engine.reflection import ObjectKind
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
+
+from exporter.errors import Reason
+from exporter.sql.identity import Origin
+from exporter.sql.inspection import Facts, Transactions
+from exporter.sql.kinds import Kind
+
+# How long a transaction that writes may wait for its client: a client that was paused, or whose
+# machine is gone, keeps rows locked. Longer than any pause between two of our statements.
+LONGEST_PAUSE = 10.0  # seconds
+EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  # what is stored has no zone
+YEAR_1, YEAR_10_000 = -62_135_596_800.0, 253_402_300_800.0  # Unix time
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long anything may take, in seconds."""
+
+    connect: float
+    query: float
+
+
+class Dialect:
+    """The defaults: a database that does what the SQL standard says.
+
+    What a reader asks of it depends on `snapshot`, `variant` and the arguments only: one reader
+    serves all backends that are alike.
+    """
+
+    # Whether all statements between `begin` and `end` see the same data; else R9's second way.
+    snapshot = False
+    # Where the names of all tables are: a view, its columns for schema and name.
+    catalogue = ("information_schema.tables", "table_schema", "table_name")
+    begin: tuple[str, ...] = ()
+    end = "COMMIT"
+    longest_label: int | None = None  # characters that `label` gives; None: all there are
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+
+    def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
+        """Return the URL and driver arguments that connect within the limits, read-only."""
+        return url, {}
+
+    def absent(self, url: URL) -> str:
+        """Say what is not there yet, so that connecting makes no sense; else ""."""
+        del url
+        return ""
+
+    def replaced(self) -> bool:
+        """Whether the connection, though alive, leads to what is no longer at its address."""
+        return False
+
+    def prepare(self, connection: Connection) -> None:
+        """Set up a fresh connection, outside any transaction."""
+
+    def writing_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
+        """Return what `connect_arguments` does, for a connection that writes."""
+        return self.connect_arguments(url)
+
+    def prepare_to_write(self, connection: Connection) -> None:
+        """Set up a fresh connection that writes, outside any transaction."""
+
+    def begin_to_write(self, connection: Connection) -> None:
+        """Begin a transaction that writes; a connection that has died shows here."""
+        connection.exec_driver_sql("SELECT 1")
+
+    def open(self, connection: Connection) -> None:
+        """Begin a read-only snapshot."""
+        for statement in self.begin:
+            connection.exec_driver_sql(statement)
+
+    def has_window_functions(self, connection: Connection) -> bool:
+        """Whether the server knows LAG() OVER."""
+        del connection
+        return True
+
+    def transactions(self, connection: Connection) -> Transactions | None:
+        """Say which transactions run; None: this server does not tell."""
+        del connection
+        return None
+
+    @contextmanager
+    def deadline(self, connection: Connection, seconds: float | None = None) -> Iterator[None]:
+        """Make sure that what is done inside ends, even if the server never answers."""
+        del connection, seconds
+        yield
+
+    def server(self, connection: Connection) -> str:
+        """Name the server's product and version, e.g. ``PostgreSQL 15.18``."""
+        info = connection.dialect.server_version_info or ()
+        return f"{connection.dialect.name} {'.'.join(map(str, info))}".strip()
+
+    def origin(self, connection: Connection) -> Origin:
+        """Ask the server who it is, as far as any account may know."""
+        del connection
+        return Origin()
+
+    def look_at(
+        self, connection: Connection, names: Sequence[tuple[str, str | None]]
+    ) -> Sequence[Facts | None]:
+        """Look at tables, each given with its schema; None where there is none."""
+        inspector = inspect(connection)
+        found: dict[Any, Facts] = {}
+        for schema in {schema for _, schema in names}:
+            found |= _facts(inspector, [name for name, of in names if of == schema], schema)
+        return [found.get((schema, name)) for name, schema in names]
+
+    def stamp(
+        self, connection: Connection, names: Sequence[tuple[str, str | None]]
+    ) -> Hashable | None:
+        """Return what is another as soon as `look_at`, or the rights, may be; None: not known."""
+        del connection, names
+        return None
+
+    def full_name(
+        self, connection: Connection, name: str, schema: str | None, database: str
+    ) -> str:
+        """Return a table's name with the schema and database that it is in, or would be."""
+        schema = schema or connection.dialect.default_schema_name
+        return ".".join(filter(None, (database, schema, name)))
+
+    def ask_for(self, connection: Connection, name: str, schema: str | None) -> None:
+        """Raise what the server says of a table that `look_at` did not find, if it is hidden."""
+
+    def adapt(
+        self, column: Column[Any], kind: Kind, declared: TypeEngine[Any]
+    ) -> ColumnElement[Any] | None:
+        """Return the column as one of Celery's own type; None where that cannot be."""
+        return column if kind.holds(declared) else None
+
+    def tables_like(
+        self, connection: Connection, parts: Sequence[str], most: int
+    ) -> list[tuple[str | None, str]]:
+        """Find tables whose names hold one of these parts, as schema and name."""
+        view, schema_column, name_column = self.catalogue
+        schema: ColumnElement[Any] = literal_column(schema_column)
+        name: ColumnElement[Any] = literal_column(name_column, String)
+        alike = or_(*(func.lower(name).contains(part) for part in parts))
+        query = select(schema, name).distinct().select_from(text(view)).where(alike)
+        found = connection.execute(query.order_by(schema, name).limit(most))
+        return [(in_schema, called) for in_schema, called in found]
+
+    def exact(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return an expression that compares and groups `column` byte by byte."""
+        return column
+
+    def label(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return an expression that fetches what `exact` compares, of a bounded length."""
+        return self.exact(column)
+
+    def exact_value(self, value: str) -> str | bytes:
+        """Return what `exact` of a column with this text equals."""
+        return value
+
+    def text(self, value: Any) -> str:
+        """Turn what `label` gave into text; NULL is "" (R11)."""
+        return decoded(value)
+
+    def start_of_bytes(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
+        """Return an expression for the first bytes of a binary column."""
+        return func.substr(column, 1, length, type_=LargeBinary)
+
+    def end_of_text(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
+        """Return an expression for the last characters of a text column."""
+        return func.right(column, length, type_=String)
+
+    def total(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return an expression for a sum of integers that no stored value can make fail."""
+        return func.sum(column)
+
+    def moment(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return an expression for a DateTime column that no stored value can make fail."""
+        return column
+
+    def seconds(self, value: Any, zone: ZoneInfo | None = None) -> float | None:
+        """Turn what `moment` gave into Unix time; None where it cannot be one.
+
+        What says no offset of its own is wall time in the zone, or in UTC.
+        """
+        try:
+            if isinstance(value, str):
+                value = datetime.fromisoformat(value)
+            if isinstance(value, datetime):
+                if value.tzinfo is not None:
+                    return value.timestamp()
+                value = (value - EPOCH).total_seconds()
+            if value is None or not YEAR_1 <= value < YEAR_10_000:
+                return None
+            if zone is None:
+                return float(value)
+            return datetime.fromtimestamp(value, UTC).replace(tzinfo=zone).timestamp()
+        except (ValueError, OverflowError, OSError):
+            return None
+
+    @property
+    def variant(self) -> object:
+        """Tell apart servers to which this dialect gives different expressions."""
+        return None
+
+    def constant(self, text: str) -> ColumnElement[Any] | None:
+        """Return text of any characters as a constant; None where the database holds none such."""
+        return literal(text, Unicode())
+
+    def constant_moment(self, moment: datetime, *, zone: bool) -> ColumnElement[Any]:
+        """Return a date as Celery's column has it, or one with a zone."""
+        value = moment if zone else moment.replace(tzinfo=None)
+        return cast(literal(value), DateTime(timezone=zone))
+
+    def highest_id(
+        self, connection: Connection, table: Table, column: str, sequence: str | None
+    ) -> int | None:
+        """Return the largest id that the column and its sequence can give; None: not known."""
+        del connection, table, column, sequence
+        return None
+
+    def rows_estimate(self, connection: Connection, table: Table) -> int | None:
+        """Return the catalogue's estimate of the table's rows, if it has one."""
+        del connection, table
+        return None
+
+    def can_write(self, connection: Connection, table: Table) -> bool | None:
+        """Say whether the account may change the table; None where this is not known."""
+        del connection, table
+        return None
+
+    def reason(self, error: DBAPIError) -> Reason:
+        """Classify a driver's error."""
+        del error
+        return Reason.QUERY
+
+
+def of(name: str, limits: Limits) -> Dialect:
+    """Make the dialect of this SQLAlchemy dialect name."""
+    try:
+        module = importlib.import_module(f"exporter.sql.dialects.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"exporter.sql.dialects.{name}":
+            raise
+        return Dialect(limits)
+    made = module.DIALECT(limits)
+    assert isinstance(made, Dialect)  # noqa: S101  # one of our own files
+    return made
+
+
+def _facts(
+    inspector: Inspector, names: Sequence[str], schema: str | None
+) -> dict[tuple[str | None, str], Facts]:
+    columns = inspector.get_multi_columns(schema, names, ObjectKind.ANY)
+    indexes = inspector.get_multi_indexes(schema, names, ObjectKind.ANY)
+    return {
+        table: Facts(
+            {str(column["name"]): column["type"] for column in of},
+            frozenset(
+                str(index["column_names"][0])
+                for index in indexes.get(table, ())
+                if index["column_names"]
+            ),
+        )
+        for table, of in columns.items()
+    }
+
+
+def decoded(value: Any) -> str:
+    """Return text that every exposition format can hold, whatever was stored as such."""
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value).encode("utf-8", "replace").decode("utf-8")

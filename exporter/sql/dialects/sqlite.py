@@ -1,0 +1,224 @@
+"""SQLite: opened read-only by URI, so that the file is never created and never locked for long."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import (
+    URL,
+    Column,
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    String,
+    Table,
+    cast,
+    func,
+    literal,
+    text,
+    type_coerce,
+)
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
+
+from exporter.errors import Reason
+from exporter.sql.dialects import Dialect, Limits
+from exporter.sql.kinds import Kind
+
+LONGEST_LOCK_WAIT = 5.0  # seconds
+CACHE = 64  # KiB a connection; 2 MiB, as is the default, make no poll faster
+DEADLINE_STEPS = 20_000  # virtual machine instructions between looks at the clock
+
+
+class SQLite(Dialect):
+    """A read transaction holds a shared lock, which delays Celery's commits: keep it short."""
+
+    snapshot = True
+    catalogue = ("sqlite_master", "NULL", "tbl_name")
+    begin = ("BEGIN",)
+    longest_label = 512  # SQLite does not keep to VARCHAR(155)
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._path = ""
+        self._file: os.stat_result | None = None  # that was opened there
+
+    def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
+        """Open the file read-only, whatever its path looks like."""
+        return _uri(url, "ro"), self._arguments()
+
+    def writing_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
+        """Create the file where there is none; without a path it is in memory."""
+        return _uri(url, "rwc") if url.database else url, self._arguments()
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "timeout": min(self.limits.query, LONGEST_LOCK_WAIT),
+            "check_same_thread": False,
+        }
+
+    def absent(self, url: URL) -> str:
+        """Wait for Celery to create the file."""
+        path = Path(url.database or "").absolute()  # a relative one may be meant for elsewhere
+        return "" if path.exists() else f"the database file {path} does not exist yet"
+
+    def prepare(self, connection: Connection) -> None:
+        """Accept text that is not UTF-8, since SQLite stores any bytes."""
+        raw = _raw(connection)
+        raw.text_factory = _lenient_text
+        connection.exec_driver_sql(f"PRAGMA cache_size = -{CACHE}")  # the first look at the file
+        self._path = raw.execute("PRAGMA database_list").fetchone()[2]
+        self._file = _stat(self._path)
+
+    def replaced(self) -> bool:
+        """Whether the file was deleted, or another one put in its place.
+
+        SQLite would go on reading the one that was opened.
+        """
+        there = _stat(self._path)
+        return not (there and self._file and os.path.samestat(there, self._file))
+
+    def prepare_to_write(self, connection: Connection) -> None:
+        """Sync every commit to disk.
+
+        With less, a power cut could take back commits whose counts were served already (SQLite:
+        "PRAGMA synchronous").
+        """
+        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        connection.exec_driver_sql("PRAGMA synchronous = FULL")
+
+    @contextmanager
+    def deadline(self, connection: Connection, seconds: float | None = None) -> Iterator[None]:
+        """Interrupt statements that run too long."""
+        raw = _raw(connection)
+        end = time.monotonic() + (seconds or self.limits.query)
+        raw.set_progress_handler(lambda: int(time.monotonic() > end), DEADLINE_STEPS)
+        try:
+            yield
+        finally:
+            raw.set_progress_handler(None, 0)
+
+    def stamp(
+        self, connection: Connection, names: Sequence[tuple[str, str | None]]
+    ) -> Hashable | None:
+        """Read what SQLite counts up whenever the schema changes; there are no rights."""
+        del names
+        return int(connection.exec_driver_sql("PRAGMA schema_version").scalar_one())
+
+    def full_name(
+        self, connection: Connection, name: str, schema: str | None, database: str
+    ) -> str:
+        """Say what the schema of a file is called."""
+        del connection, database
+        return f"{schema or 'main'}.{name}"
+
+    def server(self, connection: Connection) -> str:
+        """Name the library's version."""
+        return f"SQLite {connection.exec_driver_sql('SELECT sqlite_version()').scalar_one()}"
+
+    def adapt(
+        self, column: Column[Any], kind: Kind, declared: TypeEngine[Any]
+    ) -> ColumnElement[Any] | None:
+        """Take it as it is: a declared type says nothing of what is stored, but for the id."""
+        return column if kind is not Kind.WHOLE else super().adapt(column, kind, declared)
+
+    def exact(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Compare bytes, even in a NOCASE column."""
+        return cast(column, String).collate("BINARY")
+
+    def label(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Cut it: this is done for each row that is fetched, not for each that is compared."""
+        return func.substr(self.exact(column), 1, self.longest_label)
+
+    def start_of_bytes(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
+        """Cut bytes, whatever type the value was stored with."""
+        return func.substr(cast(column, LargeBinary), 1, length, type_=LargeBinary)
+
+    def end_of_text(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
+        """Count from the end: there is no RIGHT."""
+        return func.substr(cast(column, String), -length, type_=String)
+
+    def total(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Sum as floating point: SUM raises on overflow."""
+        return func.total(column)
+
+    def moment(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Read the stored text itself; whatever else is stored there is read as text."""
+        return func.substr(cast(type_coerce(column, String), String), 1, 32)
+
+    def constant_moment(self, moment: datetime, *, zone: bool) -> ColumnElement[Any]:
+        """Return text, as Celery stores it: there is no type for dates."""
+        del zone
+        return literal(moment.strftime("%Y-%m-%d %H:%M:%S.%f"))
+
+    def highest_id(
+        self, connection: Connection, table: Table, column: str, sequence: str | None
+    ) -> int | None:
+        """Every integer has 64 bits, whatever its column is called."""
+        del connection, table, column, sequence
+        return 2**63 - 1
+
+    def rows_estimate(self, connection: Connection, table: Table) -> int | None:
+        """Read what ANALYZE left, if it was ever run."""
+        known = connection.exec_driver_sql(
+            "SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat1'"
+        ).scalar()
+        if not known:
+            return None
+        stat = connection.execute(
+            text("SELECT stat FROM sqlite_stat1 WHERE tbl = :name LIMIT 1"), {"name": table.name}
+        ).scalar()
+        first = str(stat).split(" ", 1)[0]
+        return int(first) if first.isdecimal() else None
+
+    def can_write(self, connection: Connection, table: Table) -> bool | None:
+        """Return False: the connection is read-only, whatever the account may do."""
+        del connection, table
+        return False
+
+    def reason(self, error: DBAPIError) -> Reason:
+        """Classify by SQLite's result code."""
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        if code is None:
+            return Reason.QUERY
+        primary = code & 0xFF
+        if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT):
+            return Reason.TIMEOUT
+        if primary in (sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_READONLY):
+            return Reason.PERMISSION
+        if primary in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR):
+            return Reason.CONNECT
+        return Reason.SCHEMA if "no such" in str(error.orig) else Reason.QUERY
+
+
+def _uri(url: URL, mode: str) -> URL:
+    """Return SQLite's URI of a file, with what the URL says of how to read it."""
+    path = quote(os.fsencode(Path(url.database or "").absolute()))
+    return url.set(database=f"file:{path}", query={**url.query, "mode": mode, "uri": "true"})
+
+
+def _raw(connection: Connection) -> sqlite3.Connection:
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)  # noqa: S101  # the driver we chose
+    return raw
+
+
+def _stat(path: str) -> os.stat_result | None:
+    with suppress(OSError):
+        return Path(path).stat()
+    return None
+
+
+def _lenient_text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+DIALECT = SQLite
