@@ -5,7 +5,7 @@ Every error leaves this module as a `BackendError` whose message is one line wit
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +14,10 @@ import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, Select, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from exporter.backends import probe, tables
-from exporter.backends.tables import Layout, ResultTable, UnfitColumn, celery
+from exporter.backends import probe
+from exporter.backends.family import Family, Layout, ResultTable, UnfitColumn, build
+from exporter.backends.reader import Reader, reader_of
+from exporter.backends.tables import FAMILIES, NOT_READ
 from exporter.config.settings import Backend
 from exporter.errors import BackendAbsent, BackendError, ConfigError, Reason
 from exporter.printable import some
@@ -35,7 +37,14 @@ class Session:
     """An open snapshot and what can be read in it. Tables that do not exist are left out."""
 
     connection: Connection
+    family: Family
     tables: tuple[ResultTable, ...]
+    readers: Mapping[str, Reader]  # by the table's kind
+
+    @property
+    def main(self) -> ResultTable | None:
+        """The family's main table, if it is there."""
+        return next((table for table in self.tables if table.layout is self.family.main), None)
 
 
 class Database(Link[Connection]):
@@ -46,7 +55,10 @@ class Database(Link[Connection]):
         super().__init__(dialects.of(settings.url.get_backend_name(), limits))
         self.settings = settings
         self.origin = Origin()  # as of the last connection
+        self.family = FAMILIES[0]  # until the main table of another one is found
+        self._families = FAMILIES  # those that may be meant
         self._tables: tuple[ResultTable, ...] | None = None
+        self._readers: Mapping[str, Reader] = {}
         self._found: tuple[Hashable, tuple[ResultTable, ...]] | None = None  # and by which stamp
         self._full_names: dict[str, str] = {}  # by kind, as of the last look
         self._asked: set[Hashable] = set()  # of what was asked since connecting
@@ -63,7 +75,7 @@ class Database(Link[Connection]):
         with self._translated():
             connection = self._open()
             with self.dialect.deadline(connection):
-                yield Session(connection, self._tables or ())
+                yield Session(connection, self.family, self._tables or (), self._readers)
                 connection.exec_driver_sql(self.dialect.end)
 
     def look_again(self) -> None:
@@ -80,7 +92,7 @@ class Database(Link[Connection]):
         """Say for each kind of table which one it is, with what the server said of itself."""
         arguments = self.settings.database_engine_options.get("connect_args", {})
         where = place(self.settings.url, arguments if isinstance(arguments, dict) else {})
-        names = {layout.kind: self.table_name(layout) for layout in celery.LAYOUTS}
+        names = {layout.kind: self.table_name(layout) for layout in self.family.layouts}
         return {
             kind: Identity(
                 ".".join(filter(None, (schema, name))),
@@ -98,6 +110,11 @@ class Database(Link[Connection]):
         with self.dialect.deadline(connection):
             if self._tables is None:
                 self._tables = self._same_tables(connection)
+                zone = self.settings.timezone
+                self._readers = {
+                    table.layout.kind: reader_of(table, self.dialect, zone)
+                    for table in self._tables
+                }
             self.dialect.open(connection)
             for table in self._tables:
                 if (table.layout.kind, table.shape) not in self._asked:
@@ -138,7 +155,7 @@ class Database(Link[Connection]):
 
     def _same_tables(self, connection: Connection) -> tuple[ResultTable, ...]:
         """Look at the tables, if anything may have changed since the last look."""
-        names = [self.table_name(layout) for layout in celery.LAYOUTS]
+        names = [self.table_name(layout) for family in self._families for layout in family.layouts]
         stamp = self.dialect.stamp(connection, names)
         if self._found is not None and stamp is not None and self._found[0] == stamp:
             return self._found[1]
@@ -149,40 +166,53 @@ class Database(Link[Connection]):
     def _find_tables(
         self, connection: Connection, names: Sequence[tuple[str, str | None]]
     ) -> tuple[ResultTable, ...]:
-        """Look for the tables. Only that of the tasks is missed if it may not be read."""
-        found = []
-        seen = self.dialect.look_at(connection, names)
+        """Look for the tables. Only the main one is missed if it may not be read."""
+        layouts = [layout for family in self._families for layout in family.layouts]
+        seen = dict(zip(layouts, self.dialect.look_at(connection, names), strict=True))
+        there = (family for family in self._families if seen[family.main] is not None)
+        self.family = next(there, self._families[0])
         self._full_names = {
-            layout.kind: self.dialect.full_name(connection, *name, self.origin.database)
-            for layout, name in zip(celery.LAYOUTS, names, strict=True)
+            layout.kind: self.dialect.full_name(
+                connection, *self.table_name(layout), self.origin.database
+            )
+            for layout in self.family.layouts
         }
-        for layout, facts in zip(celery.LAYOUTS, seen, strict=True):
+        found = []
+        for layout in self.family.layouts:
+            facts = seen[layout]
             try:
                 if facts is not None:
                     found.append(self._table(connection, layout, facts))
                 else:
                     self.dialect.ask_for(connection, *self.table_name(layout))
             except (BackendError, DBAPIError) as error:
-                if layout is celery.TASK or self._reason(error) is not Reason.PERMISSION:
+                if layout is self.family.main or self._reason(error) is not Reason.PERMISSION:
                     raise
+        if seen[self.family.main] is not None:
+            self._families = (self.family,)  # to read another one would count what it replaces
         return tuple(found)
 
     def lookalikes(self, connection: Connection) -> str:
-        """Name tables that may be meant where that of the tasks is not there; "" if none is."""
+        """Name tables that may be meant where the main one is not there; "" if none is."""
         try:
-            found = self.dialect.tables_like(connection, celery.LIKE_TASKS, MOST_LOOKALIKES)
+            found = self.dialect.tables_like(connection, self.family.similar, MOST_LOOKALIKES)
         except DBAPIError:  # a hint is not worth a failed poll
             return ""
         names = dict.fromkeys(".".join(filter(None, names)) for names in found)
-        known = any(name == celery.DJANGO for _, name in found)
-        return some(list(names)) + (f" ({celery.DJANGO} is not read)" if known else "")
+        unread = [f" ({name} is not read)" for _, name in found if name in NOT_READ]
+        return some(list(names)) + "".join(unread[:1])
+
+    def full_name(self, layout: Layout) -> str:
+        """Return the table's name, with its schema if one is configured, for people."""
+        name, schema = self.table_name(layout)
+        return f"{schema}.{name}" if schema else name
 
     def table_name(self, layout: Layout) -> tuple[str, str | None]:
-        """Return the configured name and schema."""
-        return (
-            getattr(self.settings.database_table_names, layout.kind),
-            getattr(self.settings.database_table_schemas, layout.kind),
-        )
+        """Return the table's name, and its schema if one is configured."""
+        if layout.setting is None:
+            return layout.name, None
+        names, schemas = self.settings.database_table_names, self.settings.database_table_schemas
+        return getattr(names, layout.setting) or layout.name, getattr(schemas, layout.setting)
 
     def _table(self, connection: Connection, layout: Layout, facts: Facts) -> ResultTable:
         name, schema = self.table_name(layout)
@@ -190,8 +220,8 @@ class Database(Link[Connection]):
             if column not in facts.columns:
                 raise BackendError(
                     Reason.SCHEMA,
-                    f"table {name!r} has no column {column!r}: it is not a Celery result table; "
-                    f"check database_table_names.{layout.kind}",
+                    f"table {name!r} has no column {column!r}: it is not a Celery result table"
+                    + (f"; check {layout.key}" if layout.key else ""),
                 )
         wanted = [c for c in (*layout.required, *layout.optional) if c in facts.columns]
         readable = self._readable(connection, sqlalchemy.table(name, schema=schema), wanted)
@@ -203,12 +233,12 @@ class Database(Link[Connection]):
                     "GRANT SELECT on it to this account",
                 )
         try:
-            return tables.build(layout, name, schema, facts, readable, self.dialect.adapt)
+            return build(layout, name, schema, facts, readable, self.dialect.adapt)
         except UnfitColumn as error:
             raise BackendError(
                 Reason.SCHEMA,
-                f"table {name!r}: {error}: change the column, or name a view that converts it in "
-                f"database_table_names.{layout.kind}",
+                f"table {name!r}: {error}: change the column"
+                + (f", or name a view that converts it in {layout.key}" if layout.key else ""),
             ) from None
 
     def _readable(

@@ -1,22 +1,22 @@
 """Counts the finished rows that are in a task table, for `verify`.
 
 It judges the reader, so it shares nothing with it: no expression, no grouping by the database, only
-plain columns, in the order of their ids, counted here (the reader's own way is handed in). A short
-snapshot for each portion of rows, so that neither memory nor a statement's time grows with the
-table.
+plain columns, in the order of their ids, counted here. The reader says no more than whether it sees
+the same in a row that has changed. A short snapshot for each portion of rows, so that neither
+memory nor a statement's time grows with the table.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy
 from sqlalchemy import ColumnClause, Select, select
 
-from exporter.backends.database import Database, Session
-from exporter.backends.tables import ResultTable, celery
+from exporter.backends.database import Database
+from exporter.backends.family import ResultTable
 from exporter.counting.position import Position
 from exporter.counting.results import READY_STATES, Labels
 from exporter.counting.spans import inside
@@ -24,10 +24,9 @@ from exporter.metrics.samples import LabelValues
 from exporter.sql.dialects import decoded
 
 PORTION = 20_000  # rows
-Read = Callable[[Session, ResultTable, list[int]], Mapping[int, Labels]]  # the reader's way
 
 
-def count_present(database: Database, position: Position, read: Read) -> Counter[LabelValues]:
+def count_present(database: Database, position: Position) -> Counter[LabelValues]:
     """Count rows that must have been counted when the position was kept.
 
     Late ones may have come into gaps, and watched ones may have changed since: these are left out,
@@ -39,7 +38,7 @@ def count_present(database: Database, position: Position, read: Read) -> Counter
     rows: Sequence[Any] = ()
     while upto is not None and (not rows or len(rows) == PORTION):
         with database.session() as session:
-            table = next((t for t in session.tables if t.layout is celery.TASK), None)
+            table = session.main
             if table is None:
                 break
             rows = session.connection.execute(_query(table, above, upto)).all()
@@ -49,7 +48,8 @@ def count_present(database: Database, position: Position, read: Read) -> Counter
                     labels = _texts(database, table, values)
                     if not (watch.settled and watch.shows(labels)):
                         changed[int(row_id)] = labels
-            seen = read(session, table, list(changed))
+            again = session.readers[table.layout.kind].rows(session.connection, list(changed))
+            seen = {row.id: row.labels for row in again}
         out = {row_id for row_id, labels in changed.items() if seen.get(row_id) == labels}
         out.update(inside([int(row_id) for row_id, *_ in rows], gaps))
         plain = Counter(tuple(values) for row_id, *values in rows if row_id not in out)

@@ -28,7 +28,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from exporter.backends.tables import ResultTable
+from exporter.backends.family import ResultTable
 from exporter.errors import BackendError, Reason
 from exporter.sql.dialects import Dialect, decoded
 

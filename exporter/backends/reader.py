@@ -34,8 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.sql import Select
 
 from exporter.backends import failures
-from exporter.backends.database import Session
-from exporter.backends.tables import ResultTable
+from exporter.backends.family import ResultTable
 from exporter.counting.audit import Audit, Found, missing
 from exporter.counting.lifecycle import ZONE_SLACK, Watch, slack_shown_by
 from exporter.counting.position import (
@@ -154,9 +153,8 @@ class Reader:
 
     # -- a plan ------------------------------------------------------------------------------
 
-    def read(self, session: Session, plan: Plan) -> Batch:
+    def read(self, connection: Connection, plan: Plan) -> Batch:
         """Ask everything that `plan` wants."""
-        connection = session.connection
         top, bottom, held = self._edges(connection, plan)
         if plan.look:
             return self._first_look(connection, plan, top, bottom)
@@ -558,15 +556,14 @@ class Reader:
             exception,
         )
 
-    def rows(self, session: Session, ids: Sequence[int]) -> list[Row]:
+    def rows(self, connection: Connection, ids: Sequence[int]) -> list[Row]:
         """Read rows by id."""
-        return list(self._by_id(session.connection, ids))
+        return list(self._by_id(connection, ids))
 
     # -- the table's health ------------------------------------------------------------------
 
-    def health(self, session: Session) -> Health:
+    def health(self, connection: Connection) -> Health:
         """Ask what changes slowly; each of these is cheap at any size of the table."""
-        connection = session.connection
         top = connection.execute(self._top).scalar()
         oldest = None if self._done is None else connection.execute(self._oldest).scalar()
         limit = (
@@ -583,10 +580,10 @@ class Reader:
             rows_estimate=self.dialect.rows_estimate(connection, self.table.table),
         )
 
-    def newest(self, session: Session) -> list[Row]:
+    def newest(self, connection: Connection) -> list[Row]:
         """Read the newest rows, for `check`."""
         query = self._select_rows().order_by(self._id.desc()).limit(NEWEST_ROWS)
-        return [self._row(found) for found in session.connection.execute(query)]
+        return [self._row(found) for found in connection.execute(query)]
 
     # -- values ------------------------------------------------------------------------------
 

@@ -207,8 +207,8 @@ class Checkpoint(Saved):
                 "adopted: counts go on with another table; remove --checkpoint.adopt",
                 extra={
                     "backend": backend,
-                    "from_table": str(known["task"]),
-                    "to_table": str(found["task"]),
+                    "from_table": ", ".join(map(str, known.values())),
+                    "to_table": ", ".join(map(str, found.values())),
                 },
             )
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from exporter.backends.database import WRONG_NAMES, Database, Session
-from exporter.backends.reader import Health, Reader
-from exporter.backends.tables import ResultTable, celery
+from exporter.backends.family import ResultTable
+from exporter.backends.reader import Health
 from exporter.checkpoint.checkpoint import IN_A_DATABASE, Saved, read, refused
 from exporter.checkpoint.lease import LIMITS, Lease
 from exporter.checkpoint.migrations import VERSION
@@ -160,21 +160,20 @@ def _describe(report: Report, database: Database, session: Session) -> None:
         ("server", f"{database.server}, {database.driver}"),
         ("snapshots", snapshot),
     ]
-    found = {table.layout.kind: table for table in session.tables}
-    for layout in celery.LAYOUTS:
-        name, schema = database.table_name(layout)
-        full_name = f"{schema}.{name}" if schema else name
-        table = found.get(layout.kind)
-        if table is not None:
+    found = {table.layout: table for table in session.tables}
+    for layout in session.family.layouts:
+        full_name = database.full_name(layout)
+        if layout in found:
             report.facts.append((f"{layout.kind} table", full_name))
-            _describe_table(report, database, session, table)
+            _describe_table(report, database, session, found[layout])
             continue
+        main = layout is session.family.main
         report.facts.append((f"{layout.kind} table", f"{full_name} does not exist"))
-        (report.errors if layout.kind == "task" else report.warnings).append(
+        (report.errors if main else report.warnings).append(
             f"table {full_name!r} does not exist yet, or this account may not see it: Celery "
-            f"creates it with the first result; check database_table_names.{layout.kind}"
+            "creates it with the first result" + (f"; check {layout.key}" if layout.key else "")
         )
-        similar = database.lookalikes(session.connection) if layout.kind == "task" else ""
+        similar = database.lookalikes(session.connection) if main else ""
         if similar:
             report.errors.append(f"there is {similar}: {WRONG_NAMES}")
 
@@ -183,16 +182,17 @@ def _describe_table(
     report: Report, database: Database, session: Session, table: ResultTable
 ) -> None:
     kind, zone = table.layout.kind, database.settings.timezone
-    reader = Reader(table, database.dialect, zone)
-    newest, now = reader.newest(session), time.time()
+    reader = session.readers[kind]
+    newest, now = reader.newest(session.connection), time.time()
     read = [column.name for column in table.table.c]
     report.facts.append((f"{kind} columns", ", ".join(read)))
-    if kind == "task":
+    if table is session.main:
         _describe_names(report, table, newest)
         _describe_states(report, newest)
     index = "yes" if table.date_done_index else "no: Celery's cleanup reads the whole table"
     report.facts.append((f"{kind} date_done index", index))
-    report.facts += [(f"{kind} {label}", value) for label, value in _health(reader.health(session))]
+    health = reader.health(session.connection)
+    report.facts += [(f"{kind} {label}", value) for label, value in _health(health)]
     moments = [row.done for row in newest if row.finished and row.done is not None]
     if possible := dates.possible(moments, now):
         when = f"{ago(max(possible), now)}, {utc(max(possible))}"
@@ -223,7 +223,7 @@ def _describe_names(report: Report, table: ResultTable, newest: Sequence[Row]) -
     """Say whether rows carry names: that the columns are there tells nothing of result_extended."""
     rows, named = len(newest), sum(bool(row.task) for row in newest)
     if not table.extended:
-        column = celery.TASK.task
+        column = table.layout.task
         why = "this account may not read" if column in table.all_columns else "there is no"
         said = f"no: {why} column {column}, so task, worker and queue are empty"
     elif not rows:

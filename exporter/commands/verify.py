@@ -11,18 +11,15 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping
-from functools import partial
 
-from exporter.backends.database import Database, Session
+from exporter.backends.database import Database
 from exporter.backends.present import count_present
-from exporter.backends.reader import Reader
-from exporter.backends.tables import ResultTable
+from exporter.backends.tables import KINDS
 from exporter.checkpoint.checkpoint import Saved, read, refused
 from exporter.config.settings import Backend, Config
 from exporter.counting.folding import placed
 from exporter.counting.lifecycle import Rules
 from exporter.counting.position import Position
-from exporter.counting.results import Labels
 from exporter.counting.tally import Tally
 from exporter.errors import CheckpointError, ConfigError
 from exporter.metrics import catalogue
@@ -57,14 +54,13 @@ def verify(config: Config, adopt: Collection[str] = ()) -> int:
 
 def _compare(settings: Backend, checkpoint: Saved, *, adopt: bool) -> tuple[list[str], bool]:
     database = Database(settings)
-    position = Position(Rules())
-    positions = {"task": position, "group": Position(Rules())}
+    positions = {kind: Position(Rules()) for kind in KINDS}
     tally = Tally(settings.series_limit, 0.0)
     known = checkpoint.restore(settings.name, positions, tally)
     if not known:
         _try(database)
         return [f"backend {settings.name}: not in the {checkpoint.place} yet"], False
-    present = _present(database, position, {} if adopt else known)
+    present = _present(database, positions, {} if adopt else known)
     counted: Counter[LabelValues] = Counter()
     revised: Counter[str] = Counter()
     for (metric, labels), total in tally.totals.items():
@@ -85,24 +81,16 @@ def _try(database: Database) -> None:
 
 
 def _present(
-    database: Database, position: Position, known: Mapping[str, Identity]
+    database: Database, positions: Mapping[str, Position], known: Mapping[str, Identity]
 ) -> Counter[LabelValues]:
     """Count rows that must have been counted when the checkpoint was last written."""
     try:
         with database.session():
             if refusal := refused(database.settings.name, known, database.identities()):
                 raise CheckpointError(refusal)
-        return count_present(database, position, partial(_read, database))
+        return count_present(database, positions[database.family.main.kind])
     finally:
         database.close()
-
-
-def _read(
-    database: Database, session: Session, table: ResultTable, ids: list[int]
-) -> dict[int, Labels]:
-    """Read rows as they are read when they are counted."""
-    reader = Reader(table, database.dialect, database.settings.timezone)
-    return {row.id: row.labels for row in reader.rows(session, ids)}
 
 
 def _report(

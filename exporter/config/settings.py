@@ -76,10 +76,10 @@ class Model(BaseModel, frozen=True):
 
 
 class TableNames(Model, frozen=True):
-    """Celery's ``database_table_names``."""
+    """Celery's ``database_table_names``; None: Celery's own."""
 
-    task: Text = "celery_taskmeta"
-    group: Text = "celery_tasksetmeta"
+    task: Text | None = None
+    group: Text | None = None
 
 
 class TableSchemas(Model, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from exporter.counting.folding import Room, width
 from exporter.counting.lifecycle import ZONE_SLACK
 from exporter.counting.position import Change
-from exporter.counting.results import FAILURE, READY_STATES, SUCCESS, Finished, Vanished
+from exporter.counting.results import READY_STATES, SUCCESS, Finished
 from exporter.metrics import catalogue
 from exporter.metrics.catalogue import Metric
 from exporter.metrics.samples import Exemplar, Histogram, LabelValues, Sample
@@ -43,6 +43,9 @@ class Changes:
         self.exemplars |= other.exemplars
 
 
+Feed = Callable[["Draft", Change], None]  # adds what a change of one kind of table counts as
+
+
 class Tally:
     """The numbers of one backend, whose task labels make `series_limit` series at most (R10)."""
 
@@ -61,22 +64,20 @@ class Tally:
         self._zeros: dict[Key, float] = {}
         self._clock = float("inf")
 
-    def count(self, table: str, change: Change, now: float, *, live: bool) -> Changes:
+    def count(self, table: str, feed: Feed, change: Change, now: float, *, live: bool) -> Changes:
         """Say what a change of the position in `table`, made at `now`, adds. Touches nothing.
 
+        `feed` adds what is said of the rows, the tally what is said of any table.
         `live`: news, whose first value must be preceded by a 0; else history (R12).
         """
-        draft = _Draft(self, now, live=live)
+        draft = Draft(self, now, live=live)
         for metric, amount in (
             (catalogue.LATE_ROWS, change.late_rows),
             (catalogue.EXPIRED_GAPS, change.expired_ids),
             (catalogue.ID_RESETS, change.resets),
         ):
             draft.add(metric, (table,), amount)
-        if table == "group":
-            draft.groups(change.outcomes)
-        else:
-            draft.tasks(change)
+        feed(draft, change)
         return draft.changes
 
     def knows(self, key: Key) -> bool:
@@ -141,7 +142,7 @@ class Tally:
                 yield labels[0], labels[1], int(total.value)
 
 
-class _Draft:
+class Draft:
     """Changes in the making, on top of what the tally holds."""
 
     def __init__(self, tally: Tally, now: float, *, live: bool) -> None:
@@ -151,45 +152,8 @@ class _Draft:
         self.room = tally.room.copy()
         self.changes = Changes()
 
-    def groups(self, outcomes: Iterable[Finished | Vanished]) -> None:
-        """Count saved groups; they have no state and no labels."""
-        self.add(catalogue.GROUP_RESULTS, (), 0)
-        for outcome in outcomes:
-            if isinstance(outcome, Finished):
-                self.add(catalogue.GROUP_RESULTS, (), outcome.rows)
-                self.newest(catalogue.GROUP_LAST_SAVED, (), outcome.done)
-
-    def tasks(self, change: Change) -> None:
-        self.add(catalogue.SERIES_FOLDED, (), 0)
-        for watch in change.watch.values():
-            if watch is not None and watch.unfinished:
-                self._admit(watch.task, watch.worker, watch.queue)
-        for outcome in change.outcomes:
-            if isinstance(outcome, Finished):
-                self.finished(outcome)
-            else:
-                self._count(catalogue.VANISHED, (outcome.task, outcome.state), 1)
-
-    def finished(self, outcome: Finished) -> None:
-        own = (outcome.task, outcome.worker, outcome.queue)
-        task, worker, queue = admitted = self._admit(*own)
-        if admitted != own:
-            self.add(catalogue.SERIES_FOLDED, (), outcome.rows)
-        result = (task, outcome.state, worker, queue)
-        self.add(catalogue.RESULTS, result, outcome.rows)
-        self.exemplar(catalogue.RESULTS, result, outcome)
-        if outcome.state == FAILURE:
-            exception = self.room.exception(outcome.exception)
-            failure = self._count(catalogue.FAILURES, (task, queue, exception), outcome.rows)
-            self.exemplar(catalogue.FAILURES, failure, outcome)
-        self.add(catalogue.RETRIES, admitted, outcome.retries)
-        self.newest(catalogue.LAST_FINISHED, (task, outcome.state), outcome.done)
-        if outcome.revises is not None:
-            self._count(catalogue.REVISED, (*outcome.revises, outcome.state), 1)
-        if outcome.runtime is not None:
-            self.observe(catalogue.RUNTIME, (task,), outcome.runtime)
-
     def add(self, metric: Metric, labels: LabelValues, amount: int) -> None:
+        """Count under these very labels; 0 makes them known."""
         key = (metric, labels)
         before = self._total(key)
         if before is None:
@@ -201,6 +165,7 @@ class _Draft:
             self.changes.totals[key] = Total(value + amount, created, zero_until)
 
     def newest(self, metric: Metric, labels: LabelValues, done: float | None) -> None:
+        """Note the Unix time of the newest; one that lies ahead is not believed."""
         if done is None or done > self.now + ZONE_SLACK:
             return
         key = (metric, labels)
@@ -209,6 +174,7 @@ class _Draft:
             self.changes.newest[key] = done
 
     def observe(self, metric: Metric, labels: LabelValues, value: float) -> None:
+        """Add to a histogram, of seconds."""
         key = (metric, self._place(metric, labels, width(metric)))
         before = self.changes.histograms.get(key) or self.tally.histograms.get(key)
         if before is None:
@@ -217,18 +183,19 @@ class _Draft:
         self.changes.histograms[key] = before.observe(value)
 
     def exemplar(self, metric: Metric, labels: LabelValues, outcome: Finished) -> None:
+        """Name the task behind the newest of what was counted under these very labels."""
         if outcome.task_id:
             self.changes.exemplars[metric, labels] = Exemplar(outcome.task_id, outcome.done)
 
     # -- under which labels (R10) ------------------------------------------------------------
 
-    def _count(self, metric: Metric, labels: LabelValues, amount: int) -> LabelValues:
+    def count(self, metric: Metric, labels: LabelValues, amount: int) -> LabelValues:
         """Count under these labels, or what they fold into; return them."""
         placed = self._place(metric, labels)
         self.add(metric, placed, amount)
         return placed
 
-    def _admit(self, task: str, worker: str, queue: str) -> tuple[str, str, str]:
+    def admit(self, task: str, worker: str, queue: str) -> tuple[str, str, str]:
         """Return the label set to count under.
 
         Every finished state of it is there from then on, at 0, so that the first failure ever is

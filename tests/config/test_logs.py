@@ -14,7 +14,7 @@ import logging, sys, threading, warnings
 from exporter import logs, redaction
 redaction.remember('hunter2"x')
 logs.configure("info", FORMAT)
-log = logging.getLogger("exporter.runtime.poller")
+log = logging.getLogger("exporter.poller")
 """
 
 
@@ -49,25 +49,25 @@ TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 def test_logfmt() -> None:
     polled, failed, unfit, oops = lines("logfmt", SCRIPT)
-    assert re.fullmatch(rf"time={TIME} level=info logger=exporter.runtime.poller msg=polled", polled)
+    assert re.fullmatch(rf"time={TIME} level=info logger=exporter.poller msg=polled", polled)
     assert failed.partition(" ")[2] == (
-        'level=warning logger=exporter.runtime.poller msg="poll failed: ***" backend="or ders" seconds=0.5 '
+        'level=warning logger=exporter.poller msg="poll failed: ***" backend="or ders" seconds=0.5 '
         r'task="a\\nlevel=error \"x\"\\x1b[31m\\x9b\\u2028\\u202e" up=false table=null empty="" '
         "name_=日本 error=*** ratio=nan"
     )
     assert unfit.endswith('msg="%d (its arguments do not fit)"')
-    assert 'level=error logger=exporter.runtime.poller msg=oops exception="Traceback (most' in oops
+    assert 'level=error logger=exporter.poller msg=oops exception="Traceback (most' in oops
     assert oops.endswith(r'\nValueError: mysql://u:***@h/d"')
 
 
 def test_json() -> None:
     polled, failed, _, oops = (json.loads(line) for line in lines("json", SCRIPT))
     assert re.fullmatch(TIME, polled.pop("time"))
-    assert polled == {"level": "info", "logger": "exporter.runtime.poller", "msg": "polled"}
+    assert polled == {"level": "info", "logger": "exporter.poller", "msg": "polled"}
     del failed["time"]
     assert failed == {
         "level": "warning",
-        "logger": "exporter.runtime.poller",
+        "logger": "exporter.poller",
         "msg": "poll failed: ***",
         "backend": "or ders",
         "seconds": 0.5,

@@ -83,7 +83,7 @@ class Follower:
         return +counts
 
     def close(self) -> None:
-        self.poller.database.close()
+        self.poller.follower.database.close()
 
 
 def create_tables(database: Database) -> Engine:

@@ -13,6 +13,7 @@ from sqlalchemy import NullPool, create_engine, delete, event, make_url, select,
 
 from exporter.checkpoint.checkpoint import IN_A_DATABASE, Checkpoint, Save, Staged, open_file
 from exporter.checkpoint.store import Store
+from exporter.counting import feeds
 from exporter.counting.position import CHUNK_ROWS, Position
 from exporter.counting.tally import Tally
 from exporter.errors import CheckpointError
@@ -59,7 +60,7 @@ class Crashing(ManyWriters):
         following, store = self.following, self.store
 
         def take_over(change: object) -> None:
-            changes = self.tally.count("task", change, following.now, live=True)  # type: ignore[arg-type]
+            changes = self.tally.count("task", feeds.tasks, change, following.now, live=True)  # type: ignore[arg-type]
             staged = Staged("task", following.position, change)  # type: ignore[arg-type]
             positions = {"task": following.position}
             store.save("a", Save((staged,), changes), positions, self.tally)
@@ -74,7 +75,7 @@ class Crashing(ManyWriters):
         following = self.following
         batch = self.table.read(following.position.plan(following.now))
         change = following.position.advance(batch, following.now)
-        changes = self.tally.count("task", change, following.now, live=True)
+        changes = self.tally.count("task", feeds.tasks, change, following.now, live=True)
         if saved:
             staged = Staged("task", following.position, change)
             positions = {"task": following.position}
@@ -170,7 +171,7 @@ def test_rows_come_late_between_increments(database: Database, engine: Engine, p
     assert follower.states() == {"SUCCESS": 100, "FAILURE": 45}
     assert follower.value("celery_backend_late_rows_total", table="task") == 45
     assert follower.value("celery_backend_gap_ids", table="task") == 198 - 45
-    assert len(follower.poller.positions["task"].gaps) <= 3
+    assert len(follower.poller.follower.positions["task"].gaps) <= 3
     follower.close()
     checkpoint.close()
 
@@ -193,13 +194,13 @@ def test_history_half_counted_is_not_served_after_a_crash(sqlite: Database, path
             insert(connection)
     checkpoint = open_file(path)
     follower = Follower(sqlite.reader_url, checkpoint)
-    follower.poller._step()
-    assert follower.poller.positions["task"].backlog == 1
+    follower.poller.follower.step()
+    assert follower.poller.follower.positions["task"].backlog == 1
     follower.close()
     checkpoint.close()
     checkpoint = open_file(path)
     follower = Follower(sqlite.reader_url, checkpoint)
-    follower.poller._publish()
+    follower.poller.publish()
     assert follower.states() == {}
     assert follower.poll().states() == {"SUCCESS": rows}
     follower.close()

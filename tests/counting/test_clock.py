@@ -64,7 +64,7 @@ def test_what_was_shown_stays_shown(
     if kept == "over a restart":
         follower.close()
         follower = Follower(database.reader_url, checkpoint, first_zero=60.0)
-        follower.poller._publish()
+        follower.poller.publish()
         assert failures(follower) == 1
     fail(engine)
     assert failures(follower.poll()) == 2
@@ -97,7 +97,7 @@ def test_first_zero_ends_while_the_database_is_down(
     assert failures(follower.poll()) == 0
     engine.dispose()
     Path(str(database.owner.database)).unlink()
-    follower.poller.database.close()
+    follower.poller.follower.database.close()
     if restart:
         follower.close()
         follower = Follower(database.reader_url, checkpoint, first_zero=60.0)
@@ -108,6 +108,6 @@ def test_first_zero_ends_while_the_database_is_down(
     follower.close()
     again = Follower(database.reader_url, checkpoint, first_zero=60.0)
     clock.set_by = 0.0
-    again.poller._publish()
+    again.poller.publish()
     assert failures(again) == 1
     checkpoint.close()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from exporter.checkpoint import records
+from exporter.counting import feeds
 from exporter.counting.folding import placed
 from exporter.counting.position import Change, Position
 from exporter.counting.results import FAILURE, OTHER, SUCCESS
@@ -52,7 +53,7 @@ class Crowd(RuleBasedStateMachine):
 
     def take_over(self, change: Change) -> None:
         position, now = self.following.position, self.following.now
-        changes = self.tally.count("task", change, now, live=position.live)
+        changes = self.tally.count("task", feeds.tasks, change, now, live=position.live)
         position.apply(change)
         self.tally.apply(changes)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from exporter.backends.tables import ResultTable
+    from exporter.backends.family import ResultTable
     from tests.servers.database import Database
 
 STAMPED = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)

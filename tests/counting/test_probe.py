@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import LargeBinary, String, cast, func, null
 from sqlalchemy.dialects import mssql
 
-from exporter.backends import probe, tables
+from exporter.backends import probe
+from exporter.backends.family import build
 from exporter.backends.tables import celery
 from exporter.errors import Reason
 from exporter.sql import dialects
@@ -110,7 +111,7 @@ BROKEN: dict[str, tuple[str, Callable[..., Any], str]] = {
 
 def otherwise(follower: Follower, method: str, instead: Callable[..., Any]) -> None:
     """Let the dialect of a follower be one whose server does otherwise."""
-    database = follower.poller.database
+    database = follower.poller.follower.database
     methods = {method: lambda _, *given, **named: instead(*given, **named)}
     database.dialect = type("Other", (type(database.dialect),), methods)(database.dialect.limits)
 
@@ -156,7 +157,7 @@ def test_collation_of_the_column_is_asked(database: Database, engine: Engine) ->
 def test_sql_server_is_asked_in_its_own_words() -> None:
     """None can be run here: the statement is compiled."""
     dialect = dialects.of("mssql", Limits(connect=5.0, query=10.0))
-    table = tables.build(
+    table = build(
         celery.TASK,
         "celery_taskmeta",
         None,

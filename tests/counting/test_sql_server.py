@@ -27,8 +27,7 @@ from sqlalchemy.dialects.mssql import (
     VARCHAR,
 )
 
-from exporter.backends import tables
-from exporter.backends.database import Session
+from exporter.backends.family import build
 from exporter.backends.reader import Reader
 from exporter.backends.tables import celery
 from exporter.counting.audit import Audit, Segment
@@ -112,10 +111,9 @@ def statements(request: pytest.FixtureRequest) -> list[str]:
     dialect.snapshot = request.param
     recorder = Recorder()
     facts = Facts(DECLARED, frozenset())
-    table = tables.build(celery.TASK, "celery_taskmeta", "dbo", facts, set(DECLARED), dialect.adapt)
+    table = build(celery.TASK, "celery_taskmeta", "dbo", facts, set(DECLARED), dialect.adapt)
     reader = Reader(table, dialect, ZoneInfo("UTC"))
-    session = Session(recorder, (table,))  # type: ignore[arg-type]
-    reader.read(session, Plan(look=True))
+    reader.read(recorder, Plan(look=True))  # type: ignore[arg-type]
     everything = Plan(
         after=MIN_ID,
         gaps=(Missing(Span(MIN_ID, MIN_ID + 5)), Missing(Span(-7, -3), 2)),
@@ -127,9 +125,9 @@ def statements(request: pytest.FixtureRequest) -> list[str]:
         deleted=Span(MIN_ID, -1),
         audit=Audit(Segment(Span(MIN_ID, 9), 0.0, 0, {"mail.send": 1})),
     )
-    reader.read(session, everything)
-    reader.read(session, Plan())
-    reader.health(session)
+    reader.read(recorder, everything)  # type: ignore[arg-type]
+    reader.read(recorder, Plan())  # type: ignore[arg-type]
+    reader.health(recorder)  # type: ignore[arg-type]
     assert len(recorder.statements) > 10
     return recorder.statements
 
@@ -153,7 +151,7 @@ def test_ids_are_compared_as_bigints(statements: list[str]) -> None:
     recorder = Recorder()
     facts = Facts({"id": BIGINT()}, frozenset())
     adapt = dialects.of("mssql", LIMITS).adapt
-    table = tables.build(celery.GROUP, "celery_tasksetmeta", None, facts, {"id"}, adapt)
+    table = build(celery.GROUP, "celery_tasksetmeta", None, facts, {"id"}, adapt)
     recorder.execute(table.table.select().where(table.id > MIN_ID))
     assert recorder.parameters == {"id_1": MIN_ID}
     assert statements
@@ -218,8 +216,11 @@ def test_highest_id(monkeypatch: pytest.MonkeyPatch, column: Any, highest: int |
     monkeypatch.setattr(Answer, "one_or_none", lambda _: column)
     facts = Facts({"id": BIGINT()}, frozenset())
     dialect = dialects.of("mssql", LIMITS)
-    table = tables.build(celery.GROUP, "celery_tasksetmeta", None, facts, {"id"}, dialect.adapt)
-    assert dialect.highest_id(Recorder(), table) == highest  # type: ignore[arg-type]
+    table = build(celery.GROUP, "celery_tasksetmeta", None, facts, {"id"}, dialect.adapt)
+    assert (
+        dialect.highest_id(Recorder(), table.table, "id", celery.GROUP.sequence)  # type: ignore[arg-type]
+        == highest
+    )
 
 
 @pytest.mark.parametrize(

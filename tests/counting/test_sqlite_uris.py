@@ -9,10 +9,9 @@ import pytest
 from celery.backends.database.session import ResultModelBase
 from sqlalchemy import NullPool, create_engine
 
+from exporter.backends.database import Database
 from exporter.config import loading
 from exporter.errors import BackendError
-from exporter.exposition.exposition import Exposition
-from exporter.runtime.poller import Poller
 from tests.acceptance.process import Scrape, run, write
 from tests.counting.follow import Follower, insert
 
@@ -64,7 +63,8 @@ def test_always_read_only(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     store(url)
     assert follower.poll().states() == {"SUCCESS": 1}
-    with follower.poller.database.session() as session, pytest.raises(Exception, match="readonly"):
+    database = follower.poller.follower.database
+    with database.session() as session, pytest.raises(Exception, match="readonly"):
         session.connection.exec_driver_sql("DELETE FROM celery_taskmeta")
     follower.close()
 
@@ -82,6 +82,6 @@ def test_relative_to_the_configuration(tmp_path: Path) -> None:
 def test_vfs_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "x.db").touch()
     url = f"sqlite:///file:{tmp_path}/x.db?vfs=nonsense&uri=true"
-    poller = Poller(loading.from_url(url).backends[0], Exposition())
-    with pytest.raises(BackendError, match="no such vfs: nonsense"), poller.database.session():
+    database = Database(loading.from_url(url).backends[0])
+    with pytest.raises(BackendError, match="no such vfs: nonsense"), database.session():
         pass

@@ -141,9 +141,9 @@ def test_newest_transaction_is_waited_for(follower: Follower, engine: Engine) ->
         assert follower.value("celery_backend_gap_ids", table="task") == 1
         newer.commit()
     deadline = time.monotonic() + 20.0
-    while follower.poll().poller.positions["task"].gaps and time.monotonic() < deadline:
+    while follower.poll().poller.follower.positions["task"].gaps and time.monotonic() < deadline:
         pass
-    assert follower.poller.positions["task"].gaps == ()
+    assert follower.poller.follower.positions["task"].gaps == ()
     assert follower.states() == {"SUCCESS": 3}
 
 
@@ -189,7 +189,7 @@ def test_many_unfinished_rows_are_watched_together(
     many = Rules().herd + 100
     with engine.begin() as connection:
         rows = [insert(connection, "STARTED", id=apart * row) for row in range(1, many + 1)]
-    position = follower.poll().poll().poll().poller.positions["task"]
+    position = follower.poll().poll().poll().poller.follower.positions["task"]
     assert [len(herd.ids) for herd in position._herds] == [Rules().herd]
     now = datetime.now(UTC).replace(tzinfo=None)
     earlier, later = now - timedelta(hours=1), now + timedelta(seconds=5)
@@ -545,7 +545,7 @@ def test_history_that_is_over_is_counted_and_let_go(
     database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the newest rows show that the zone is right, old ones are not watched or waited for."""
-    monkeypatch.setattr("exporter.runtime.poller.CHUNK_ROWS", 6)
+    monkeypatch.setattr("exporter.runtime.follower.CHUNK_ROWS", 6)
     _history(engine, _now() - timedelta(hours=20), NEWEST_ROWS)
     follower = Follower(database.reader_url).poll()
     assert follower.states() == {"FAILURE": 2, "REVOKED": 1, "SUCCESS": 2 + NEWEST_ROWS}
@@ -683,8 +683,8 @@ def test_without_snapshots_rows_are_counted_one_by_one(
     with engine.begin() as connection:
         for row, state in enumerate(states * 3, start=1):
             insert(connection, state, id=2 * row, retries=row, name=f"app.t{row % 2}")
-    with slow.poller.database.session():
-        slow.poller.database.dialect.snapshot = False  # connected: it is not asked again
+    with slow.poller.follower.database.session():
+        slow.poller.follower.database.dialect.snapshot = False  # connected: it is not asked again
     for late in ("SUCCESS", "FAILURE"):
         slow.poll()
         follower.poll()

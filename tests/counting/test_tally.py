@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from exporter.counting import feeds
 from exporter.counting.folding import fold, placed, series
 from exporter.counting.lifecycle import Watch
 from exporter.counting.position import Change
@@ -36,7 +37,7 @@ def feed(
     watch: dict[int, Watch | None] | None = None,
 ) -> None:
     change = Change(cursor=1, outcomes=list(outcomes), watch=watch or {})
-    tally.apply(tally.count("task", change, now, live=live))
+    tally.apply(tally.count("task", feeds.tasks, change, now, live=live))
 
 
 def served(tally: Tally, now: float) -> dict[tuple[str, ...], float | Histogram]:
@@ -211,7 +212,7 @@ def test_runtime_falls_into_its_bucket() -> None:
 def test_counting_touches_nothing_until_it_is_taken_over() -> None:
     tally = Tally(1000, first_zero=0.0)
     change = Change(cursor=1, outcomes=[Finished("SUCCESS", "a", "w", "q")])
-    tally.count("task", change, NOW, live=True)
+    tally.count("task", feeds.tasks, change, NOW, live=True)
     assert tally.samples() == {}
 
 
@@ -237,7 +238,7 @@ class Crowded(RuleBasedStateMachine):
     def feed(self, *outcomes: Finished | Vanished, watch: Watch | None = None) -> None:
         before = self.totals(catalogue.RESULTS)
         change = Change(cursor=1, outcomes=list(outcomes), watch={1: watch} if watch else {})
-        self.tally.apply(self.tally.count("task", change, self.now, live=True))
+        self.tally.apply(self.tally.count("task", feeds.tasks, change, self.now, live=True))
         for outcome in outcomes:
             if isinstance(outcome, Finished):
                 labels = (outcome.task, outcome.state, outcome.worker, outcome.queue)

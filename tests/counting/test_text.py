@@ -77,7 +77,7 @@ def test_any_bytes_on_postgresql(postgresql: PostgreSQL, driver: str, state: str
             insert(connection)
         assert follower.poll().states()["SUCCESS"] == (5 if state == "SUCCESS" else 1)
         assert follower.value("celery_backend_id_resets_total", table="task") == 0
-        follower.poller.database.look_again()
+        follower.poller.follower.database.look_again()
         follower.poll()
         follower.close()
         assert check(Config((follower.poller.settings,), None, 0.0)) == 0

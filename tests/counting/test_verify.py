@@ -216,7 +216,7 @@ def test_reader_that_errs_is_found(
     monkeypatch.setattr("exporter.backends.probe.ask", lambda *_: None)
     with monkeypatch.context() as patch:
         patch.setattr(
-            type(follower.poller.database.dialect), "text", lambda _, value: str(value)[:3]
+            type(follower.poller.follower.database.dialect), "text", lambda _, value: str(value)[:3]
         )
         follower.poll()
         code, out = verified(follower, path, capsys)

@@ -18,7 +18,6 @@ from sqlalchemy.engine.interfaces import CacheStats
 
 from bench.tables import Shape, fill, present
 from exporter.backends.database import Database as ResultDatabase
-from exporter.backends.reader import reader_of
 from exporter.config.loading import from_url
 from exporter.sql import compiled
 from tests.counting.follow import TASKS, Follower, create_tables, insert
@@ -292,8 +291,7 @@ def test_backends_that_are_alike_have_one_reader(database: Database, engine: Eng
         source = ResultDatabase(settings)
         for _ in range(2):
             with source.session() as session:
-                table, _ = session.tables
-                readers.add(reader_of(table, source.dialect, settings.timezone))
+                readers.add(session.readers["task"])
             source.look_again()
         source.close()
     assert len(readers) == 2  # dates of another zone are read otherwise

@@ -73,9 +73,9 @@ def test_metrics_reference_is_current() -> None:
 def test_values_of_labels_are_those_of_the_code() -> None:
     values = {row[0]: set(re.findall(r"`([\w.-]+)`", f"`{row[1]}`")) for row in rows(README)}
     assert values["reason"] == set(Reason)
-    assert values["table"] == {layout.kind for layout in celery.LAYOUTS}
+    assert values["table"] == {layout.kind for layout in celery.FAMILY.layouts}
     families = ({"name", "stamps"}, {"name"}, set[str]())
-    assert values["schema_family"] == {celery.schema_family(columns) for columns in families}
+    assert values["schema_family"] == {celery.FAMILY.version(columns) for columns in families}
 
 
 @every_document
@@ -121,7 +121,9 @@ def defaults() -> dict[str, object]:
     shown: dict[str, object] = {}
     for key, field in Settings.model_fields.items():
         default = field.get_default(call_default_factory=True)
-        if isinstance(default, (TableNames, TableSchemas)):
+        if isinstance(default, TableNames):
+            shown |= {f"{key}.{layout.setting}": layout.name for layout in celery.FAMILY.layouts}
+        elif isinstance(default, TableSchemas):
             shown |= {f"{key}.{part}": value for part, value in default}
         else:
             shown[key] = default
@@ -254,10 +256,8 @@ def test_every_dependency_has_its_reason() -> None:
 
 def test_column_grants_are_the_columns_that_are_read() -> None:
     granted = re.findall(r"^GRANT SELECT \((.*)\) ON (\w+)", README, re.MULTILINE)
-    names = TableNames()
     assert {table: set(columns.split(", ")) for columns, table in granted} == {
-        getattr(names, layout.kind): {*layout.required, *layout.optional}
-        for layout in celery.LAYOUTS
+        layout.name: {*layout.required, *layout.optional} for layout in celery.FAMILY.layouts
     }
 
 

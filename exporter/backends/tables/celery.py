@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 
-from exporter.backends.tables import Layout
+from exporter.backends.family import Family, Layout
+from exporter.counting import feeds
 
 TASK = Layout(
     kind="task",
+    name="celery_taskmeta",
+    feed=feeds.tasks,
     id="id",
     done="date_done",
     state="status",
@@ -22,25 +25,30 @@ TASK = Layout(
     result="result",
     traceback="traceback",
     sequence="task_id_sequence",
+    setting="task",
 )
 GROUP = Layout(
     kind="group",
+    name="celery_tasksetmeta",
+    feed=feeds.saved_groups,
     id="id",
     done="date_done",
     task_id="taskset_id",
     sequence="taskset_id_sequence",
+    setting="group",
 )
 
-LAYOUTS = (TASK, GROUP)
 
-# Parts of the names of tables that may be meant where the one of the tasks is not there: Celery's
-# own in another schema or with another name around it, and that of django-celery-results.
-LIKE_TASKS = ("taskmeta", "taskresult")
-DJANGO = "django_celery_results_taskresult"
-
-
-def schema_family(columns: AbstractSet[str]) -> str:
+def _version(columns: AbstractSet[str]) -> str:
     """Name the oldest Celery that creates a task table with these columns."""
     if "stamps" in columns or "children" in columns:
         return "celery-5.7"
     return "celery-4.4" if "name" in columns else "celery-4.0"
+
+
+FAMILY = Family(
+    layouts=(TASK, GROUP),
+    version=_version,
+    # Celery's own in another schema, or with another name around it, and django-celery-results'.
+    similar=("taskmeta", "taskresult"),
+)

@@ -1,0 +1,53 @@
+"""What the rows of a table count as, by its kind. Pure.
+
+A feed takes what one step has learned of a table, and adds it to the totals.
+"""
+
+from __future__ import annotations
+
+from exporter.counting.position import Change
+from exporter.counting.results import FAILURE, Finished
+from exporter.counting.tally import Draft
+from exporter.metrics import catalogue
+
+
+def saved_groups(draft: Draft, change: Change) -> None:
+    """Count saved groups; they have no state and no labels."""
+    draft.add(catalogue.GROUP_RESULTS, (), 0)
+    for outcome in change.outcomes:
+        if isinstance(outcome, Finished):
+            draft.add(catalogue.GROUP_RESULTS, (), outcome.rows)
+            draft.newest(catalogue.GROUP_LAST_SAVED, (), outcome.done)
+
+
+def tasks(draft: Draft, change: Change) -> None:
+    """Count results of tasks, by task, state, worker and queue."""
+    draft.add(catalogue.SERIES_FOLDED, (), 0)
+    for watch in change.watch.values():
+        if watch is not None and watch.unfinished:
+            draft.admit(watch.task, watch.worker, watch.queue)
+    for outcome in change.outcomes:
+        if isinstance(outcome, Finished):
+            _finished(draft, outcome)
+        else:
+            draft.count(catalogue.VANISHED, (outcome.task, outcome.state), 1)
+
+
+def _finished(draft: Draft, outcome: Finished) -> None:
+    own = (outcome.task, outcome.worker, outcome.queue)
+    task, worker, queue = admitted = draft.admit(*own)
+    if admitted != own:
+        draft.add(catalogue.SERIES_FOLDED, (), outcome.rows)
+    result = (task, outcome.state, worker, queue)
+    draft.add(catalogue.RESULTS, result, outcome.rows)
+    draft.exemplar(catalogue.RESULTS, result, outcome)
+    if outcome.state == FAILURE:
+        exception = draft.room.exception(outcome.exception)
+        failure = draft.count(catalogue.FAILURES, (task, queue, exception), outcome.rows)
+        draft.exemplar(catalogue.FAILURES, failure, outcome)
+    draft.add(catalogue.RETRIES, admitted, outcome.retries)
+    draft.newest(catalogue.LAST_FINISHED, (task, outcome.state), outcome.done)
+    if outcome.revises is not None:
+        draft.count(catalogue.REVISED, (*outcome.revises, outcome.state), 1)
+    if outcome.runtime is not None:
+        draft.observe(catalogue.RUNTIME, (task,), outcome.runtime)

@@ -1,0 +1,356 @@
+"""One backend's results, followed step by step: read, count, save, and only then show (R7)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from operator import add
+from typing import Any
+
+from exporter.backends.database import WRONG_NAMES, Database, Session
+from exporter.backends.family import Layout, ResultTable
+from exporter.backends.reader import MOST_GROUPS, MOST_ROWS, Health, Reader
+from exporter.backends.tables import KINDS
+from exporter.checkpoint.checkpoint import Checkpoint, Save, Staged
+from exporter.config.settings import Backend
+from exporter.counting import dates
+from exporter.counting.folding import fold, series
+from exporter.counting.lifecycle import Rules
+from exporter.counting.position import CHUNK_ROWS, Batch, Change, Position
+from exporter.counting.tally import Changes, Tally
+from exporter.errors import BackendAbsent
+from exporter.metrics import catalogue
+from exporter.metrics.catalogue import Metric
+from exporter.metrics.samples import Sample
+
+log = logging.getLogger(__name__)
+
+HEALTH_INTERVAL = 60.0  # seconds between looks at the tables and at what changes slowly
+CHUNK_SECONDS = 0.25  # that a snapshot of a backlog is held open, about
+SMALLEST_CHUNK = 500  # rows
+LARGEST_CHUNK = 1_000_000  # rows; most of them come as groups
+
+
+class Follower:
+    """Knows where reading stands, and what was counted."""
+
+    def __init__(self, settings: Backend, checkpoint: Checkpoint | None = None) -> None:
+        self.settings = settings
+        self.database = Database(settings)
+        self.tally = Tally(settings.series_limit, settings.first_zero)
+        rules = Rules(
+            start=settings.start,
+            poll_interval=settings.poll_interval,
+            late_commit_grace=settings.late_commit_grace,
+            revision_window=settings.revision_window,
+            named=settings.result_extended,
+            label_sets=settings.series_limit // 2,
+        )
+        self.positions = {kind: Position(rules) for kind in KINDS}
+        self.tables: tuple[ResultTable, ...] | None = None  # None: never connected
+        self.waiting = ""  # for a table, and which
+        self.last_read: float | None = None  # Unix time, seconds
+        self._checkpoint = checkpoint
+        self._restored = checkpoint is None
+        self._unanswered: Save | None = None  # we do not know whether it was kept
+        # What is served of the tally. History comes at once, when all of it is counted: served bit
+        # by bit it would be an increase (R12).
+        self._counted: dict[Metric, list[Sample]] = {}
+        self._whole = False  # none of it is history that was read in part
+        self._readers: Mapping[str, Reader] = {}
+        self._chunk = CHUNK_ROWS
+        self._health: dict[str, Health] = {}
+        self._health_due = 0.0
+        self._skew: float | None = None
+        self._born = time.time()
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """The tables that are read, or will be."""
+        return self.database.family.layouts
+
+    @property
+    def main(self) -> Position:
+        """Where reading of the main table stands."""
+        return self.positions[self.database.family.main.kind]
+
+    def expect_no_later_poll(self) -> None:
+        """Count at once what might get its name later."""
+        for position in self.positions.values():
+            position.rules = replace(position.rules, waits=False)
+
+    # -- the checkpoint ----------------------------------------------------------------------
+
+    def restore(self) -> bool:
+        """Go on from the checkpoint, if there is one; say whether it had anything.
+
+        By the backend's name: the server, which says what tables these are, may be down.
+        """
+        if self._restored or self._checkpoint is None:
+            return False
+        known = self._checkpoint.restore(self.settings.name, self.positions, self.tally)
+        self._restored = True
+        self._whole = all(self.positions[layout.kind].complete for layout in self.layouts)
+        words = "going on from the checkpoint" if known else "the checkpoint has nothing yet"
+        log.info(words, extra={"backend": self.settings.name})
+        return bool(known)
+
+    def go_on(self) -> bool:
+        """Make sure that memory and checkpoint agree; say whether anything was restored."""
+        restored = self.restore()
+        self._settle()
+        checkpoint = self._checkpoint
+        if checkpoint and not checkpoint.keep(self.settings.name, self.positions, self.tally):
+            self._restored = False  # something was put in its place: go on from that
+            restored = self.restore() or restored
+        return restored
+
+    def _settle(self) -> None:
+        """Find out what became of a save that failed: a lost answer may have been a yes."""
+        if self._unanswered is None or self._checkpoint is None:
+            return
+        if self._checkpoint.holds(self.settings.name, self._unanswered):
+            log.info(
+                "the checkpoint holds what it seemed to refuse",
+                extra={"backend": self.settings.name},
+            )
+            self._apply(self._unanswered)
+        self._unanswered = None
+
+    def _recognise(self) -> None:
+        """Make sure that these are the tables that were counted, before any row of them is."""
+        if self._checkpoint is not None:
+            self._checkpoint.recognise(self.settings.name, self.database.identities())
+
+    # -- a step ------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Read one snapshot, understand it, take it over; say whether anything came of it."""
+        self._reveal()
+        if not self._has_main_table() or time.monotonic() >= self._health_due:
+            self.database.look_again()
+        try:
+            batches = self._read()
+        except BackendAbsent:
+            if not all(self.positions[layout.kind].looked for layout in self.layouts):
+                self._recognise()
+                self._take_over({})  # what will be there is new, all of it (R8)
+            raise
+        moved = self._take_over(batches)
+        self.last_read = time.time()
+        return moved
+
+    def busy(self, now: float) -> bool:
+        """Whether another step has work to do at once; `now`: Unix time, seconds."""
+        return any(self.positions[layout.kind].busy(now) for layout in self.layouts)
+
+    def ask_less(self) -> None:
+        """Read less at once: it may have been too much."""
+        self._chunk = max(self._chunk // 10, SMALLEST_CHUNK)
+
+    def _has_main_table(self) -> bool:
+        main = self.database.family.main
+        return any(table.layout is main for table in self.tables or ())
+
+    def _read(self) -> dict[str, Batch]:
+        """Ask everything in one snapshot."""
+        with self.database.session() as session:
+            self._recognise()
+            self._use(session)
+            began, asked_at = time.monotonic(), time.time()
+            batches = {
+                kind: reader.read(
+                    session.connection, self.positions[kind].plan(asked_at, self._chunk)
+                )
+                for kind, reader in self._readers.items()
+            }
+            self._pace(batches, time.monotonic() - began)
+            self._read_health(session)
+            return batches
+
+    def _pace(self, batches: Mapping[str, Batch], spent: float) -> None:
+        """Fit the next chunk to what this one took, in time and room, if there was more to read."""
+        fitting = [
+            batch.plan.chunk
+            / max(
+                spent / CHUNK_SECONDS,
+                batch.fetched / MOST_ROWS,
+                len(batch.groups) / MOST_GROUPS,
+                0.25,
+            )
+            for batch in batches.values()
+            if batch.goes_on
+        ]
+        if fitting:
+            self._chunk = round(min(max(min(fitting), SMALLEST_CHUNK), LARGEST_CHUNK))
+
+    def _take_over(self, batches: Mapping[str, Batch]) -> bool:
+        """Count what was read and keep it; say whether anything moved."""
+        now = time.time()
+        staged, changes = [], Changes()
+        for layout in self.layouts:
+            kind, position = layout.kind, self.positions[layout.kind]
+            batch = batches.get(kind) or Batch.of_no_table(position.plan(now))
+            change = position.advance(batch, now)
+            changes.update(self.tally.count(kind, layout.feed, change, now, live=position.live))
+            staged.append(Staged(kind, position, change))
+        moved = any(stage.change.moves(stage.position) for stage in staged)
+        self._keep(Save(tuple(staged), changes))
+        return moved
+
+    def _reveal(self) -> None:
+        """Show what was 0 for long enough, also while the database is down."""
+        self._keep(Save(changes=self.tally.reveal(time.time())))
+
+    def _keep(self, save: Save) -> None:
+        """Save, then take over; before anything is served. If it fails, nothing was."""
+        if self._checkpoint is not None:
+            self._unanswered = save
+            self._checkpoint.save(self.settings.name, save, self.positions, self.tally)
+            self._unanswered = None
+        self._apply(save)
+
+    def _apply(self, save: Save) -> None:
+        for stage in save.staged:
+            self._note(stage.kind, stage.position, stage.change)
+            stage.position.apply(stage.change)
+        self.tally.apply(save.changes)
+        if save.staged:
+            self._whole = all(stage.position.live for stage in save.staged)
+
+    def _use(self, session: Session) -> None:
+        if session.tables is self.tables:
+            return
+        before = None if self.tables is None else {table.layout for table in self.tables}
+        self.tables, self._readers = session.tables, session.readers
+        for layout in self.layouts:
+            if layout.kind not in self._readers and (before is None or layout in before):
+                self._wait_for(layout, session)
+        if self._has_main_table():
+            self.waiting = ""
+
+    def _wait_for(self, layout: Layout, session: Session) -> None:
+        """Say that a table is not there, and which ones are that may be meant."""
+        waiting = "table does not exist yet; waiting for Celery to create it"
+        fields = {"backend": self.settings.name, "table": self.database.full_name(layout)}
+        main = layout is session.family.main
+        similar = self.database.lookalikes(session.connection) if main else ""
+        if similar:
+            log.warning(waiting, extra={**fields, "similar": similar})
+        else:
+            log.info(waiting, extra=fields)
+        if main:
+            hint = f". There is {similar}: {WRONG_NAMES}" if similar else ""
+            self.waiting = f"{fields['table']}: {waiting}{hint}"
+
+    def _read_health(self, session: Session) -> None:
+        if time.monotonic() < self._health_due:
+            return
+        connection = session.connection
+        self._health = {kind: reader.health(connection) for kind, reader in self._readers.items()}
+        self._health_due = time.monotonic() + HEALTH_INTERVAL
+
+    def _note(self, kind: str, position: Position, change: Change) -> None:
+        """Log what an operator should know, and remember the newest result's age."""
+        if change.resets:
+            log.warning(
+                "ids began again below the last row read; reading goes on from there",
+                extra={
+                    "backend": self.settings.name,
+                    "table": self._name(kind),
+                    "last_id": position.cursor,
+                    "from_id": change.cursor,
+                },
+            )
+        now = time.time()
+        moments = [done for o in change.outcomes if (done := getattr(o, "done", None)) is not None]
+        if position is self.main and position.live and (some := dates.possible(moments, now)):
+            self._skew = max(some) - now
+
+    def log_progress(self) -> None:
+        """Log how much is left to read."""
+        for kind, position in self.positions.items():
+            if position.backlog or position.below is not None:
+                log.info(
+                    "catching up",
+                    extra={
+                        "backend": self.settings.name,
+                        "table": self._name(kind),
+                        "backlog_ids": position.backlog,
+                    },
+                )
+
+    def _name(self, kind: str) -> str:
+        return next(self.database.full_name(one) for one in self.layouts if one.kind == kind)
+
+    # -- what it says as metrics -------------------------------------------------------------
+
+    def counted(self) -> dict[Metric, list[Sample]]:
+        """Return the counts to serve."""
+        if self._whole:
+            self._counted = self.tally.samples()
+        return self._counted
+
+    def unfinished(self, limit: int) -> dict[Metric, list[Sample]]:
+        """Return the gauges of unfinished rows, within what counters leave of the limit (R10)."""
+        oldest = fold(catalogue.OLDEST_UNFINISHED, self.main.oldest().items(), limit // 2, min)
+        rows = fold(catalogue.UNFINISHED, self.main.unfinished.items(), limit - len(oldest), add)
+        return {
+            catalogue.UNFINISHED: [Sample(labels, count) for labels, count in rows],
+            catalogue.OLDEST_UNFINISHED: [Sample(labels, since) for labels, since in oldest],
+        }
+
+    def own(self) -> dict[Metric, list[Sample]]:
+        """Return what there is to say of the backend itself, its tables and its checkpoint."""
+        samples = {catalogue.POLL_INTERVAL: [Sample((), self.settings.poll_interval)]}
+        if self._checkpoint is not None:
+            rewrites = self._checkpoint.rewrites[self.settings.name]
+            samples[catalogue.CHECKPOINT_REWRITES] = [Sample((), rewrites, self._born)]
+        if self.last_read is not None:
+            samples[catalogue.LAST_POLL] = [Sample((), self.last_read)]
+        if self._skew is not None:
+            samples[catalogue.CLOCK_SKEW] = [Sample((), self._skew)]
+        if self.tables is not None:
+            samples |= self._of_tables(self.tables)
+        return samples
+
+    def _of_tables(self, tables: tuple[ResultTable, ...]) -> dict[Metric, list[Sample]]:
+        family, dialect = self.database.family, self.settings.url.get_backend_name()
+        present = {table.layout.kind: table for table in tables}
+        main = present.get(family.main.kind)
+        version = family.version(main.all_columns) if main else ""
+        info = (dialect, self.database.driver, self.database.server.split(" ")[-1], version)
+        capabilities = {
+            "extended": main is not None and main.extended,
+            "date_done_index": main is not None and main.date_done_index,
+            "snapshot": self.database.dialect.snapshot,
+            **{f"table_{layout.kind}": layout.kind in present for layout in family.layouts},
+        }
+        samples = {
+            catalogue.INFO: [Sample(info, 1)],
+            catalogue.CAPABILITY: [
+                Sample((name,), float(has)) for name, has in capabilities.items()
+            ],
+        }
+
+        def each(metric: Metric, values: dict[str, Any]) -> None:
+            samples[metric] = [Sample((k,), v) for k, v in values.items() if v is not None]
+
+        each(catalogue.BACKLOG, {kind: self.positions[kind].backlog for kind in present})
+        each(catalogue.GAP_IDS, {kind: self.positions[kind].gap_ids for kind in present})
+        watched = {kind: self.positions[kind].watched for kind in present}
+        each(catalogue.WATCHED, {kind: len(rows) for kind, rows in watched.items()})
+        each(catalogue.WATCHED_FOLDED, {kind: rows.folded for kind, rows in watched.items()})
+        each(catalogue.ID_USED, {kind: h.id_used_ratio for kind, h in self._health.items()})
+        each(catalogue.OLDEST_RESULT, {kind: h.oldest_result for kind, h in self._health.items()})
+        each(catalogue.ROWS_ESTIMATE, {kind: h.rows_estimate for kind, h in self._health.items()})
+        return samples
+
+    def samples(self, polls: Mapping[Metric, list[Sample]]) -> dict[Metric, list[Sample]]:
+        """Return all to serve, with what the polls say of themselves, within the limit (R10)."""
+        samples = {**self.counted(), **polls, **self.own()}
+        samples |= self.unfinished(self.settings.series_limit - series(samples))
+        samples[catalogue.SERIES] = [Sample((), series(samples))]
+        return samples
