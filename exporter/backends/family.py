@@ -22,8 +22,10 @@ from sqlalchemy import (
 from sqlalchemy.types import NullType, TypeEngine
 
 from exporter.counting.tally import Feed
-from exporter.sql.inspection import LIKELY, Facts
+from exporter.sql.inspection import Facts
 from exporter.sql.kinds import Kind, Whole, is_decimal
+
+LIKELY = 1_000  # different tables that one process reads
 
 # Returns a column as one of the kind that is wanted, given its declared type; None: it cannot be.
 Adapt = Callable[[Column[Any], Kind, TypeEngine[Any]], ColumnElement[Any] | None]

@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.types import TypeEngine
 
-LIKELY = 1_000  # different tables that one process reads
-
 
 @dataclass(frozen=True, slots=True)
 class Facts:
