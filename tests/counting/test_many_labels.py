@@ -9,7 +9,7 @@ import pytest
 from exporter.backends import reader
 from exporter.checkpoint.checkpoint import open_file
 from exporter.counting.results import OTHER
-from exporter.runtime import poller
+from exporter.runtime import follower as following
 from tests.counting.follow import TASKS, Follower, create_tables, insert
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def test_groups_that_are_read_at_once_are_bounded(
     database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch, common: int
 ) -> None:
     """However many names somebody makes up, and however large a chunk was before."""
-    for module in (reader, poller):
+    for module in (reader, following):
         monkeypatch.setattr(module, "MOST_GROUPS", 100)
     groups: list[int] = []
     read = reader.Reader.read

@@ -215,6 +215,7 @@ def test_reader_that_errs_is_found(
     monkeypatch.setattr("exporter.backends.present.PORTION", 3)
     monkeypatch.setattr("exporter.backends.probe.ask", lambda *_: None)
     with monkeypatch.context() as patch:
+        patch.setattr("exporter.backends.reader._readers", {})
         patch.setattr(
             type(follower.poller.follower.database.dialect), "text", lambda _, value: str(value)[:3]
         )
