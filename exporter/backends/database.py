@@ -5,19 +5,19 @@ Every error leaves this module as a `BackendError` whose message is one line wit
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, Select, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from exporter.backends import probe
+from exporter.backends import probe, tables
 from exporter.backends.family import Family, Layout, ResultTable, UnfitColumn, build
 from exporter.backends.reader import Reader, reader_of
-from exporter.backends.tables import FAMILIES, NOT_READ
 from exporter.config.settings import Backend
 from exporter.errors import BackendAbsent, BackendError, ConfigError, Reason
 from exporter.printable import some
@@ -55,8 +55,8 @@ class Database(Link[Connection]):
         super().__init__(dialects.of(settings.url.get_backend_name(), limits))
         self.settings = settings
         self.origin = Origin()  # as of the last connection
-        self.family = FAMILIES[0]  # until the main table of another one is found
-        self._families = FAMILIES  # those that may be meant
+        self.family = tables.FAMILIES[0]  # until the main table of another one is found
+        self._families = tables.FAMILIES  # those that may be meant
         self._tables: tuple[ResultTable, ...] | None = None
         self._readers: Mapping[str, Reader] = {}
         self._found: tuple[Hashable, tuple[ResultTable, ...]] | None = None  # and by which stamp
@@ -88,6 +88,11 @@ class Database(Link[Connection]):
         self._tables = self._found = None
         self._asked.clear()
 
+    def expect(self, kinds: Container[str]) -> None:
+        """Take the family that has tables of these kinds for the one that will be found."""
+        likely = (family for family in self._families if family.main.kind in kinds)
+        self.family = next(likely, self.family)
+
     def identities(self) -> dict[str, Identity]:
         """Say for each kind of table which one it is, with what the server said of itself."""
         arguments = self.settings.database_engine_options.get("connect_args", {})
@@ -110,9 +115,8 @@ class Database(Link[Connection]):
         with self.dialect.deadline(connection):
             if self._tables is None:
                 self._tables = self._same_tables(connection)
-                zone = self.settings.timezone
                 self._readers = {
-                    table.layout.kind: reader_of(table, self.dialect, zone)
+                    table.layout.kind: reader_of(table, self.dialect, self.zone(table.layout))
                     for table in self._tables
                 }
             self.dialect.open(connection)
@@ -159,9 +163,9 @@ class Database(Link[Connection]):
         stamp = self.dialect.stamp(connection, names)
         if self._found is not None and stamp is not None and self._found[0] == stamp:
             return self._found[1]
-        tables = self._find_tables(connection, names)
-        self._found = stamp, tables
-        return tables
+        found = self._find_tables(connection, names)
+        self._found = stamp, found
+        return found
 
     def _find_tables(
         self, connection: Connection, names: Sequence[tuple[str, str | None]]
@@ -199,8 +203,12 @@ class Database(Link[Connection]):
         except DBAPIError:  # a hint is not worth a failed poll
             return ""
         names = dict.fromkeys(".".join(filter(None, names)) for names in found)
-        unread = [f" ({name} is not read)" for _, name in found if name in NOT_READ]
+        unread = [f" ({name} is not read)" for _, name in found if name in tables.NOT_READ]
         return some(list(names)) + "".join(unread[:1])
+
+    def zone(self, layout: Layout) -> ZoneInfo:
+        """Return the zone of the table's dates."""
+        return layout.zone or self.settings.timezone
 
     def full_name(self, layout: Layout) -> str:
         """Return the table's name, with its schema if one is configured, for people."""

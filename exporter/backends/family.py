@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
     BigInteger,
@@ -49,6 +50,7 @@ class Layout:
     result: str | None = None
     traceback: str | None = None
     sequence: str | None = None  # that ids come from, where the database has sequences
+    zone: ZoneInfo | None = None  # of its dates; None: the configured one
     setting: str | None = None  # the key of database_table_names and _schemas that is meant for it
 
     @property

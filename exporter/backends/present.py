@@ -66,7 +66,7 @@ def count_present(database: Database, position: Position) -> Counter[LabelValues
 def _query(table: ResultTable, above: int | None, upto: int) -> Select[Any]:
     """Ask for ids with state, task, worker and queue, as they are stored."""
     layout = table.layout
-    names = [layout.id, *(name for name in _names(table) if name in table.columns)]
+    names = [layout.id, *(name for name in _names(table) if name is not None)]
     columns: list[ColumnClause[Any]] = [sqlalchemy.column(name) for name in names]
     plain = sqlalchemy.table(table.table.name, *columns, schema=table.table.schema)
     query = select(*plain.c).where(plain.c[layout.id] <= upto)
@@ -75,17 +75,18 @@ def _query(table: ResultTable, above: int | None, upto: int) -> Select[Any]:
     return query.order_by(plain.c[layout.id]).limit(PORTION)
 
 
-def _names(table: ResultTable) -> list[str]:
+def _names(table: ResultTable) -> list[str | None]:
+    """Name the columns of state, task, worker and queue; None where there is none to read."""
     layout = table.layout
-    return [name for name in (layout.state, layout.task, layout.worker, layout.queue) if name]
+    names = (layout.state, layout.task, layout.worker, layout.queue)
+    return [name if name in table.columns else None for name in names]
 
 
 def _texts(database: Database, table: ResultTable, values: Any) -> Labels:
     """Return the labels that stored values make; a column that is not there makes an empty one."""
     stored = iter(values)
     state, task, worker, queue = (
-        _text(database, table, name, next(stored)) if name in table.columns else ""
-        for name in _names(table)
+        "" if name is None else _text(database, table, name, next(stored)) for name in _names(table)
     )
     return state, task, worker, queue
 

@@ -181,7 +181,7 @@ def _describe(report: Report, database: Database, session: Session) -> None:
 def _describe_table(
     report: Report, database: Database, session: Session, table: ResultTable
 ) -> None:
-    kind, zone = table.layout.kind, database.settings.timezone
+    kind, zone = table.layout.kind, database.zone(table.layout)
     reader = session.readers[kind]
     newest, now = reader.newest(session.connection), time.time()
     read = [column.name for column in table.table.c]

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 
 from exporter.backends.database import Database
 from exporter.backends.present import count_present
-from exporter.backends.tables import KINDS
+from exporter.backends.tables import kinds
 from exporter.checkpoint.checkpoint import Saved, read, refused
 from exporter.config.settings import Backend, Config
 from exporter.counting.folding import placed
@@ -54,7 +54,7 @@ def verify(config: Config, adopt: Collection[str] = ()) -> int:
 
 def _compare(settings: Backend, checkpoint: Saved, *, adopt: bool) -> tuple[list[str], bool]:
     database = Database(settings)
-    positions = {kind: Position(Rules()) for kind in KINDS}
+    positions = {kind: Position(Rules()) for kind in kinds()}
     tally = Tally(settings.series_limit, 0.0)
     known = checkpoint.restore(settings.name, positions, tally)
     if not known:

@@ -12,7 +12,7 @@ from typing import Any
 from exporter.backends.database import WRONG_NAMES, Database, Session
 from exporter.backends.family import Layout, ResultTable
 from exporter.backends.reader import MOST_GROUPS, MOST_ROWS, Health, Reader
-from exporter.backends.tables import KINDS
+from exporter.backends.tables import kinds
 from exporter.checkpoint.checkpoint import Checkpoint, Save, Staged
 from exporter.config.settings import Backend
 from exporter.counting import dates
@@ -48,7 +48,7 @@ class Follower:
             named=settings.result_extended,
             label_sets=settings.series_limit // 2,
         )
-        self.positions = {kind: Position(rules) for kind in KINDS}
+        self.positions = {kind: Position(rules) for kind in kinds()}
         self.tables: tuple[ResultTable, ...] | None = None  # None: never connected
         self.waiting = ""  # for a table, and which
         self.last_read: float | None = None  # Unix time, seconds
@@ -92,7 +92,8 @@ class Follower:
             return False
         known = self._checkpoint.restore(self.settings.name, self.positions, self.tally)
         self._restored = True
-        self._whole = all(self.positions[layout.kind].complete for layout in self.layouts)
+        self.database.expect(known)
+        self._whole = bool(known) and all(self.positions[kind].complete for kind in known)
         words = "going on from the checkpoint" if known else "the checkpoint has nothing yet"
         log.info(words, extra={"backend": self.settings.name})
         return bool(known)

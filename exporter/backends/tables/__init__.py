@@ -6,7 +6,11 @@ from exporter.backends.family import Family
 from exporter.backends.tables import celery
 
 FAMILIES: tuple[Family, ...] = (celery.FAMILY,)
-# Of tables; what is counted of one is kept under its kind, whichever family it is of.
-KINDS = tuple(dict.fromkeys(layout.kind for family in FAMILIES for layout in family.layouts))
 # Of families that are not known here yet, for a hint where nothing else is found.
 NOT_READ = ("django_celery_results_taskresult",)
+
+
+def kinds() -> list[str]:
+    """Return the kinds of tables: what is counted of one is kept under its kind, in any family."""
+    layouts = (layout for family in FAMILIES for layout in family.layouts)
+    return list(dict.fromkeys(layout.kind for layout in layouts))
