@@ -37,18 +37,10 @@ from exporter.backends import failures
 from exporter.backends.family import ResultTable
 from exporter.counting.audit import Audit, Found, missing
 from exporter.counting.lifecycle import ZONE_SLACK, Watch, slack_shown_by
-from exporter.counting.position import (
-    REBORN_IDS,
-    RECENT_IDS,
-    Anchor,
-    Batch,
-    Digest,
-    Herd,
-    Horizon,
-    Plan,
-)
+from exporter.counting.position import REBORN_IDS, RECENT_IDS
 from exporter.counting.results import FAILURE, READY_STATES, SUCCESS, Group, Row
 from exporter.counting.spans import MIN_ID, Missing, Span, holes, inside, windows
+from exporter.counting.step import Anchor, Batch, Cohort, Digest, Horizon, Plan
 from exporter.sql.dialects import Dialect, decoded
 
 IDS_A_STATEMENT = 1_000  # SQL Server takes 2,100 parameters
@@ -167,7 +159,7 @@ class Reader:
         late, late_complete = self._late(connection, plan.gaps, min(plan.chunk, MOST_ROWS))
         below = None if plan.below is None else plan.below - 1
         below_rows, below_from = self._unfinished_upto(connection, plan, below)
-        looks = [self._look_at(connection, herd, plan.known) for herd in plan.herds]
+        looks = [self._look_at(connection, cohort, plan.known) for cohort in plan.cohorts]
         strays = [row_id for _, some in looks for row_id in some]
         return Batch(
             plan=replace(plan, chunk=chunk.asked),
@@ -433,28 +425,28 @@ class Reader:
         return list(self._by_id(connection, late)), True
 
     def _look_at(
-        self, connection: Connection, herd: Herd, known: Mapping[int, Watch]
+        self, connection: Connection, cohort: Cohort, known: Mapping[int, Watch]
     ) -> tuple[Digest, list[int]]:
-        """Return the digest of a herd, and the rows that are not as known where it is another."""
-        lo, hi = herd.ids[0], herd.ids[-1]
-        if hi - lo < NEIGHBOURS * len(herd.ids):
+        """Return the digest of a cohort, and the rows that are not as known where it is another."""
+        lo, hi = cohort.ids[0], cohort.ids[-1]
+        if hi - lo < NEIGHBOURS * len(cohort.ids):
             # Others between them only make the digest change more often than it need.
             found = connection.execute(self._digest.where(self._id.between(lo, hi))).one()
         else:
             listed = self._digest.where(self._listed)
-            found = connection.execute(listed, {"ids": herd.ids}).one()
+            found = connection.execute(listed, {"ids": cohort.ids}).one()
         digest = tuple(found)
-        if digest == herd.digest:
+        if digest == cohort.digest:
             return digest, []
         labels = select(self._id, self._state_label, *self._labels)
-        rows = connection.execute(labels.where(self._listed), {"ids": herd.ids})
+        rows = connection.execute(labels.where(self._listed), {"ids": cohort.ids})
         text = self._text
         as_known = {
             row_id
             for row_id, state, task, worker, queue in rows
             if known[row_id].shows((text(state), text(task), text(worker), text(queue)))
         }
-        return digest, [i for i in herd.ids if i not in as_known]
+        return digest, [i for i in cohort.ids if i not in as_known]
 
     def _found(self, connection: Connection, audit: Audit | None) -> Found | None:
         """Count the successes of a segment; where some are missing, read what may replace them."""

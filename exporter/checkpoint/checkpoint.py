@@ -43,8 +43,9 @@ from exporter.checkpoint.schema import GAPS, POSITIONS, SAVES, SEGMENTS, TABLES,
 from exporter.checkpoint.store import Fence, Snapshots, Store
 from exporter.counting.audit import Segments
 from exporter.counting.lifecycle import Watch
-from exporter.counting.position import Change, Gap, Mark, Position
+from exporter.counting.position import Position
 from exporter.counting.spans import Missing, Span
+from exporter.counting.step import Change, Gap, Mark
 from exporter.counting.tally import Changes, Key, Tally, Total
 from exporter.counting.watchlist import WatchList
 from exporter.errors import CheckpointError

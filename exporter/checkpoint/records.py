@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from exporter.counting.audit import Segment
 from exporter.counting.lifecycle import Watch
-from exporter.counting.position import Mark
 from exporter.counting.spans import Span
+from exporter.counting.step import Mark
 from exporter.counting.tally import Key, Total
 from exporter.metrics.catalogue import CATALOGUE, Metric
 from exporter.metrics.samples import Histogram

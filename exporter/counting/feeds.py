@@ -5,8 +5,8 @@ A feed takes what one step has learned of a table, and adds it to the totals.
 
 from __future__ import annotations
 
-from exporter.counting.position import Change
 from exporter.counting.results import FAILURE, Finished
+from exporter.counting.step import Change
 from exporter.counting.tally import Draft
 from exporter.metrics import catalogue
 

@@ -37,8 +37,8 @@ class Rules:
     poll_interval: float = 15.0
     late_commit_grace: float = 300.0
     revision_window: float = 3600.0
-    herd: int = 1000  # rows that are watched together once they stay as they are
-    herds_a_step: int = 25  # of them; more than that take turns
+    cohort: int = 1000  # rows that are watched together once they stay as they are
+    cohorts_a_step: int = 25  # of them; more than that take turns
     label_sets: int = 20_000  # of watched rows that are told apart; more than that are folded
     # Whether rows carry names (`result_extended`); None: as seen in the table.
     named: bool | None = None

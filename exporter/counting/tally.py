@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from exporter.counting.folding import Room, width
 from exporter.counting.lifecycle import ZONE_SLACK
-from exporter.counting.position import Change
 from exporter.counting.results import READY_STATES, SUCCESS, Finished
+from exporter.counting.step import Change
 from exporter.metrics import catalogue
 from exporter.metrics.catalogue import Metric
 from exporter.metrics.samples import Exemplar, Histogram, LabelValues, Sample

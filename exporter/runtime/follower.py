@@ -18,7 +18,8 @@ from exporter.config.settings import Backend
 from exporter.counting import dates
 from exporter.counting.folding import fold, series
 from exporter.counting.lifecycle import Rules
-from exporter.counting.position import CHUNK_ROWS, Batch, Change, Position
+from exporter.counting.position import Position
+from exporter.counting.step import CHUNK_ROWS, Batch, Change, Plan
 from exporter.counting.tally import Changes, Tally
 from exporter.errors import BackendAbsent
 from exporter.metrics import catalogue
@@ -162,14 +163,17 @@ class Follower:
             self._use(session)
             began, asked_at = time.monotonic(), time.time()
             batches = {
-                kind: reader.read(
-                    session.connection, self.positions[kind].plan(asked_at, self._chunk)
-                )
+                kind: reader.read(session.connection, self._plan(kind, asked_at))
                 for kind, reader in self._readers.items()
             }
             self._pace(batches, time.monotonic() - began)
             self._read_health(session)
             return batches
+
+    def _plan(self, kind: str, now: float) -> Plan:
+        position = self.positions[kind]
+        position.pass_to(now)
+        return position.plan(now, self._chunk)
 
     def _pace(self, batches: Mapping[str, Batch], spent: float) -> None:
         """Fit the next chunk to what this one took, in time and room, if there was more to read."""
@@ -193,11 +197,14 @@ class Follower:
         staged, changes = [], Changes()
         for layout in self.layouts:
             kind, position = layout.kind, self.positions[layout.kind]
-            batch = batches.get(kind) or Batch.of_no_table(position.plan(now))
+            batch = batches.get(kind) or Batch.of_no_table(self._plan(kind, now))
             change = position.advance(batch, now)
             changes.update(self.tally.count(kind, layout.feed, change, now, live=position.live))
             staged.append(Staged(kind, position, change))
-        moved = any(stage.change.moves(stage.position) for stage in staged)
+        moved = any(
+            stage.change.moves(stage.position.mark, stage.position.gaps, stage.position.segments)
+            for stage in staged
+        )
         self._keep(Save(tuple(staged), changes))
         return moved
 

@@ -14,7 +14,8 @@ from sqlalchemy import NullPool, create_engine, delete, event, make_url, select,
 from exporter.checkpoint.checkpoint import IN_A_DATABASE, Checkpoint, Save, Staged, open_file
 from exporter.checkpoint.store import Store
 from exporter.counting import feeds
-from exporter.counting.position import CHUNK_ROWS, Position
+from exporter.counting.position import Position
+from exporter.counting.step import CHUNK_ROWS
 from exporter.counting.tally import Tally
 from exporter.errors import CheckpointError
 from exporter.sql.identity import Identity
@@ -73,6 +74,7 @@ class Crashing(ManyWriters):
     def crash(self, *, saved: bool) -> None:
         """Die in a step, after what it read was saved or before."""
         following = self.following
+        following.position.pass_to(following.now)
         batch = self.table.read(following.position.plan(following.now))
         change = following.position.advance(batch, following.now)
         changes = self.tally.count("task", feeds.tasks, change, following.now, live=True)

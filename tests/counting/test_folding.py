@@ -14,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from exporter.checkpoint import records
 from exporter.counting import feeds
 from exporter.counting.folding import placed
-from exporter.counting.position import Change, Position
+from exporter.counting.position import Position
 from exporter.counting.results import FAILURE, OTHER, SUCCESS
+from exporter.counting.step import Change
 from exporter.counting.tally import Changes, Tally
 from exporter.counting.watchlist import WatchList
 from exporter.metrics import catalogue

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from exporter.backends.database import Session
-    from exporter.counting.position import Batch, Plan
+    from exporter.counting.step import Batch, Plan
     from tests.servers.database import Database
 
-ROWS = 2_500  # two herds, and some
+ROWS = 2_500  # two cohorts, and some
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ from exporter.commands.verify import verify
 from exporter.config.loading import from_url
 from exporter.config.settings import Config
 from exporter.counting.lifecycle import Watch
-from exporter.counting.position import Anchor
 from exporter.counting.results import Labels
 from exporter.counting.spans import Missing, Span
+from exporter.counting.step import Anchor
 from exporter.counting.tally import Tally, Total
 from exporter.errors import CheckpointError
 from exporter.metrics import catalogue

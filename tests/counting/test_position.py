@@ -16,16 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from exporter.counting import audit
 from exporter.counting.audit import AGES, MOST_TASKS, Found
 from exporter.counting.lifecycle import Rules, Watch, slack_shown_by
-from exporter.counting.position import (
-    MAX_NAMELESS,
-    Anchor,
-    Batch,
-    Change,
-    Herd,
-    Horizon,
-    Plan,
-    Position,
-)
+from exporter.counting.position import MAX_NAMELESS, Position
 from exporter.counting.results import (
     OTHER,
     READY_STATES,
@@ -37,6 +28,7 @@ from exporter.counting.results import (
     Vanished,
 )
 from exporter.counting.spans import LONGEST_MASK, MIN_ID, Span, holes
+from exporter.counting.step import Anchor, Batch, Change, Cohort, Horizon, Plan
 from exporter.counting.watchlist import FOLDED_STATES, WatchList
 
 TIMES = 20 if os.environ.get("SOAK") else 1  # as many examples
@@ -123,8 +115,8 @@ class Table:
             found = Found(successes, tuple(others))
         strays = [
             row_id
-            for herd in plan.herds
-            for row_id in herd.ids
+            for cohort in plan.cohorts
+            for row_id in cohort.ids
             if (row := self.committed.get(row_id)) is None
             or not plan.known[row_id].shows((row.state, row.task, row.worker, row.queue))
         ]
@@ -146,7 +138,7 @@ class Table:
             rows=tuple(r for r in rows if r.state != SUCCESS),
             holes=tuple(holes([*start, *new])),
             late=tuple(self.committed[i] for i in ids if any(i in gap for gap in plan.gaps)),
-            digests=((),) * len(plan.herds),
+            digests=((),) * len(plan.cohorts),
             strays=tuple(strays),
             watched=tuple(
                 self.committed[i] for i in (*plan.watched, *strays) if i in self.committed
@@ -189,7 +181,7 @@ class Following:
 
     def __init__(self, table: Table, **rules: object) -> None:
         self.table = table
-        defaults = {"start": "beginning", "poll_interval": 1.0, "herd": 3, "herds_a_step": 2}
+        defaults = {"start": "beginning", "poll_interval": 1.0, "cohort": 3, "cohorts_a_step": 2}
         graces = {"late_commit_grace": 1e9, "revision_window": 1e9}
         self.position = Position(Rules(**{**defaults, **graces, **rules}))
         self.counted = Counted()
@@ -206,6 +198,7 @@ class Following:
     def poll(self, after: float = 1.0, horizon: Horizon | None = None) -> Following:
         self.now += after
         while True:
+            self.position.pass_to(self.now)
             batch = self.table.read(self.position.plan(self.now), horizon)
             change = self.position.advance(batch, self.now)
             (self.take_over or self.position.apply)(change)
@@ -216,15 +209,15 @@ class Following:
             if not self.position.busy(self.now):
                 return self
 
-    def herds_of_a_poll(self) -> list[Herd]:
-        """Poll; return the herds that were looked at."""
-        looked_at: list[Herd] = []
+    def cohorts_of_a_poll(self) -> list[Cohort]:
+        """Poll; return the cohorts that were looked at."""
+        looked_at: list[Cohort] = []
         self.take_over = lambda change: self._apply(change, looked_at)
         self.poll(self.position.rules.poll_interval)
         return looked_at
 
-    def _apply(self, change: Change, looked_at: list[Herd]) -> None:
-        looked_at += [herd for herd, _ in change.herds]
+    def _apply(self, change: Change, looked_at: list[Cohort]) -> None:
+        looked_at += [cohort for cohort, _ in change.cohorts]
         self.position.apply(change)
 
 
@@ -323,8 +316,10 @@ class ManyWriters(RuleBasedStateMachine):
             watched[task, state] += count
         self.are_unfinished(+watched, unfinished)
         position = self.following.position
-        herded = [row_id for herd in position._herds for row_id in herd.ids]
-        assert sorted(herded) == [i for i in sorted(position.watched) if position.in_a_herd(i)]
+        gathered = [row_id for cohort in position.rechecks.cohorts for row_id in cohort.ids]
+        assert sorted(gathered) == [
+            i for i in sorted(position.watched) if i not in position.rechecks
+        ]
 
     def are_unfinished(
         self, watched: Counter[tuple[str, str]], unfinished: Counter[tuple[str, str]]
@@ -791,7 +786,7 @@ def test_held_row_counts_nameless_after_the_grace_or_when_deleted() -> None:
     assert following.poll(60.0).counted.results["", "REVOKED"] == 1
 
 
-@pytest.mark.parametrize("rows", [1, 3])  # alone, in a herd
+@pytest.mark.parametrize("rows", [1, 3])  # alone, in a cohort
 @pytest.mark.parametrize("later", [60.0, 7200.0, 3 * 86400.0])
 def test_name_that_comes_after_the_grace_is_a_revision(later: float, rows: int) -> None:
     """A task with an ETA that is revoked gets its name when it is due."""
@@ -899,7 +894,7 @@ def test_run_time_of_a_row_that_is_folded_begins_once() -> None:
 def test_rows_without_a_name_are_watched_beyond_the_window_while_there_are_few() -> None:
     table = Table()
     table.add(SUCCESS)
-    following = Following(table, herd=1000, revision_window=100.0, late_commit_grace=10.0).poll()
+    following = Following(table, cohort=1000, revision_window=100.0, late_commit_grace=10.0).poll()
     for _ in range(MAX_NAMELESS + 500):
         table.revoke(following.now)
     for after in (61.0, 61.0, 101.0, 61.0, 101.0):
@@ -1000,7 +995,7 @@ def test_one_poll_after_a_restart_sees_all_that_is_watched() -> None:
     assert following.counted.results == {("a", SUCCESS): 30}
 
 
-@pytest.mark.parametrize("rows", [1, 3])  # alone, in a herd
+@pytest.mark.parametrize("rows", [1, 3])  # alone, in a cohort
 def test_clock_set_back_delays_nothing(rows: int) -> None:
     table = Table()
     for _ in range(rows):
@@ -1042,6 +1037,7 @@ def test_work_does_not_grow_with_what_is_watched() -> None:
     asked = 0
     for _ in range(60):
         following.now += 1
+        following.position.pass_to(following.now + 7200)
         plan = following.position.plan(following.now + 7200)
         asked += len(plan.watched)
         following.position.apply(following.position.advance(table.read(plan), following.now + 7200))
@@ -1049,30 +1045,30 @@ def test_work_does_not_grow_with_what_is_watched() -> None:
 
 
 @pytest.mark.parametrize(("age", "looks"), [(15.0, [25] * 12), (7200.0, [0, 0, 0, 100] * 3)])
-def test_many_herds_take_turns(age: float, looks: list[int]) -> None:
+def test_many_cohorts_take_turns(age: float, looks: list[int]) -> None:
     """Each is looked at once a minute; a poll looks at some, or at all that are due by then."""
     table = Table()
-    rows = [table.add("STARTED") for _ in range(300)]  # 100 herds
-    following = Following(table, poll_interval=15.0, herds_a_step=25).poll().poll(age)
-    polls = [following.herds_of_a_poll() for _ in looks]
-    assert [len(herds) for herds in polls] == looks
+    rows = [table.add("STARTED") for _ in range(300)]  # 100 cohorts
+    following = Following(table, poll_interval=15.0, cohorts_a_step=25).poll().poll(age)
+    polls = [following.cohorts_of_a_poll() for _ in looks]
+    assert [len(cohorts) for cohorts in polls] == looks
     for first in range(9):
-        herds = [herd for some in polls[first : first + 4] for herd in some]
-        assert sorted(row_id for herd in herds for row_id in herd.ids) == rows
+        cohorts = [cohort for some in polls[first : first + 4] for cohort in some]
+        assert sorted(row_id for cohort in cohorts for row_id in cohort.ids) == rows
 
 
-def test_few_herds_are_looked_at_in_every_poll() -> None:
+def test_few_cohorts_are_looked_at_in_every_poll() -> None:
     table = Table()
     for _ in range(24):
-        table.add("STARTED")  # 8 herds
-    following = Following(table, poll_interval=15.0, herds_a_step=8).poll()
-    assert [len(following.herds_of_a_poll()) for _ in range(8)] == [8] * 8
+        table.add("STARTED")  # 8 cohorts
+    following = Following(table, poll_interval=15.0, cohorts_a_step=8).poll()
+    assert [len(following.cohorts_of_a_poll()) for _ in range(8)] == [8] * 8
 
 
-def test_herds_that_shrink_wait_no_longer() -> None:
+def test_cohorts_that_shrink_wait_no_longer() -> None:
     table = Table()
     rows = [table.add("STARTED") for _ in range(3000)]
-    following = Following(table, poll_interval=15.0, herds_a_step=25).poll().poll(30.0)
+    following = Following(table, poll_interval=15.0, cohorts_a_step=25).poll().poll(30.0)
     for row in rows:
         table.update(row, SUCCESS)
     for _ in range(4):
@@ -1083,7 +1079,7 @@ def test_herds_that_shrink_wait_no_longer() -> None:
 def test_clock_that_goes_back_at_each_poll_takes_nobodys_turn() -> None:
     table = Table()
     for _ in range(24):
-        row = table.add("STARTED")  # 8 herds
+        row = table.add("STARTED")  # 8 cohorts
     following = Following(table, poll_interval=15.0).poll().poll(15.0)
     for number in range(8):
         if number == 4:
@@ -1101,7 +1097,7 @@ def test_to_restore_many_rows_takes_little_beside_them() -> None:
     tracemalloc.start()
     try:
         position.restore(position.mark, (), (), watched)
-        position.plan(1000.0)
+        position.pass_to(1000.0)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -1120,4 +1116,4 @@ def test_memory_does_not_grow_behind_a_stuck_row() -> None:
         following.position.oldest()
     assert following.position.oldest()["a", "STARTED"] == 1001.0
     assert len(following.position.watched) < 250
-    assert len(following.position._schedule) < 250
+    assert len(following.position.rechecks._schedule) < 250

@@ -32,8 +32,8 @@ from exporter.backends.reader import Reader
 from exporter.backends.tables import celery
 from exporter.counting.audit import Audit, Segment
 from exporter.counting.lifecycle import Watch
-from exporter.counting.position import Anchor, Herd, Plan
 from exporter.counting.spans import MIN_ID, Missing, Span
+from exporter.counting.step import Anchor, Cohort, Plan
 from exporter.errors import Reason
 from exporter.sql import dialects
 from exporter.sql.dialects import Limits
@@ -118,7 +118,7 @@ def statements(request: pytest.FixtureRequest) -> list[str]:
         after=MIN_ID,
         gaps=(Missing(Span(MIN_ID, MIN_ID + 5)), Missing(Span(-7, -3), 2)),
         watched=(MIN_ID, -1, 5),
-        herds=(Herd([MIN_ID, 5], 0.0, 0.0), Herd([6, 7], 0.0, 0.0)),
+        cohorts=(Cohort([MIN_ID, 5], 0.0, 0.0), Cohort([6, 7], 0.0, 0.0)),
         known=dict.fromkeys((MIN_ID, 5, 6, 7), WATCH),
         anchors=(Anchor(-3, "x"),),
         below=-5,

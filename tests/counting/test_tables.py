@@ -16,7 +16,8 @@ from exporter.backends.tables import celery
 from exporter.checkpoint.checkpoint import open_file
 from exporter.counting.audit import AGES
 from exporter.counting.lifecycle import Rules
-from exporter.counting.position import SETTLING, Batch, Plan
+from exporter.counting.position import SETTLING
+from exporter.counting.step import Batch, Plan
 from exporter.errors import BackendError, Reason
 from exporter.sql.dialects.postgresql import beyond_all
 from tests.conftest import DATABASES
@@ -186,11 +187,11 @@ def test_many_unfinished_rows_are_watched_together(
     follower: Follower, engine: Engine, apart: int
 ) -> None:
     """Whatever happens to one of them is seen: another state, another worker, none any more."""
-    many = Rules().herd + 100
+    many = Rules().cohort + 100
     with engine.begin() as connection:
         rows = [insert(connection, "STARTED", id=apart * row) for row in range(1, many + 1)]
     position = follower.poll().poll().poll().poller.follower.positions["task"]
-    assert [len(herd.ids) for herd in position._herds] == [Rules().herd]
+    assert [len(cohort.ids) for cohort in position.rechecks.cohorts] == [Rules().cohort]
     now = datetime.now(UTC).replace(tzinfo=None)
     earlier, later = now - timedelta(hours=1), now + timedelta(seconds=5)
     with engine.begin() as connection:
@@ -422,7 +423,7 @@ def test_tables_may_come_later(database: Database) -> None:
     follower.close()
 
 
-@pytest.mark.parametrize("rows", [3, Rules().herd + 100])
+@pytest.mark.parametrize("rows", [3, Rules().cohort + 100])
 def test_rows_vanish_with_their_table(follower: Follower, engine: Engine, rows: int) -> None:
     with engine.begin() as connection:
         for _ in range(rows):

@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from exporter.counting import feeds
 from exporter.counting.folding import fold, placed, series
 from exporter.counting.lifecycle import Watch
-from exporter.counting.position import Change
 from exporter.counting.results import OTHER, READY_STATES, Finished, Vanished
+from exporter.counting.step import Change
 from exporter.counting.tally import Changes, Tally
 from exporter.metrics import catalogue
 from exporter.metrics.samples import Histogram, Sample
