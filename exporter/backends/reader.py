@@ -37,7 +37,8 @@ from exporter.backends import failures
 from exporter.backends.family import ResultTable
 from exporter.counting.audit import Audit, Found, missing
 from exporter.counting.lifecycle import ZONE_SLACK, Watch, slack_shown_by
-from exporter.counting.position import REBORN_IDS, RECENT_IDS
+from exporter.counting.position import RECENT_IDS
+from exporter.counting.resets import REBORN_IDS
 from exporter.counting.results import FAILURE, READY_STATES, SUCCESS, Group, Row
 from exporter.counting.spans import MIN_ID, Missing, Span, holes, inside, windows
 from exporter.counting.step import Anchor, Batch, Cohort, Digest, Horizon, Plan

@@ -7,12 +7,11 @@ what the answer means as a `Change`, and `apply` takes the change over once it i
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 
-from exporter.counting import audit
+from exporter.counting import audit, gaps, resets
 from exporter.counting.audit import Audit, Found, Segments
 from exporter.counting.lifecycle import Lifecycle, Rules
 from exporter.counting.rechecks import NEVER, Rechecks
@@ -24,7 +23,6 @@ from exporter.counting.step import (
     Batch,
     Change,
     Gap,
-    Horizon,
     Mark,
     Plan,
     Standing,
@@ -32,13 +30,8 @@ from exporter.counting.step import (
 from exporter.counting.watchlist import Gauged, WatchList
 
 RECENT_IDS = 1_000  # how far below the newest row a transaction open at our start is looked for
-REBORN_IDS = 1_000
-MAX_GAPS = 10_000
-MAX_ANCHORS = 15  # beside the lowest
 MAX_NAMELESS = 10_000  # rows, about, that are watched only because their name may still come
 GAPS_A_STEP = 2_000
-# A statement may have drawn its id but not yet its transaction id; after this it surely has both.
-SETTLING = 1.0  # seconds
 
 
 class Position(Standing):
@@ -135,40 +128,36 @@ class Position(Standing):
             segments=self.segments,
         )
         life = Lifecycle(self.rules, now, change.named, self.watched.nameless < MAX_NAMELESS)
-        gaps: list[Gap] = []
-        reused = self._reused_from(batch)
+        left: list[Gap] = []
+        reused = resets.reused_from(self, batch, self._waits_for)
         if plan.look:
             change.cursor = change.origin = batch.top
-            gaps += self._gaps(missing(self._holes(batch)), now)
+            left += gaps.seen(missing(self._holes(batch)), now, self.rules)
         elif reused is not None:
-            gaps += self._begin_again(reused, (), batch, life, change)
-        elif plan.deleted and self._restarted(batch):
-            gaps += self._begin_again(plan.deleted.lo, self.returned, batch, life, change)
+            left += self._begin_again(reused, (), batch, life, change)
+        elif plan.deleted and resets.restarted(self, batch, self._waits_for):
+            left += self._begin_again(plan.deleted.lo, self.returned, batch, life, change)
         else:
             self._recheck(batch, life, change)
-            gaps += self._ask_gaps(batch, life, change)
-            self._note_deleted(batch, change)
+            self._take_late(batch, life, change)
+            left, change.expired_ids = gaps.asked(self.gaps, batch, now, self.rules)
+            change.fallen, change.returned = resets.deleted(self, batch)
             change.segments = audit.credit(change.segments, change.successes)
             self._look_into(batch, life, change)
             if batch.upto is not None:
                 self._read_chunk(batch, life, change)
                 if plan.deleted:  # ids went on above it, or began again and these come late
-                    gaps = [
-                        gap._replace(missing=m)
-                        for gap in gaps
-                        for m in map(Missing, gap.missing.pieces())
-                    ]
-                    known = [span for gap in self.gaps for span in gap.missing.pieces()]
-                    known += each(self.returned)
-                    gaps += self._gaps(map(Missing, outside(plan.deleted, known)), now)
-                gaps += self._gaps(missing(self._holes(batch)), now)
-        if len(gaps) > MAX_GAPS:
-            change.expired_ids += sum(gap.missing.size for gap in gaps[:-MAX_GAPS])
-            gaps = gaps[-MAX_GAPS:]
-        change.gaps = tuple(gaps)
+                    left = list(gaps.apart(left))
+                    known = [gap.span for gap in gaps.apart(self.gaps)] + each(self.returned)
+                    open_ids = map(Missing, outside(plan.deleted, known))
+                    left += gaps.seen(open_ids, now, self.rules)
+                left += gaps.seen(missing(self._holes(batch)), now, self.rules)
+        kept, given_up = gaps.bounded(left)
+        change.gaps = tuple(kept)
+        change.expired_ids += given_up
         change.segments = audit.current(change.segments, now, self.rules.revision_window)
         if not change.resets:
-            change.anchors = self._anchors(batch)
+            change.anchors = resets.anchors(self, batch)
         for row in batch.below_rows:
             if row.id not in self.watched and not self._waits_for(row.id):
                 change.take(row.id, life.first_sight(row, live=False))
@@ -220,84 +209,14 @@ class Position(Standing):
             yield Span(MIN_ID, batch.first - 1)
         yield from batch.holes
 
-    def _gaps(self, found: Iterable[Missing], now: float) -> list[Gap]:
-        return [Gap(some, now, now + self.rules.recheck(0.0)) for some in found]
-
-    def _ask_gaps(self, batch: Batch, life: Lifecycle, change: Change) -> list[Gap]:
-        """Take late rows out of the gaps, and drop those gaps that are final (R2)."""
-        now = life.now
-        asked = set(batch.plan.gaps)
-        found = sorted(row.id for row in batch.late)
+    def _take_late(self, batch: Batch, life: Lifecycle, change: Change) -> None:
+        """Count rows that have turned up in gaps."""
         for row in batch.late:
             change.late_rows += 1
             change.take(row.id, life.first_sight(row, live=self.live))
-        kept: list[Gap] = []
-        for gap in self.gaps:
-            if gap.missing not in asked:
-                kept.append(gap)
-                continue
-            filled = found[bisect_left(found, gap.span.lo) : bisect_right(found, gap.span.hi)]
-            rest = list(gap.missing.without(filled))
-            if batch.late_complete and self._final(gap, batch.horizon, now):
-                change.expired_ids += sum(some.size for some in rest)
-                continue
-            age = now - gap.since
-            horizon = gap.horizon
-            if horizon is None and batch.horizon is not None and age >= SETTLING:
-                horizon = batch.horizon.next_unassigned
-            due = now + self.rules.recheck(age)
-            kept += [Gap(some, gap.since, due, horizon) for some in rest]
-        return kept
-
-    def _final(self, gap: Gap, horizon: Horizon | None, now: float) -> bool:
-        if now - gap.since >= self.rules.late_commit_grace:
-            return True
-        return (
-            horizon is not None
-            and gap.horizon is not None
-            and horizon.oldest_running >= gap.horizon
-        )
-
-    def _restarted(self, batch: Batch) -> bool:
-        """Whether ids began again below the cursor (R6).
-
-        Ids never come back by themselves: where one does that was seen deleted, and it is no late
-        commit, they began again.
-        """
-        return any(
-            row_id not in self.returned and not self._waits_for(row_id) for row_id in batch.reborn
-        )
 
     def _waits_for(self, row_id: int) -> bool:
-        """Whether the id was missing when its neighbours were read."""
-        return any(row_id in gap.missing for gap in self.gaps)
-
-    def _reused_from(self, batch: Batch) -> int | None:
-        """Return the lowest id known to be in use by another row than the one we read (R6).
-
-        Where the newest row that we know is still there, nothing has restarted. Else the others
-        tell: a known id with another task id, or rows below all that were ever there.
-        """
-        if batch.held or not self.anchors:
-            return None
-        changed = [a.id for a in self.anchors if batch.keys.get(a.id, a.key) != a.key]
-        same = [a.id for a in self.anchors if batch.keys.get(a.id) == a.key]
-        if changed:
-            # With nothing left of what was there, all of it is new, from the lowest id on.
-            return min(changed) if same else MIN_ID
-        new_below = any(not self._waits_for(row_id) for row_id in batch.lower)
-        return MIN_ID if new_below and not same else None
-
-    def _anchors(self, batch: Batch) -> tuple[Anchor, ...]:
-        """Keep the lowest row and the newest ones in mind."""
-        known = self.anchors
-        if not batch.held:
-            known = tuple(anchor for anchor in known if anchor.id in batch.keys)
-        lowest = batch.bottom.id if batch.bottom else MIN_ID
-        found = {anchor.id: anchor for anchor in known if anchor.id >= lowest}
-        found |= {anchor.id: anchor for anchor in (batch.bottom, batch.last) if anchor}
-        ascending = sorted(found.values())
-        return (*ascending[:1], *ascending[1:][-MAX_ANCHORS:])
+        return gaps.wait_for(self.gaps, row_id)
 
     def _begin_again(
         self, lo: int, returned: tuple[int, ...], batch: Batch, life: Lifecycle, change: Change
@@ -316,23 +235,9 @@ class Position(Standing):
             if row_id >= lo and row_id not in returned:
                 change.take(row_id, life.again(None, watch))
         self._recheck(batch, life, change)
-        gaps = [gap for gap in self.gaps if gap.span.hi < lo]
+        below = [gap for gap in self.gaps if gap.span.hi < lo]
         open_ids = outside(Span(lo, cursor), each(returned)) if cursor >= lo else ()
-        return gaps + [Gap(Missing(span), life.now, life.now) for span in open_ids]
-
-    def _note_deleted(self, batch: Batch, change: Change) -> None:
-        """Remember from where up to the cursor rows were deleted, and which came late there."""
-        top = MIN_ID - 1 if batch.top is None else batch.top
-        if self.cursor is None or top >= self.cursor:
-            change.fallen, change.returned = None, ()
-            return
-        there = {row.id for row in batch.late}
-        if len(batch.reborn) < REBORN_IDS:
-            there.update(row_id for row_id in self.returned if row_id in batch.reborn)
-        else:
-            there.update(self.returned)
-        change.fallen = top if self.fallen is None else min(top, self.fallen)
-        change.returned = tuple(sorted(i for i in there if i > change.fallen))
+        return below + [Gap(Missing(span), life.now, life.now) for span in open_ids]
 
     # -- rows --------------------------------------------------------------------------------
 
@@ -394,7 +299,7 @@ class Position(Standing):
     @property
     def gap_ids(self) -> int:
         """How many ids are missing below the cursor and may still come."""
-        return sum(gap.missing.size for gap in self.gaps)
+        return gaps.ids(self.gaps)
 
     @property
     def backlog(self) -> int:

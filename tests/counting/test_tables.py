@@ -15,8 +15,8 @@ from exporter.backends.reader import NEWEST_ROWS, Reader
 from exporter.backends.tables import celery
 from exporter.checkpoint.checkpoint import open_file
 from exporter.counting.audit import AGES
+from exporter.counting.gaps import SETTLING
 from exporter.counting.lifecycle import Rules
-from exporter.counting.position import SETTLING
 from exporter.counting.step import Batch, Plan
 from exporter.errors import BackendError, Reason
 from exporter.sql.dialects.postgresql import beyond_all
