@@ -255,7 +255,7 @@ def test_closed_stdout_is_no_traceback() -> None:
 
 def test_a_slip_costs_no_heavy_imports() -> None:
     script = (
-        "import sys; from exporter import cli; cli.main(['--log.level=x']);"
+        "import sys; from exporter.commands import cli; cli.main(['--log.level=x']);"
         "print([m for m in ('sqlalchemy', 'pydantic', 'tornado', 'celery') if m in sys.modules])"
     )
     result = subprocess.run(
