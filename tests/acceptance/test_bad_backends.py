@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.acceptance.process import FAST, Scrape, run, running, write
-from tests.counting.follow import create_tables, insert
+from tests.follow import create_tables, insert
 from tests.servers.database import READER_PASSWORD, Database, SQLite
 
 if TYPE_CHECKING:

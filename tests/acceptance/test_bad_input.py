@@ -19,7 +19,7 @@ from celery.backends.database.session import ResultModelBase
 from sqlalchemy import text
 
 from tests.acceptance.process import Exporter, one_backend, refusal, running, without_password
-from tests.counting.follow import create_tables, insert
+from tests.follow import create_tables, insert
 from tests.servers.database import READER_PASSWORD, DatabaseServer, SQLite
 from tests.servers.process import HOST
 

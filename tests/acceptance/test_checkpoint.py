@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.acceptance.process import FAST, run, running, write
-from tests.counting.follow import create_tables, insert
+from tests.follow import create_tables, insert
 from tests.servers.database import SQLite
 
 if TYPE_CHECKING:

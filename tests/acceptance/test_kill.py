@@ -20,8 +20,8 @@ from sqlalchemy import text
 from exporter.checkpoint.checkpoint import open_file
 from tests.acceptance.process import beginning, one_backend, run, running, write
 from tests.acceptance.watchdog import Watchdog
-from tests.counting.follow import create_tables, insert, restored
-from tests.counting.older import written
+from tests.checkpoint.older import written
+from tests.follow import create_tables, insert, restored
 from tests.servers.database import SQLite
 
 if TYPE_CHECKING:

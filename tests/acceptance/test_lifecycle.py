@@ -31,8 +31,8 @@ from tests.acceptance.process import (
     running,
     write,
 )
-from tests.counting.follow import create_tables, insert, restored, update
-from tests.counting.older import copy, written
+from tests.checkpoint.older import copy, written
+from tests.follow import create_tables, insert, restored, update
 from tests.servers.database import Database, SQLite
 from tests.servers.process import HOST
 

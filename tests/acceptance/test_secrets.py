@@ -17,7 +17,7 @@ from tests.acceptance.process import (
     without_password,
     write,
 )
-from tests.counting.follow import create_tables, insert
+from tests.follow import create_tables, insert
 from tests.servers.database import READER_PASSWORD
 from tests.servers.process import free_port
 

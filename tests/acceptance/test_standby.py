@@ -13,7 +13,7 @@ import pytest
 
 from tests.acceptance.process import Exporter, Scrape, one_backend, run, running, write
 from tests.acceptance.test_kill import LABELS, truth, writers
-from tests.counting.follow import create_tables, insert
+from tests.follow import create_tables, insert
 from tests.servers.process import wait_until
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.counting.follow import TASKS, insert
 from tests.deploy.promql import family, faults, selectors
+from tests.follow import TASKS, insert
 from tests.servers.database import SQLite
 from tests.servers.process import HOST, Process, free_port, wait_until
 

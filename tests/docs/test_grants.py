@@ -10,8 +10,8 @@ import pytest
 
 from exporter.commands.check import check
 from exporter.config.loading import from_url
-from tests.counting.follow import Follower, create_tables, insert
 from tests.docs.test_readme import README, blocks
+from tests.follow import Follower, create_tables, insert
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from tests.acceptance.process import running
 from tests.acceptance.test_prometheus import SCRAPE_EVERY_SECOND
-from tests.counting.follow import create_tables, insert
+from tests.follow import create_tables, insert
 from tests.servers.process import wait_until
 from tests.soak.load import backend, config
 from tests.soak.sizes import OLD_ROWS

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from tests.acceptance.process import running
 from tests.acceptance.test_kill import truth
 from tests.acceptance.watchdog import Watchdog
-from tests.counting.follow import create_tables
+from tests.follow import create_tables
 from tests.soak.deletion import Deleter
 from tests.soak.load import assert_counts, backend, config, counted, load
 from tests.soak.sizes import DELETION_SECONDS, ROUNDS, kinds

@@ -13,8 +13,8 @@ from exporter.checkpoint.checkpoint import open_file
 from tests.acceptance.process import beginning, one_backend, running
 from tests.acceptance.test_kill import FILL, MANY, RESULTS
 from tests.acceptance.watchdog import Watchdog
-from tests.counting.follow import create_tables, insert, restored
-from tests.counting.older import written
+from tests.checkpoint.older import written
+from tests.follow import create_tables, insert, restored
 from tests.servers.database import SQLite
 from tests.soak.disk import small_disk
 from tests.soak.load import assert_counts, backend, config, counted, load

@@ -13,7 +13,7 @@ import pytest
 
 from tests.acceptance.process import running
 from tests.acceptance.watchdog import Watchdog
-from tests.counting.follow import create_tables
+from tests.follow import create_tables
 from tests.servers.database import Database, DatabaseServer, SQLite
 from tests.servers.proxy import Mode, Proxy
 from tests.soak.deletion import Deleter

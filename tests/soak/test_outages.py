@@ -15,7 +15,7 @@ from sqlalchemy import NullPool, create_engine, text
 
 from tests.acceptance.process import running
 from tests.acceptance.watchdog import Watchdog
-from tests.counting.follow import create_tables
+from tests.follow import create_tables
 from tests.servers.database import OWNER_PASSWORD, Database, DatabaseServer, SQLite
 from tests.servers.proxy import Mode, Proxy
 from tests.soak.load import Load, assert_counts, backend, config, load

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.acceptance.process import running
-from tests.counting.follow import create_tables
+from tests.follow import create_tables
 from tests.servers.database import Database, SQLite
 from tests.soak.load import assert_counts, backend, config, load
 from tests.soak.sizes import SQLITE_ROWS

@@ -9,7 +9,7 @@ import pytest
 from tests.acceptance.process import running
 from tests.acceptance.test_kill import groups
 from tests.acceptance.watchdog import Watchdog
-from tests.counting.follow import create_tables
+from tests.follow import create_tables
 from tests.soak.load import assert_counts, assert_table, backend, config, load
 from tests.soak.sizes import PROCESSES, ROWS
 

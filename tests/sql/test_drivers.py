@@ -10,7 +10,7 @@ from sqlalchemy import URL
 from exporter.backends.database import Database as Reading
 from exporter.config.loading import from_url
 from exporter.errors import BackendError, Reason
-from tests.counting.follow import Follower, create_tables, insert
+from tests.follow import Follower, create_tables, insert
 from tests.servers import caching_sha2
 from tests.servers.database import READER_PASSWORD, Database, DatabaseServer
 from tests.servers.process import HOST

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from exporter.commands.check import check
 from exporter.config.settings import Config
-from tests.counting.follow import Follower, create_tables, insert
+from tests.follow import Follower, create_tables, insert
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

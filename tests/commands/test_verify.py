@@ -12,7 +12,7 @@ from exporter.checkpoint.store import Store
 from exporter.commands.verify import verify
 from exporter.config.settings import Config
 from exporter.counting.lifecycle import Rules
-from tests.counting.follow import TASKS, Follower, create_tables, insert, update
+from tests.follow import TASKS, Follower, create_tables, insert, update
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,7 +21,7 @@ from exporter.counting.step import Batch, Plan
 from exporter.errors import BackendError, Reason
 from exporter.sql.dialects.postgresql import beyond_all
 from tests.conftest import DATABASES
-from tests.counting.follow import GROUPS, TASKS, Follower, create_tables, insert, update
+from tests.follow import GROUPS, TASKS, Follower, create_tables, insert, update
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ from exporter.checkpoint.checkpoint import Checkpoint, read
 from exporter.checkpoint.lease import Lease
 from exporter.checkpoint.store import Store
 from exporter.sql.dialects import Limits
-from tests.counting.follow import Follower, create_tables, insert, restored
+from tests.follow import Follower, create_tables, insert, restored
 from tests.servers.database import Database, SQLite
 from tests.servers.process import HOST, free_port
 

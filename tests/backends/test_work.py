@@ -20,7 +20,7 @@ from bench.tables import Shape, fill, present
 from exporter.backends.database import Database as ResultDatabase
 from exporter.config.loading import from_url
 from exporter.sql import compiled
-from tests.counting.follow import TASKS, Follower, create_tables, insert
+from tests.follow import TASKS, Follower, create_tables, insert
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
-from tests.counting.follow import Follower, create_tables, insert
+from tests.follow import Follower, create_tables, insert
 from tests.servers.database import DatabaseServer
 
 if TYPE_CHECKING:

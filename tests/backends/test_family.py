@@ -14,8 +14,8 @@ from exporter.checkpoint.checkpoint import open_file
 from exporter.commands.check import check
 from exporter.commands.verify import verify
 from exporter.config.settings import Config
-from tests.counting import jobs
-from tests.counting.follow import Follower, create_tables, insert
+from tests.backends import jobs
+from tests.follow import Follower, create_tables, insert
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,7 +25,7 @@ from exporter.backends.failures import (
     from_traceback,
 )
 from exporter.exposition.formats import Format
-from tests.counting.follow import TASKS, Follower, create_tables, insert
+from tests.follow import TASKS, Follower, create_tables, insert
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

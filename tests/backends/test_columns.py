@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import text
 
-from tests.counting.follow import TASKS, Follower, create_tables, insert
+from tests.follow import TASKS, Follower, create_tables, insert
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

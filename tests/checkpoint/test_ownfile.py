@@ -20,7 +20,7 @@ from exporter.checkpoint.store import Store
 from exporter.config.settings import Config
 from exporter.errors import CheckpointError
 from exporter.runtime import service
-from tests.counting.follow import Follower, create_tables, insert, restored
+from tests.follow import Follower, create_tables, insert, restored
 from tests.servers.database import Database, SQLite
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from exporter.counting.step import CHUNK_ROWS
 from exporter.counting.tally import Tally
 from exporter.errors import CheckpointError
 from exporter.sql.identity import Identity
-from tests.counting.follow import TASKS, Follower, create_tables, insert, update
 from tests.counting.test_position import TIMES, ManyLabels, ManyWriters
+from tests.follow import TASKS, Follower, create_tables, insert, update
 
 if TYPE_CHECKING:
     from pathlib import Path

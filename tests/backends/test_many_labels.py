@@ -10,7 +10,7 @@ from exporter.backends import reader
 from exporter.checkpoint.checkpoint import open_file
 from exporter.counting.results import OTHER
 from exporter.runtime import follower as following
-from tests.counting.follow import TASKS, Follower, create_tables, insert
+from tests.follow import TASKS, Follower, create_tables, insert
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from exporter.checkpoint.store import Store
 from exporter.errors import CheckpointError
 from exporter.runtime.election import Election
 from exporter.sql.dialects import Limits
-from tests.counting.follow import Follower, create_tables, insert
+from tests.follow import Follower, create_tables, insert
 from tests.servers.process import HOST, wait_until
 from tests.servers.proxy import Mode, Proxy
 

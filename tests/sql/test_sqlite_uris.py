@@ -13,7 +13,7 @@ from exporter.backends.database import Database
 from exporter.config import loading
 from exporter.errors import BackendError
 from tests.acceptance.process import Scrape, run, write
-from tests.counting.follow import Follower, insert
+from tests.follow import Follower, insert
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,8 @@ import pytest
 from exporter.backends.database import Database as Source
 from exporter.config.loading import from_url
 from exporter.errors import BackendError, Reason
-from tests.counting.follow import create_tables
-from tests.counting.test_work import work
+from tests.backends.test_work import work
+from tests.follow import create_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

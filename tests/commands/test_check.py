@@ -14,7 +14,7 @@ from exporter.commands.check import check
 from exporter.commands.parallel import AT_ONCE, in_order
 from exporter.config.loading import from_url
 from exporter.config.settings import Backend, Config
-from tests.counting.follow import create_tables, insert
+from tests.follow import create_tables, insert
 from tests.servers.database import SQLite
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from exporter.errors import Reason
 from exporter.sql import dialects
 from exporter.sql.dialects import Limits
 from exporter.sql.inspection import Facts
-from tests.counting.follow import Follower, create_tables, insert
-from tests.counting.test_sql_server import DECLARED
+from tests.follow import Follower, create_tables, insert
+from tests.sql.test_sql_server import DECLARED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from exporter.checkpoint.checkpoint import Checkpoint, open_file
-from tests.counting.follow import Follower, create_tables, insert
+from tests.follow import Follower, create_tables, insert
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -10,7 +10,7 @@ from exporter.checkpoint.checkpoint import open_file
 from exporter.commands.verify import verify
 from exporter.config.settings import Config
 from exporter.exposition.formats import Format
-from tests.counting.follow import Follower, create_tables, insert, update
+from tests.follow import Follower, create_tables, insert, update
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -31,8 +31,8 @@ from exporter.errors import CheckpointError
 from exporter.metrics import catalogue
 from exporter.sql.dialects import Limits
 from exporter.sql.identity import Identity
-from tests.counting.follow import restored
-from tests.counting.older import WRITTEN, copy, written
+from tests.checkpoint.older import WRITTEN, copy, written
+from tests.follow import restored
 
 if TYPE_CHECKING:
     from tests.servers.database import Database

@@ -16,7 +16,7 @@ from sqlalchemy import URL, make_url, text
 from exporter.checkpoint.checkpoint import open_file
 from exporter.config import sqliteurls
 from exporter.sql.identity import Identity, place
-from tests.counting.follow import Follower, create_tables, insert
+from tests.follow import Follower, create_tables, insert
 from tests.servers.database import OWNER_PASSWORD, READER_PASSWORD, Database, SQLite
 from tests.servers.postgresql import PostgreSQL
 
