@@ -22,7 +22,7 @@ from exporter.config.settings import Backend
 from exporter.errors import BackendAbsent, BackendError, ConfigError, Reason
 from exporter.printable import some
 from exporter.sql import compiled, dialects, drivers
-from exporter.sql.connection import Link, message, reading_engine, unexpected
+from exporter.sql.connection import KeptConnection, message, reading_engine, unexpected
 from exporter.sql.identity import Identity, Origin, place
 from exporter.sql.inspection import Facts
 
@@ -47,7 +47,7 @@ class Session:
         return next((table for table in self.tables if table.layout is self.family.main), None)
 
 
-class Database(Link[Connection]):
+class Database(KeptConnection[Connection]):
     """The database of one backend."""
 
     def __init__(self, settings: Backend) -> None:

@@ -38,7 +38,7 @@ from exporter.backends.family import ResultTable
 from exporter.counting.audit import Audit, Found, missing
 from exporter.counting.lifecycle import ZONE_SLACK, Watch, slack_shown_by
 from exporter.counting.position import RECENT_IDS
-from exporter.counting.resets import REBORN_IDS
+from exporter.counting.resets import REAPPEARED_IDS
 from exporter.counting.results import FAILURE, READY_STATES, SUCCESS, Group, Row
 from exporter.counting.spans import MIN_ID, Missing, Span, holes, inside, windows
 from exporter.counting.step import Anchor, Batch, Cohort, Digest, Horizon, Plan
@@ -161,7 +161,7 @@ class Reader:
         below = None if plan.below is None else plan.below - 1
         below_rows, below_from = self._unfinished_upto(connection, plan, below)
         looks = [self._look_at(connection, cohort, plan.known) for cohort in plan.cohorts]
-        strays = [row_id for _, some in looks for row_id in some]
+        changed = [row_id for _, some in looks for row_id in some]
         return Batch(
             plan=replace(plan, chunk=chunk.asked),
             top=top if chunk.upto is None or top is None else max(top, chunk.upto),
@@ -180,11 +180,11 @@ class Reader:
             late=tuple(late),
             late_complete=late_complete,
             digests=tuple(digest for digest, _ in looks),
-            strays=tuple(strays),
-            watched=tuple(self._by_id(connection, [*plan.watched, *strays])),
+            changed=tuple(changed),
+            watched=tuple(self._by_id(connection, [*plan.watched, *changed])),
             below_rows=tuple(below_rows),
             below_from=below_from,
-            reborn=tuple(self._ids_in(connection, plan.deleted)),
+            reappeared=tuple(self._ids_in(connection, plan.deleted)),
             found=self._found(connection, plan.audit),
             named=any(group.task for group in chunk.groups) or any(r.task for r in chunk.rows),
             horizon=self._horizon(connection) if plan.gaps else None,
@@ -471,7 +471,7 @@ class Reader:
         if span is None:
             return ()
         query = select(self._id).where(self._id.between(span.lo, span.hi))
-        return connection.execute(query.order_by(self._id).limit(REBORN_IDS)).scalars()
+        return connection.execute(query.order_by(self._id).limit(REAPPEARED_IDS)).scalars()
 
     def _by_id(self, connection: Connection, ids: Sequence[int]) -> Iterator[Row]:
         for some in _portions(ids):

@@ -30,7 +30,7 @@ from exporter.checkpoint.store import Fence, Store
 from exporter.errors import CheckpointError
 from exporter.sql.dialects import Limits
 
-LASTS = 15.0  # seconds without a beat
+LEASE_DURATION = 15.0  # seconds without a renewal
 LIMITS = Limits(connect=5.0, query=5.0)  # several tries fit into the time it lasts
 
 _metadata = MetaData()
@@ -117,7 +117,7 @@ class Lease:
 
     def confirmed(self) -> bool:
         """Whether nobody else can have taken over yet."""
-        return time.monotonic() - self._confirmed < LASTS
+        return time.monotonic() - self._confirmed < LEASE_DURATION
 
     def fence(self) -> Fence:
         """Return what raises LeaseLostError in a transaction unless this term still lasts.
@@ -152,7 +152,7 @@ class Lease:
         return holder
 
     def _is_free(self) -> bool:
-        return not self.leader or time.monotonic() - self._since >= LASTS
+        return not self.leader or time.monotonic() - self._since >= LEASE_DURATION
 
     def _swap(self, connection: Connection) -> bool:
         assert self._seen is not None  # noqa: S101  # we have just looked

@@ -106,7 +106,7 @@ class OwnFile(Store):
         self._take_lock()
         if not self._as_left():
             self._foreign = bool(_size(self.path))
-            with _said(self.path):
+            with _explained(self.path):
                 if self._foreign and not _is_sound(self.path):
                     self._move_aside()
         self._left = self._wal_left = None
@@ -121,7 +121,7 @@ class OwnFile(Store):
         kept = self._spare()
         try:
             with (
-                _said(self.path),
+                _explained(self.path),
                 closing(_look_into(self.path)) as there,
                 closing(sqlite3.connect(kept)) as copy,
             ):
@@ -168,7 +168,7 @@ class OwnFile(Store):
         if self._locked():
             return
         self._release()
-        with _said(self.path):
+        with _explained(self.path):
             # Never emptied: it may be somebody else's.
             file = _beside(self.path, ".lock").open("ab")
         try:
@@ -197,7 +197,7 @@ def reading(path: Path) -> Snapshots:
 
 def refuse_foreign(path: Path) -> None:
     """Raise CheckpointError where there is a file that is not ours alone, and not empty."""
-    with _said(path):
+    with _explained(path):
         if _state(path) is None:
             return
         if path.stat().st_nlink > 1:  # each name would have a log and a lock of its own
@@ -239,7 +239,7 @@ def _look_into(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def _said(path: Path) -> Iterator[None]:
+def _explained(path: Path) -> Iterator[None]:
     """Say where the trouble is."""
     try:
         yield

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from exporter.errors import CheckpointError, ExporterError
 from exporter.sql import dialects, drivers
-from exporter.sql.connection import Link, message, reading_engine
+from exporter.sql.connection import KeptConnection, message, reading_engine
 from exporter.sql.dialects import Limits
 from exporter.sql.waiting import waiting
 
@@ -25,7 +25,7 @@ LIMITS = Limits(connect=5.0, query=30.0)
 _FORESEEN = (SQLAlchemyError, OSError, ValueError, KeyError, TypeError)
 
 
-class Store(Link[Connection]):
+class Store(KeptConnection[Connection]):
     """One database, for several threads, which take turns."""
 
     def __init__(self, url: URL, place: str, *, limits: Limits = LIMITS) -> None:

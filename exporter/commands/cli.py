@@ -46,7 +46,7 @@ class _Flag:
 
     @property
     def env(self) -> str:
-        """The environment variable that is read where the flag is not given."""
+        """The environment variable that is read where the flag is not values."""
         own = self.name.upper().replace(".", "_").replace("-", "_")
         return self.variable or f"CELERY_RESULTS_EXPORTER_{own}"
 
@@ -105,7 +105,7 @@ _COMMANDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
+class _Value:
     """The value of a flag and where it comes from, for messages."""
 
     texts: Sequence[str]
@@ -152,11 +152,11 @@ def _complain(faults: Sequence[str], code: int) -> int:
 def _run(argv: Sequence[str], env: Mapping[str, str]) -> int:
     namespace = _parser().parse_intermixed_args(argv)
     command: str = namespace.command
-    given = _given(vars(namespace), env)
-    config = _config(given, env)
-    _configure_logs(given, default_level="info" if command == "run" else "warning")
-    _refuse_to_adopt_nothing(given, config)
-    options = _options(given)
+    values = _values(vars(namespace), env)
+    config = _config(values, env)
+    _configure_logs(values, default_level="info" if command == "run" else "warning")
+    _refuse_to_adopt_nothing(values, config)
+    options = _options(values)
     if command == "check":
         from exporter.commands.check import check
 
@@ -172,13 +172,13 @@ def _run(argv: Sequence[str], env: Mapping[str, str]) -> int:
     return service.run(config, options)
 
 
-def _options(given: Mapping[str, _Given]) -> Options:
+def _options(values: Mapping[str, _Value]) -> Options:
     options = Options()
-    if adopt := given.get("checkpoint.adopt"):
+    if adopt := values.get("checkpoint.adopt"):
         options = replace(options, adopt=frozenset(adopt.texts))
-    if path := given.get("web.telemetry-path"):
+    if path := values.get("web.telemetry-path"):
         options = replace(options, telemetry_path=path.text)
-    if listen := given.get("web.listen-address"):
+    if listen := values.get("web.listen-address"):
         from exporter.web.addresses import parse_address
 
         try:
@@ -190,8 +190,8 @@ def _options(given: Mapping[str, _Given]) -> Options:
     return options
 
 
-def _refuse_to_adopt_nothing(given: Mapping[str, _Given], config: Config) -> None:
-    if adopt := given.get("checkpoint.adopt"):
+def _refuse_to_adopt_nothing(values: Mapping[str, _Value], config: Config) -> None:
+    if adopt := values.get("checkpoint.adopt"):
         unknown = sorted(set(adopt.texts) - {backend.name for backend in config.backends})
         if unknown:
             raise ConfigError([f"{adopt.origin}: there is no backend {unknown[0]!r}"])
@@ -199,8 +199,8 @@ def _refuse_to_adopt_nothing(given: Mapping[str, _Given], config: Config) -> Non
             raise ConfigError([f"{adopt.origin}: there is no checkpoint in the configuration"])
 
 
-def _config(given: Mapping[str, _Given], env: Mapping[str, str]) -> Config:
-    file, url = given.get("config.file"), given.get("celery.result-backend")
+def _config(values: Mapping[str, _Value], env: Mapping[str, str]) -> Config:
+    file, url = values.get("config.file"), values.get("celery.result-backend")
     if file and url:
         if file.by_flag and url.by_flag:
             raise ConfigError(["--config.file and --celery.result-backend exclude each other"])
@@ -215,15 +215,15 @@ def _config(given: Mapping[str, _Given], env: Mapping[str, str]) -> Config:
     raise ConfigError([_NOTHING_TO_READ])
 
 
-def _configure_logs(given: Mapping[str, _Given], default_level: str) -> None:
+def _configure_logs(values: Mapping[str, _Value], default_level: str) -> None:
     from exporter import logs
 
-    level, form = given.get("log.level"), given.get("log.format")
+    level, form = values.get("log.level"), values.get("log.format")
     log_format = cast("Literal['logfmt', 'json']", form.text if form else "logfmt")
     logs.configure(level.text if level else default_level, log_format)
 
 
-def _given(flags: Mapping[str, list[str] | None], env: Mapping[str, str]) -> dict[str, _Given]:
+def _values(flags: Mapping[str, list[str] | None], env: Mapping[str, str]) -> dict[str, _Value]:
     found, faults = {}, []
     for flag in _FLAGS:
         texts, origin = flags[flag.name], f"--{flag.name}"
@@ -234,14 +234,14 @@ def _given(flags: Mapping[str, list[str] | None], env: Mapping[str, str]) -> dic
             texts = [part.strip() for part in text.split(",")] if flag.repeatable else [text]
         if flag.choices:
             texts = [text.lower() for text in texts]  # Python's level names are in capitals
-        given = _Given(texts, origin)
+        values = _Value(texts, origin)
         if not flag.supported:
             faults.append(f"{origin} is not supported yet")
         elif not all(texts):
             faults.append(f"{origin} is empty")
-        elif flag.choices and given.text not in flag.choices:
-            faults.append(f"{origin}: {given.text!r} is not one of {', '.join(flag.choices)}")
-        found[flag.name] = given
+        elif flag.choices and values.text not in flag.choices:
+            faults.append(f"{origin}: {values.text!r} is not one of {', '.join(flag.choices)}")
+        found[flag.name] = values
     if faults:
         raise ConfigError(faults)
     return found

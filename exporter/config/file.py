@@ -44,7 +44,7 @@ def _folder(info: ValidationInfo) -> Path:
     return cast("Path", info.context)
 
 
-class Written(Settings, frozen=True):
+class FileSettings(Settings, frozen=True):
     """Settings as a person writes them, or a variable gives them: as text."""
 
     @field_validator(
@@ -73,7 +73,7 @@ class Written(Settings, frozen=True):
         return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
 
-class Entry(Written, frozen=True):
+class Entry(FileSettings, frozen=True):
     """One item of ``backends:``."""
 
     name: Text
@@ -103,16 +103,16 @@ class File(Model, frozen=True):
     """The whole file."""
 
     checkpoint: CheckpointPlace | None = None
-    defaults: Written | None = None
+    defaults: FileSettings | None = None
     backends: Annotated[list[Entry], Field(min_length=1)]
 
 
-def backend(entry: Entry, defaults: Written | None) -> Backend:
+def backend(entry: Entry, defaults: FileSettings | None) -> Backend:
     """Return what a backend is set to, with the defaults where it says nothing."""
-    values = {**(_said(defaults) if defaults else {}), **_said(entry)}
+    values = {**(_explicit(defaults) if defaults else {}), **_explicit(entry)}
     in_file, in_place = values.pop("result_backend_file", None), values.pop("result_backend", None)
     return Backend(url=in_file or in_place, **values)
 
 
-def _said(model: Model) -> dict[str, Any]:
+def _explicit(model: Model) -> dict[str, Any]:
     return {key: getattr(model, key) for key in model.model_fields_set}

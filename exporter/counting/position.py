@@ -245,7 +245,7 @@ class Position(Standing):
         """Compare watched rows with what they are now (R3, R4, R5, R13)."""
         change.cohorts = tuple(zip(batch.plan.cohorts, batch.digests, strict=True))
         present = {row.id: row for row in batch.watched}
-        for row_id in (*batch.plan.watched, *batch.strays):
+        for row_id in (*batch.plan.watched, *batch.changed):
             watch = self.watched.get(row_id)
             if watch is not None and row_id not in change.watch:
                 change.take(row_id, life.again(present.get(row_id), watch))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from exporter.counting.spans import MIN_ID
 from exporter.counting.step import Anchor, Batch, Standing
 
-REBORN_IDS = 1_000
+REAPPEARED_IDS = 1_000
 MAX_ANCHORS = 15  # beside the lowest
 
 Waits = Callable[[int], bool]  # takes an id; whether it may still come late
@@ -23,7 +23,7 @@ def restarted(standing: Standing, batch: Batch, waits_for: Waits) -> bool:
     Ids never come back by themselves: where one does, and it is no late commit, they began again.
     """
     returned = standing.returned
-    return any(row_id not in returned and not waits_for(row_id) for row_id in batch.reborn)
+    return any(row_id not in returned and not waits_for(row_id) for row_id in batch.reappeared)
 
 
 def reused_from(standing: Standing, batch: Batch, waits_for: Waits) -> int | None:
@@ -61,8 +61,8 @@ def deleted(standing: Standing, batch: Batch) -> tuple[int | None, tuple[int, ..
     if standing.cursor is None or top >= standing.cursor:
         return None, ()
     there = {row.id for row in batch.late}
-    if len(batch.reborn) < REBORN_IDS:
-        there.update(row_id for row_id in standing.returned if row_id in batch.reborn)
+    if len(batch.reappeared) < REAPPEARED_IDS:
+        there.update(row_id for row_id in standing.returned if row_id in batch.reappeared)
     else:
         there.update(standing.returned)
     fallen = top if standing.fallen is None else min(top, standing.fallen)

@@ -94,7 +94,7 @@ class Batch:
     last: Anchor | None = None  # the row of the highest id that was read
     held: bool = True  # the last of `plan.anchors` is there, unchanged
     keys: Mapping[int, str] = field(default_factory=dict)  # else: those of the anchors still there
-    lower: tuple[int, ...] = ()  # and ids below all of them (the lowest REBORN_IDS)
+    lower: tuple[int, ...] = ()  # and ids below all of them (the lowest REAPPEARED_IDS)
     upto: int | None = None  # rows above `plan.after` were read up to this id; None: none there
     first: int | None = None  # lowest id of these, where none was read before
     over: bool = False  # they finished so long ago that none changes, or is still to come
@@ -105,11 +105,11 @@ class Batch:
     late: tuple[Row, ...] = ()  # rows in `plan.gaps`
     late_complete: bool = True  # `late` holds all there are
     digests: tuple[Digest, ...] = ()  # of `plan.cohorts`
-    strays: tuple[int, ...] = ()  # rows of `plan.cohorts` that are not as known, or gone
-    watched: tuple[Row, ...] = ()  # rows of `plan.watched` and `strays` that are still there
+    changed: tuple[int, ...] = ()  # rows of `plan.cohorts` that are not as known, or gone
+    watched: tuple[Row, ...] = ()  # rows of `plan.watched` and `changed` that are still there
     below_rows: tuple[Row, ...] = ()  # unfinished rows in [below_from, plan.below)
     below_from: int | None = None  # None: nothing is left below
-    reborn: tuple[int, ...] = ()  # ids in `plan.deleted` that are there (the lowest REBORN_IDS)
+    reappeared: tuple[int, ...] = ()  # the lowest ids in `plan.deleted` that are there
     found: Found | None = None  # by `plan.audit`
     named: bool = False  # a row with a name was seen
     horizon: Horizon | None = None  # where there are gaps to close, and the server says it
@@ -117,8 +117,8 @@ class Batch:
     @classmethod
     def of_no_table(cls, plan: Plan) -> Batch:
         """Answer for a table that is not there: so are none of its rows."""
-        strays = tuple(row_id for cohort in plan.cohorts for row_id in cohort.ids)
-        return cls(plan, digests=((),) * len(plan.cohorts), strays=strays)
+        changed = tuple(row_id for cohort in plan.cohorts for row_id in cohort.ids)
+        return cls(plan, digests=((),) * len(plan.cohorts), changed=changed)
 
     @property
     def goes_on(self) -> bool:

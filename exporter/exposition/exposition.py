@@ -117,7 +117,7 @@ class Exposition:
         with self._lock:
             self._published += 1
 
-    def kept(self, form: Format, *, compressed: bool = False) -> bytes | None:
+    def cached(self, form: Format, *, compressed: bool = False) -> bytes | None:
         """Return the exposition at once, or None where it must be rendered or put together."""
         copy = self._copies.get((form, compressed))
         if copy is None or copy.published != self._published:

@@ -55,7 +55,7 @@ def render_own(form: Format, samples: Samples) -> bytes:
     )
 
 
-class _Kept(NamedTuple):
+class _Rendered(NamedTuple):
     """What was made of the samples of a metric."""
 
     samples: Iterable[Sample]
@@ -63,7 +63,7 @@ class _Kept(NamedTuple):
     piece: Piece | None  # None: there are no lines
 
 
-_NOTHING = _Kept((), {}, None)
+_NOTHING = _Rendered((), {}, None)
 
 
 class Renderer:
@@ -74,7 +74,7 @@ class Renderer:
         self.form = form
         self.rendered = 0  # samples, in all: the work done
         self._own = () if backend is None else (backend,)
-        self._kept: dict[Metric, _Kept] = {}
+        self._kept: dict[Metric, _Rendered] = {}
 
     def render(self, samples: Samples) -> dict[Metric, Piece]:
         """Render the lines of each metric that has some: the same piece while they are the same."""
@@ -85,7 +85,7 @@ class Renderer:
         }
         return {metric: kept.piece for metric, kept in self._kept.items() if kept.piece}
 
-    def _render(self, metric: Metric, samples: Iterable[Sample], before: _Kept) -> _Kept:
+    def _render(self, metric: Metric, samples: Iterable[Sample], before: _Rendered) -> _Rendered:
         if samples is before.samples:
             return before
         rendered = self.rendered
@@ -97,10 +97,10 @@ class Renderer:
                 kept = sample, "".join(self._sample(metric, (*self._own, *sample.labels), sample))
             lines[sample.labels] = kept
         if rendered == self.rendered and [*lines] == [*before.lines]:
-            return _Kept(samples, lines, before.piece)
+            return _Rendered(samples, lines, before.piece)
         # A lone surrogate, which UTF-8 cannot hold, is no reason to go without all the rest.
         text = "".join(map(_line, lines.values())).encode(errors="replace")
-        return _Kept(samples, lines, Piece(text) if text else None)
+        return _Rendered(samples, lines, Piece(text) if text else None)
 
     def _sample(self, metric: Metric, labels: tuple[str, ...], sample: Sample) -> Iterator[str]:
         names = metric.label_names

@@ -7,14 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 
-from exporter.checkpoint.lease import LASTS, Lease, LeaseLostError
+from exporter.checkpoint.lease import LEASE_DURATION, Lease, LeaseLostError
 from exporter.checkpoint.store import Fence
 from exporter.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-BEAT = 3.0  # seconds from one beat to the next
-LOOK = 1.0  # seconds from one look at the leader to the next
+RENEW_INTERVAL = 3.0  # seconds between renewals
+RETRY_INTERVAL = 1.0  # seconds between looks whether anybody leads
 STUCK_AFTER = 300.0  # seconds; all timeouts of one try are less
 STANDING_BY = "standing by: another replica leads"
 
@@ -63,7 +63,7 @@ class Election:
         while not self._stop.is_set():
             self._patient_until = time.monotonic() + STUCK_AFTER
             self._try(self._beat if self.decided.is_set() else self._look)
-            self._stop.wait(BEAT if self.decided.is_set() else LOOK)
+            self._stop.wait(RENEW_INTERVAL if self.decided.is_set() else RETRY_INTERVAL)
         if self.decided.is_set():
             self._try(self._lease.release)
         self._lease.close()
@@ -108,7 +108,10 @@ class Election:
             return
         self.fault = fault
         if fault == STANDING_BY:
-            log.info(fault, extra={"leader": self._lease.leader, "takes_over_after": f"{LASTS:g}s"})
+            log.info(
+                fault,
+                extra={"leader": self._lease.leader, "takes_over_after": f"{LEASE_DURATION:g}s"},
+            )
         elif fault:
             log.warning("checkpoint is not in reach", extra={"error": fault})
         elif self.decided.is_set():

@@ -21,7 +21,7 @@ from exporter.web.status import BackendStatus
 PUBLISH_INTERVAL = 1.0  # seconds, while a poll lasts
 PROGRESS_INTERVAL = 10.0  # seconds between lines on a backlog
 LONGEST_BACKOFF = 60.0  # seconds
-BREATH = 0.005  # seconds between two steps, for everybody else who uses the database
+PAUSE_BETWEEN_STEPS = 0.005  # seconds between two steps, for everybody else who uses the database
 STUCK_AFTER = 60.0  # seconds beyond all timeouts
 
 
@@ -38,16 +38,16 @@ class Poller:
         self._checkpoint = checkpoint
         self._exposition = exposition
         self._stop = threading.Event()
-        self._beat = 0.0  # monotonic; polls begin so many intervals from then on
+        self._phase = 0.0  # monotonic; polls begin so many intervals from then on
         self._patient_until = float("inf")  # monotonic; later than this they are stuck
         self._published = 0.0
 
-    def begin(self, beat: float) -> None:
+    def begin(self, phase: float) -> None:
         """Expect polls from now on, so many intervals from this moment on.
 
         By the monotonic clock; it may lie ahead.
         """
-        self._beat = beat
+        self._phase = phase
 
     def restore(self) -> None:
         """Serve at once what the checkpoint has kept."""
@@ -115,11 +115,11 @@ class Poller:
         self.follower.ask_less()
 
     def _delay(self, now: float, spent: float) -> float:
-        """Seconds to the next poll: on a steady beat, or backing off."""
+        """Seconds to the next poll: at a steady pace, or backing off."""
         interval = self.settings.poll_interval
         failures = self.polls.failures
         if not failures:
-            return (self._beat - now) % interval if spent < interval else 0.0
+            return (self._phase - now) % interval if spent < interval else 0.0
         backoff = min(interval * 2.0 ** min(failures - 1, 16), LONGEST_BACKOFF)
         return max(interval, backoff) * random.uniform(0.9, 1.1)  # noqa: S311  # jitter
 
@@ -147,4 +147,4 @@ class Poller:
                 logged = time.monotonic()
                 self.follower.log_progress()
             with waiting():
-                self._stop.wait(BREATH)
+                self._stop.wait(PAUSE_BETWEEN_STEPS)

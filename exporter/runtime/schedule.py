@@ -22,7 +22,7 @@ from exporter.sql.waiting import share
 
 log = logging.getLogger(__name__)
 
-LOOK = 0.005  # seconds between looks whether whoever works waits for a database
+HELPER_INTERVAL = 0.005  # seconds between looks whether whoever works waits for a database
 HELP_AFTER = 0.25  # seconds; then another thread joins, even if those at work compute
 SPARE = 2  # threads that stay although there is nothing to do
 
@@ -134,7 +134,7 @@ class Schedule:
         late = now - self._jobs[0].moment
         if late < 0:
             return -late
-        return min(LOOK, self._began + HELP_AFTER - now) if self._computing else 0.0
+        return min(HELPER_INTERVAL, self._began + HELP_AFTER - now) if self._computing else 0.0
 
     def _computes(self, threads: int) -> None:
         with self._changed:

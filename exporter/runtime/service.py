@@ -21,7 +21,7 @@ from sqlalchemy import URL
 
 from exporter import __version__
 from exporter.checkpoint.checkpoint import IN_A_DATABASE, Checkpoint, open_file
-from exporter.checkpoint.lease import LASTS, LIMITS, Lease
+from exporter.checkpoint.lease import LEASE_DURATION, LIMITS, Lease
 from exporter.checkpoint.store import Fence, Store
 from exporter.config.settings import Config
 from exporter.errors import CheckpointError
@@ -30,7 +30,7 @@ from exporter.exposition.formats import Format
 from exporter.metrics import catalogue
 from exporter.metrics.samples import Sample, Samples
 from exporter.printable import some
-from exporter.runtime.election import LOOK, Election
+from exporter.runtime.election import RETRY_INTERVAL, Election
 from exporter.runtime.options import Options
 from exporter.runtime.poller import Poller
 from exporter.runtime.schedule import Schedule
@@ -51,7 +51,7 @@ TOGETHER = 3  # polls in a row: what is served changes less often, and a scrape 
 SWITCH = 0.0001  # seconds; a poll that computes keeps a scrape waiting for no longer
 
 
-class Term:
+class Polling:
     """What is read and served while this process leads: all of it anew each time."""
 
     def __init__(
@@ -104,43 +104,43 @@ class Service:
         self._config = config
         self._adopt = adopt
         self._election: Election | None = None
-        self._polling = True  # in threads, as soon as we lead
+        self._in_threads = True  # in threads, as soon as we lead
         self._standby = self._new_exposition()
-        self._checkpoint: Checkpoint | None = None  # of the last term, which may not have begun
-        self.term: Term | None = None  # None: another replica leads
+        self._checkpoint: Checkpoint | None = None  # of the last polling, which may not have begun
+        self.polling: Polling | None = None  # None: another replica leads
         if isinstance(config.checkpoint, URL):
             lease = Lease(Store(config.checkpoint, IN_A_DATABASE, limits=LIMITS))
             self._election = Election(lease, self._lead, self._stand_by)
         else:
             checkpoint = open_file(config.checkpoint, adopt) if config.checkpoint else None
-            self.term = Term(config, self._new_exposition(), checkpoint)
-            for poller in self.term.pollers:
+            self.polling = Polling(config, self._new_exposition(), checkpoint)
+            for poller in self.polling.pollers:
                 poller.restore()
 
     def start(self) -> None:
         """Begin polling, at once or when elected."""
         if self._election is not None:
             self._election.start()
-        elif self.term is not None:
-            self.term.start()
+        elif self.polling is not None:
+            self.polling.start()
 
     def poll_once(self) -> bool:
         """Poll every backend to the end of what there is; say whether all that worked."""
         if self._election is not None:
-            self._polling = False
+            self._in_threads = False
             self._election.start()
-            self._election.decided.wait(LASTS + 5 * LOOK)
-        if self.term is None:
+            self._election.decided.wait(LEASE_DURATION + 5 * RETRY_INTERVAL)
+        if self.polling is None:
             raise CheckpointError(f"{IN_A_DATABASE}: {self.unready()}")
-        worked = [poller.try_once() for poller in self.term.pollers]
+        worked = [poller.try_once() for poller in self.polling.pollers]
         return all(worked)
 
     def stop(self) -> None:
         """End polling, then let another replica lead."""
-        term = self.term
-        if term is not None:
-            term.stop()
-            term.end(STOP_WITHIN)
+        polling = self.polling
+        if polling is not None:
+            polling.stop()
+            polling.end(STOP_WITHIN)
         elif self._checkpoint is not None:
             self._checkpoint.close()
         if self._election is not None:
@@ -149,21 +149,21 @@ class Service:
     # -- terms -------------------------------------------------------------------------------
 
     def _lead(self, fence: Fence) -> None:
-        """Begin a term. What an earlier one has left hanging stays outside the fence."""
+        """Begin a polling. What an earlier one has left hanging stays outside the fence."""
         assert isinstance(self._config.checkpoint, URL)  # noqa: S101  # or there is no election
         checkpoint = Checkpoint(Store(self._config.checkpoint, IN_A_DATABASE), fence, self._adopt)
         self._checkpoint = checkpoint
         checkpoint.open()
-        self.term = Term(self._config, self._new_exposition(), checkpoint)
-        if self._polling:
-            self.term.start()
+        self.polling = Polling(self._config, self._new_exposition(), checkpoint)
+        if self._in_threads:
+            self.polling.start()
 
     def _stand_by(self) -> None:
-        """End the term, and forget what it counted."""
-        term, self.term = self.term, None
-        if term is not None:
-            term.stop()
-            threading.Thread(target=term.end, args=(LONGEST_END,), daemon=True).start()
+        """End the polling, and forget what it counted."""
+        polling, self.polling = self.polling, None
+        if polling is not None:
+            polling.stop()
+            threading.Thread(target=polling.end, args=(LONGEST_END,), daemon=True).start()
 
     def _new_exposition(self) -> Exposition:
         exposition = Exposition(self._fresh_samples)
@@ -180,28 +180,28 @@ class Service:
         return exposition
 
     def _fresh_samples(self) -> Samples:
-        term, election = self.term, self._election
+        polling, election = self.polling, self._election
         samples: dict[catalogue.Metric, float | None] = {
             catalogue.LEADER: float(election is None or election.leading)
         }
-        if term is not None and term.checkpoint is not None:
-            samples[catalogue.CHECKPOINT_COMMIT] = term.checkpoint.last_commit
-            samples[catalogue.CHECKPOINT_SIZE] = term.checkpoint.size
+        if polling is not None and polling.checkpoint is not None:
+            samples[catalogue.CHECKPOINT_COMMIT] = polling.checkpoint.last_commit
+            samples[catalogue.CHECKPOINT_SIZE] = polling.checkpoint.size
         return {metric: [Sample((), v)] for metric, v in samples.items() if v is not None}
 
     # -- what the web pages ask --------------------------------------------------------------
 
-    def kept(self, form: Format, *, gzip: bool) -> bytes | None:
+    def cached(self, form: Format, *, gzip: bool) -> bytes | None:
         """Return the body of /metrics at once, or None where it must be rendered first."""
-        return self._exposition().kept(form, compressed=gzip)
+        return self._exposition().cached(form, compressed=gzip)
 
     def exposition(self, form: Format, *, gzip: bool) -> bytes:
         """Return the body of /metrics."""
         return self._exposition().body(form, compressed=gzip)
 
     def _exposition(self) -> Exposition:
-        term = self.term
-        return term.exposition if term else self._standby
+        polling = self.polling
+        return polling.exposition if polling else self._standby
 
     def unhealthy(self) -> str:
         """Say what makes no progress. A database that is down is not our illness."""
@@ -213,7 +213,7 @@ class Service:
 
     def unready(self) -> str:
         """Say why we stand by, or name the backends that were not tried yet."""
-        if self.term is None and self._election is not None:
+        if self.polling is None and self._election is not None:
             return self._election.fault
         waiting = [poller.settings.name for poller in self._pollers() if not poller.tried.is_set()]
         return f"not tried yet: {some(waiting)}" if waiting else ""
@@ -224,8 +224,8 @@ class Service:
         return ServiceStatus(__version__, self.started, backends)
 
     def _pollers(self) -> list[Poller]:
-        term = self.term
-        return term.pollers if term is not None else []
+        polling = self.polling
+        return polling.pollers if polling is not None else []
 
 
 def _share_memory() -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-LOOK = 0.5  # seconds between looks; so late an alarm may be
+INTERVAL = 0.5  # seconds between looks; so late an alarm may be
 
 _lock = threading.Lock()
 _alarms: dict[object, tuple[float, Callable[[], None]]] = {}  # when, monotonic, and what
@@ -34,7 +34,7 @@ def alarm(seconds: float, act: Callable[[], None]) -> Iterator[None]:
 def _watch() -> None:
     global _watched  # noqa: PLW0603
     while True:
-        time.sleep(LOOK)
+        time.sleep(INTERVAL)
         with _lock:
             if not _alarms:
                 _watched = False

@@ -19,7 +19,7 @@ from exporter.sql.dialects import Dialect
 Begun = TypeVar("Begun")
 
 
-class Link(ABC, Generic[Begun]):
+class KeptConnection(ABC, Generic[Begun]):
     """The one connection. What it is for is said by `_begin`."""
 
     def __init__(self, dialect: Dialect) -> None:

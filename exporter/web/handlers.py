@@ -37,7 +37,7 @@ _PLAIN = "text/plain; charset=utf-8"
 class Site(Protocol):
     """What is served. Called from the web server's thread, which waits: answer at once."""
 
-    def kept(self, form: Format, /, *, gzip: bool) -> bytes | None:
+    def cached(self, form: Format, /, *, gzip: bool) -> bytes | None:
         """Return all metrics, or None where they have to be rendered first."""
 
     def exposition(self, form: Format, /, *, gzip: bool) -> bytes:
@@ -169,7 +169,7 @@ class _Metrics(_Handler):
         if gzip:
             self.set_header("Content-Encoding", "gzip")
         site = self.application.site
-        body = site.kept(format_, gzip=gzip)
+        body = site.cached(format_, gzip=gzip)
         if body is None:
             body = await asyncio.to_thread(site.exposition, format_, gzip=gzip)
         self.finish(body)

@@ -51,7 +51,7 @@ def store(database: Database, resources: ExitStack) -> Callable[[], Store]:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> float:
     """Let a lease last half a second."""
-    monkeypatch.setattr(lease_module, "LASTS", 0.5)
+    monkeypatch.setattr(lease_module, "LEASE_DURATION", 0.5)
     return 0.5
 
 

@@ -540,7 +540,7 @@ def test_database_that_lost_it_is_written_anew(database: Database, how: str) -> 
 def test_scrape_does_not_ask_the_disk(results: Database, path: Path) -> None:
     """The size is that of the last save, whatever became of the files since."""
     served = service.Service(Config((), path, 0.0))
-    checkpoint = served.term.checkpoint if served.term else None
+    checkpoint = served.polling.checkpoint if served.polling else None
     assert checkpoint is not None
     follower = Follower(results.reader_url, checkpoint)
     with results.engine().begin() as connection:
@@ -549,7 +549,7 @@ def test_scrape_does_not_ask_the_disk(results: Database, path: Path) -> None:
     expected = path.stat().st_size + path.with_name(f"{path.name}-wal").stat().st_size
     assert checkpoint.size == expected
     shutil.rmtree(path.parent)
-    follower.exposition = served.term.exposition  # type: ignore[union-attr]
+    follower.exposition = served.polling.exposition  # type: ignore[union-attr]
     assert follower.value("celery_results_exporter_checkpoint_size_bytes") == expected
     follower.close()
     served.stop()

@@ -300,5 +300,5 @@ class TestOptions:
         from exporter.commands import cli  # noqa: PLC0415
 
         flags = vars(cli._parser().parse_intermixed_args(arguments))
-        options = cli._options(cli._given(flags, env))
+        options = cli._options(cli._values(flags, env))
         assert (addresses, path) == (options.listen_addresses, options.telemetry_path)

@@ -113,7 +113,7 @@ class Table:
             if not audit.missing(plan.audit.segment.counted, successes):
                 others = []  # the reader does not look, then
             found = Found(successes, tuple(others))
-        strays = [
+        changed = [
             row_id
             for cohort in plan.cohorts
             for row_id in cohort.ids
@@ -139,11 +139,11 @@ class Table:
             holes=tuple(holes([*start, *new])),
             late=tuple(self.committed[i] for i in ids if any(i in gap for gap in plan.gaps)),
             digests=((),) * len(plan.cohorts),
-            strays=tuple(strays),
+            changed=tuple(changed),
             watched=tuple(
-                self.committed[i] for i in (*plan.watched, *strays) if i in self.committed
+                self.committed[i] for i in (*plan.watched, *changed) if i in self.committed
             ),
-            reborn=tuple(
+            reappeared=tuple(
                 i for i in ids if plan.deleted and plan.deleted.lo <= i <= plan.deleted.hi
             ),
             found=found,

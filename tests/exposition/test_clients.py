@@ -34,8 +34,8 @@ class Site:
     def __init__(self, exposition: Exposition) -> None:
         self._exposition = exposition
 
-    def kept(self, form: Format, *, gzip: bool) -> bytes | None:
-        return self._exposition.kept(form, compressed=gzip)
+    def cached(self, form: Format, *, gzip: bool) -> bytes | None:
+        return self._exposition.cached(form, compressed=gzip)
 
     def exposition(self, form: Format, *, gzip: bool) -> bytes:
         return self._exposition.body(form, compressed=gzip)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from exporter.sql.alarm import LOOK, alarm
+from exporter.sql.alarm import INTERVAL, alarm
 from tests.servers.process import wait_until
 
 
@@ -19,9 +19,9 @@ def test_acts_when_it_takes_too_long() -> None:
 
 def test_does_nothing_in_time() -> None:
     rung = threading.Event()
-    with alarm(2 * LOOK, rung.set):
+    with alarm(2 * INTERVAL, rung.set):
         pass
-    assert not rung.wait(4 * LOOK)
+    assert not rung.wait(4 * INTERVAL)
 
 
 def test_one_that_breaks_keeps_no_other_from_acting() -> None:

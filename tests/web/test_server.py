@@ -39,7 +39,7 @@ class Shop:
         self.scrapes = 0
         self.rendering = threading.Lock()
 
-    def kept(self, form: Format, *, gzip: bool) -> bytes | None:
+    def cached(self, form: Format, *, gzip: bool) -> bytes | None:
         del form, gzip
         self.scrapes += 1
 
