@@ -59,7 +59,10 @@ def listen(addresses: Iterable[Address]) -> list[socket.socket]:
 
 
 def _listen(address: Address) -> list[socket.socket]:
-    """Listen on every IP address that a host has, on the same port."""
+    """Listen on every IP address that a host has, on the same port.
+
+    Tornado's `bind_sockets` would leave open what it had before one failed.
+    """
     found = socket.getaddrinfo(
         address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
