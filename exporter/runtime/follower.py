@@ -9,9 +9,10 @@ from dataclasses import replace
 from operator import add
 from typing import Any
 
+from exporter.backends import chunks
 from exporter.backends.database import WRONG_NAMES, Database, Session
 from exporter.backends.family import Layout, ResultTable
-from exporter.backends.reader import MOST_GROUPS, MOST_ROWS, Health, Reader
+from exporter.backends.reader import Health, Reader
 from exporter.backends.tables import kinds
 from exporter.checkpoint.checkpoint import Checkpoint, Save, Staged
 from exporter.config.settings import Backend
@@ -181,8 +182,8 @@ class Follower:
             batch.plan.chunk
             / max(
                 spent / CHUNK_SECONDS,
-                batch.fetched / MOST_ROWS,
-                len(batch.groups) / MOST_GROUPS,
+                batch.fetched / chunks.MOST_ROWS,
+                len(batch.groups) / chunks.MOST_GROUPS,
                 0.25,
             )
             for batch in batches.values()

@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporter.backends import reader
+from exporter.backends import chunks
+from exporter.backends.reader import Reader
 from exporter.checkpoint.checkpoint import open_file
 from exporter.counting.results import OTHER
-from exporter.runtime import follower as following
 from tests.follow import TASKS, Follower, create_tables, insert
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
-    from exporter.backends.database import Session
     from exporter.counting.step import Batch, Plan
     from tests.servers.database import Database
 
@@ -67,17 +66,16 @@ def test_groups_that_are_read_at_once_are_bounded(
     database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch, common: int
 ) -> None:
     """However many names somebody makes up, and however large a chunk was before."""
-    for module in (reader, following):
-        monkeypatch.setattr(module, "MOST_GROUPS", 100)
+    monkeypatch.setattr(chunks, "MOST_GROUPS", 100)
     groups: list[int] = []
-    read = reader.Reader.read
+    read = Reader.read
 
-    def noted(self: reader.Reader, session: Session, plan: Plan) -> Batch:
-        batch = read(self, session, plan)
+    def noted(self: Reader, connection: Connection, plan: Plan) -> Batch:
+        batch = read(self, connection, plan)
         groups.append(len(batch.groups))
         return batch
 
-    monkeypatch.setattr(reader.Reader, "read", noted)
+    monkeypatch.setattr(Reader, "read", noted)
     with engine.begin() as connection:
         rows = [
             {"task_id": f"{n}", "status": "SUCCESS", "name": f"task {0 if n < common else n}"}

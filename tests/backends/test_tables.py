@@ -11,7 +11,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import delete, text
 
-from exporter.backends.reader import NEWEST_ROWS, Reader
+from exporter.backends.chunks import NEWEST_ROWS
+from exporter.backends.reader import Reader
 from exporter.backends.tables import celery
 from exporter.checkpoint.checkpoint import open_file
 from exporter.counting.audit import AGES
@@ -599,7 +600,7 @@ def test_first_look_at_a_large_table(
     database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every unfinished row is found, by chunks that grow, and hold only so many of them."""
-    monkeypatch.setattr("exporter.backends.reader.MOST_ROWS", 500)
+    monkeypatch.setattr("exporter.backends.chunks.MOST_ROWS", 500)
     rows = [
         {"id": i, "task_id": str(i), "status": "STARTED" if i % 11 == 0 else "SUCCESS"}
         for i in range(1, 30_001)
@@ -620,7 +621,7 @@ def test_long_history_is_read_in_chunks(
     one_by_one: int,
 ) -> None:
     """More ids than a chunk spans, with holes that cleanup left; more failures than fit in one."""
-    monkeypatch.setattr("exporter.backends.reader.MOST_ROWS", one_by_one)
+    monkeypatch.setattr("exporter.backends.chunks.MOST_ROWS", one_by_one)
     rows = [
         {"id": apart * i, "task_id": str(i), "status": "FAILURE" if i % 5 == 0 else "SUCCESS"}
         for i in range(1, 24_001)
@@ -684,8 +685,10 @@ def test_without_snapshots_rows_are_counted_one_by_one(
     with engine.begin() as connection:
         for row, state in enumerate(states * 3, start=1):
             insert(connection, state, id=2 * row, retries=row, name=f"app.t{row % 2}")
-    with slow.poller.follower.database.session():
-        slow.poller.follower.database.dialect.snapshot = False  # connected: it is not asked again
+    source = slow.poller.follower.database
+    with source.session():
+        source.dialect.snapshot = False  # connected: it is not asked again
+    source.look_again()
     for late in ("SUCCESS", "FAILURE"):
         slow.poll()
         follower.poll()

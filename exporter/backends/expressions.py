@@ -1,0 +1,177 @@
+"""A result table as SQL expressions, and what their values mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
+from functools import lru_cache
+from math import isfinite
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    bindparam,
+    case,
+    false,
+    literal,
+    null,
+    or_,
+    select,
+    true,
+)
+from sqlalchemy.sql import Select
+
+from exporter.backends import failures
+from exporter.backends.family import ResultTable
+from exporter.counting.results import FAILURE, READY_STATES, SUCCESS, Row
+from exporter.sql.dialects import Dialect, decoded
+
+IDS_A_STATEMENT = 1_000  # SQL Server takes 2,100 parameters
+LABELS_KEPT = 20_000  # texts that are kept, so that equal ones are one
+
+
+class Expressions:
+    """Those of tables that are alike, of any backend."""
+
+    def __init__(self, table: ResultTable, dialect: Dialect, zone: ZoneInfo) -> None:
+        self.table = table
+        self.dialect = dialect
+        # Of wall times; a moment has none to be shifted by.
+        self._zone = None if table.date_done_zone or zone.key == "UTC" else zone
+        self.text = lru_cache(LABELS_KEPT)(dialect.text)
+        self.id = table.id
+        layout = table.layout
+        self.state = table.column(layout.state)
+        names = (layout.task, layout.worker, layout.queue)
+        self.keys = [self._of(name, dialect.exact) for name in names]
+        self.labels = [self._of(name, dialect.label) for name in names]
+        self.task_id = self._of(layout.task_id, dialect.label)
+        retries = table.column(layout.retries)
+        self.retries: ColumnElement[Any] = literal(0) if retries is None else retries
+        done = table.column(layout.done)
+        self.done: ColumnElement[Any] | None = done
+        self.ready = [self.value(state) for state in sorted(READY_STATES)]
+        state = self.state
+        self.exact_state = literal(SUCCESS) if state is None else dialect.exact(state)
+        self.state_label = literal(SUCCESS) if state is None else dialect.label(state)
+        unlike = self.exact_state != self.value(SUCCESS)
+        self.success = true() if state is None else ~unlike
+        self.no_success = false() if state is None else or_(state.is_(None), unlike)
+        self.row_columns = [
+            self.id,
+            self.state_label,
+            *self.labels,
+            self.retries,
+            self.moment(done),
+            self.task_id,
+            self._start_of_result(table.column(layout.result)),
+        ]
+        self.traceback = table.column(layout.traceback)
+        ids = self.id.in_(bindparam("ids", expanding=True))
+        self._task_ids_by_id = select(self.id, self.task_id).where(ids)
+        self.rows_by_id = self.rows_where(ids).order_by(self.id)
+        # Of many ids, which are ours, so they stand in the statement itself.
+        many = bindparam("ids", type_=BigInteger(), expanding=True, literal_execute=True)
+        self.listed = self.id.in_(many)
+
+    def exceptions(self, connection: Connection, found: Sequence[Any]) -> Iterable[str]:
+        """Name the exception of each row, "" where there is none, or nothing tells."""
+        names = [_exception(result) for *_, result in found]
+        silent = [
+            row_id
+            for (row_id, state, *_), name in zip(found, names, strict=True)
+            if not name and self.text(state) == FAILURE
+        ]
+        if not silent or self.traceback is None:
+            return names
+        told = self._from_tracebacks(connection, self.traceback, silent)
+        return (name or told.get(row[0], "") for row, name in zip(found, names, strict=True))
+
+    def _from_tracebacks(
+        self, connection: Connection, traceback: ColumnElement[Any], ids: Sequence[int]
+    ) -> dict[int, str]:
+        """Name exceptions from the end of their traceback; of most the last line is enough."""
+        names: dict[int, str] = {}
+        for characters, name_in in (
+            (failures.LAST_CHARACTERS, failures.from_last_line),
+            (failures.TRACEBACK_CHARACTERS, failures.from_traceback),
+        ):
+            end = select(self.id, self.dialect.end_of_text(traceback, characters))
+            for some in portions(ids):
+                found = connection.execute(end.where(self.listed), {"ids": some})
+                names |= {row_id: name_in(decoded(text)) for row_id, text in found}
+            ids = [row_id for row_id in ids if not names.get(row_id)]
+        return names
+
+    def _start_of_result(self, result: ColumnElement[Any] | None) -> ColumnElement[Any]:
+        """Cut the first bytes in the database: a result may be megabytes."""
+        if result is None or self.state is None:
+            return null()
+        failed = self.exact_state == self.value(FAILURE)
+        return case((failed, self.dialect.start_of_bytes(result, failures.RESULT_BYTES)))
+
+    def row(self, found: Any, exception: str = "") -> Row:
+        """Decode a row of `row_columns`."""
+        row_id, state, task, worker, queue, retries, done, task_id, _ = found
+        label = self.text
+        return Row(
+            row_id,
+            SUCCESS if self.state is None else label(state),
+            label(task),
+            label(worker),
+            label(queue),
+            count_of(retries),
+            self.epoch(done),
+            self.dialect.text(task_id),
+            exception,
+        )
+
+    def _of(
+        self, name: str | None, expression: Callable[[ColumnElement[Any]], ColumnElement[Any]]
+    ) -> ColumnElement[Any]:
+        column = self.table.column(name)
+        return null() if column is None else expression(column)
+
+    def moment(self, column: ColumnElement[Any] | None) -> ColumnElement[Any]:
+        """Return when a column says it was; null where there is none."""
+        return null() if column is None else self.dialect.moment(column)
+
+    def value(self, value: str) -> ColumnElement[Any]:
+        """Return a text as `exact` compares it."""
+        return literal(self.dialect.exact_value(value))
+
+    def epoch(self, value: Any) -> float | None:
+        """Turn a `date_done` into Unix time."""
+        return self.dialect.seconds(value, self._zone)
+
+    def rows_where(self, *where: ColumnElement[bool]) -> Select[Any]:
+        """Ask for rows, one by one."""
+        return select(*self.row_columns).where(*where)
+
+    def task_ids(self, connection: Connection, ids: Sequence[int]) -> dict[int, str]:
+        """Read the task ids of these rows."""
+        found = connection.execute(self._task_ids_by_id, {"ids": ids})
+        return {row_id: self.dialect.text(key) for row_id, key in found}
+
+
+def count_of(value: Any) -> int:
+    """Return a number of retries; a counter cannot take whatever else SQLite may have stored."""
+    return max(0, int(value)) if isinstance(value, (int, float, Decimal)) and isfinite(value) else 0
+
+
+def portions(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Yield as many ids at once as a statement takes."""
+    for start in range(0, len(ids), IDS_A_STATEMENT):
+        yield ids[start : start + IDS_A_STATEMENT]
+
+
+def grouping(keys: Iterable[ColumnElement[Any]]) -> list[ColumnElement[Any]]:
+    """Leave out the labels that the table does not have: there is no grouping by a constant."""
+    return [key for key in keys if not key.compare(null())]
+
+
+def _exception(result: Any) -> str:
+    return failures.from_result(bytes(result)) if result else ""
