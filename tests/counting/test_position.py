@@ -225,10 +225,11 @@ class ManyWriters(RuleBasedStateMachine):
     """Insert, commit late and out of order, roll back, update, overwrite, delete, truncate."""
 
     label_sets = Rules().label_sets
+    new_table = Table
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = Table()
+        self.table = self.new_table()
         # Nothing is held for its name.
         self.following = Following(self.table, named=False, label_sets=self.label_sets)
         self.net: dict[tuple[int, int], Labels] = {}  # last seen by a poll, finished
