@@ -6,8 +6,6 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from operator import add
-from typing import Any
 
 from exporter.backends import chunks
 from exporter.backends.database import WRONG_NAMES, Database, Session
@@ -17,13 +15,11 @@ from exporter.backends.tables import kinds
 from exporter.checkpoint.checkpoint import Checkpoint, Save, Staged
 from exporter.config.settings import Backend
 from exporter.counting import dates
-from exporter.counting.folding import fold, series
 from exporter.counting.lifecycle import Rules
 from exporter.counting.position import Position
 from exporter.counting.step import CHUNK_ROWS, Batch, Change, Plan
 from exporter.counting.tally import Changes, Tally
 from exporter.errors import BackendAbsent
-from exporter.metrics import catalogue
 from exporter.metrics.catalogue import Metric
 from exporter.metrics.samples import Sample
 
@@ -52,9 +48,11 @@ class Follower:
         )
         self.positions = {kind: Position(rules) for kind in kinds()}
         self.tables: tuple[ResultTable, ...] | None = None  # None: never connected
+        self.health: dict[str, Health] = {}  # by kind of table
+        self.skew: float | None = None  # seconds by which the newest result lies ahead
+        self.checkpoint = checkpoint
         self.waiting = ""  # for a table, and which
         self.last_read: float | None = None  # Unix time, seconds
-        self._checkpoint = checkpoint
         self._restored = checkpoint is None
         self._unanswered: Save | None = None  # we do not know whether it was kept
         # What is served of the tally. History comes at once, when all of it is counted: served bit
@@ -63,10 +61,7 @@ class Follower:
         self._whole = False  # none of it is history that was read in part
         self._readers: Mapping[str, Reader] = {}
         self._chunk = CHUNK_ROWS
-        self._health: dict[str, Health] = {}
         self._health_due = 0.0
-        self._skew: float | None = None
-        self._born = time.time()
 
     @property
     def layouts(self) -> tuple[Layout, ...]:
@@ -90,9 +85,9 @@ class Follower:
 
         By the backend's name: the server, which says what tables these are, may be down.
         """
-        if self._restored or self._checkpoint is None:
+        if self._restored or self.checkpoint is None:
             return False
-        known = self._checkpoint.restore(self.settings.name, self.positions, self.tally)
+        known = self.checkpoint.restore(self.settings.name, self.positions, self.tally)
         self._restored = True
         self.database.expect(known)
         self._whole = bool(known) and all(self.positions[kind].complete for kind in known)
@@ -104,7 +99,7 @@ class Follower:
         """Make sure that memory and checkpoint agree; say whether anything was restored."""
         restored = self.restore()
         self._settle()
-        checkpoint = self._checkpoint
+        checkpoint = self.checkpoint
         if checkpoint and not checkpoint.keep(self.settings.name, self.positions, self.tally):
             self._restored = False  # something was put in its place: go on from that
             restored = self.restore() or restored
@@ -112,9 +107,9 @@ class Follower:
 
     def _settle(self) -> None:
         """Find out what became of a save that failed: a lost answer may have been a yes."""
-        if self._unanswered is None or self._checkpoint is None:
+        if self._unanswered is None or self.checkpoint is None:
             return
-        if self._checkpoint.holds(self.settings.name, self._unanswered):
+        if self.checkpoint.holds(self.settings.name, self._unanswered):
             log.info(
                 "the checkpoint holds what it seemed to refuse",
                 extra={"backend": self.settings.name},
@@ -124,8 +119,8 @@ class Follower:
 
     def _recognise(self) -> None:
         """Make sure that these are the tables that were counted, before any row of them is."""
-        if self._checkpoint is not None:
-            self._checkpoint.recognise(self.settings.name, self.database.identities())
+        if self.checkpoint is not None:
+            self.checkpoint.recognise(self.settings.name, self.database.identities())
 
     # -- a step ------------------------------------------------------------------------------
 
@@ -215,9 +210,9 @@ class Follower:
 
     def _keep(self, save: Save) -> None:
         """Save, then take over; before anything is served. If it fails, nothing was."""
-        if self._checkpoint is not None:
+        if self.checkpoint is not None:
             self._unanswered = save
-            self._checkpoint.save(self.settings.name, save, self.positions, self.tally)
+            self.checkpoint.save(self.settings.name, save, self.positions, self.tally)
             self._unanswered = None
         self._apply(save)
 
@@ -258,7 +253,7 @@ class Follower:
         if time.monotonic() < self._health_due:
             return
         connection = session.connection
-        self._health = {kind: reader.health(connection) for kind, reader in self._readers.items()}
+        self.health = {kind: reader.health(connection) for kind, reader in self._readers.items()}
         self._health_due = time.monotonic() + HEALTH_INTERVAL
 
     def _note(self, kind: str, position: Position, change: Change) -> None:
@@ -276,7 +271,7 @@ class Follower:
         now = time.time()
         moments = [done for o in change.outcomes if (done := getattr(o, "done", None)) is not None]
         if position is self.main and position.live and (some := dates.possible(moments, now)):
-            self._skew = max(some) - now
+            self.skew = max(some) - now
 
     def log_progress(self) -> None:
         """Log how much is left to read."""
@@ -294,72 +289,8 @@ class Follower:
     def _name(self, kind: str) -> str:
         return next(self.database.full_name(one) for one in self.layouts if one.kind == kind)
 
-    # -- what it says as metrics -------------------------------------------------------------
-
     def counted(self) -> dict[Metric, list[Sample]]:
         """Return the counts to serve."""
         if self._whole:
             self._counted = self.tally.samples()
         return self._counted
-
-    def unfinished(self, limit: int) -> dict[Metric, list[Sample]]:
-        """Return the gauges of unfinished rows, within what counters leave of the limit (R10)."""
-        oldest = fold(catalogue.OLDEST_UNFINISHED, self.main.oldest().items(), limit // 2, min)
-        rows = fold(catalogue.UNFINISHED, self.main.unfinished.items(), limit - len(oldest), add)
-        return {
-            catalogue.UNFINISHED: [Sample(labels, count) for labels, count in rows],
-            catalogue.OLDEST_UNFINISHED: [Sample(labels, since) for labels, since in oldest],
-        }
-
-    def own(self) -> dict[Metric, list[Sample]]:
-        """Return what there is to say of the backend itself, its tables and its checkpoint."""
-        samples = {catalogue.POLL_INTERVAL: [Sample((), self.settings.poll_interval)]}
-        if self._checkpoint is not None:
-            rewrites = self._checkpoint.rewrites[self.settings.name]
-            samples[catalogue.CHECKPOINT_REWRITES] = [Sample((), rewrites, self._born)]
-        if self.last_read is not None:
-            samples[catalogue.LAST_POLL] = [Sample((), self.last_read)]
-        if self._skew is not None:
-            samples[catalogue.CLOCK_SKEW] = [Sample((), self._skew)]
-        if self.tables is not None:
-            samples |= self._of_tables(self.tables)
-        return samples
-
-    def _of_tables(self, tables: tuple[ResultTable, ...]) -> dict[Metric, list[Sample]]:
-        family, dialect = self.database.family, self.settings.url.get_backend_name()
-        present = {table.layout.kind: table for table in tables}
-        main = present.get(family.main.kind)
-        version = family.version(main.all_columns) if main else ""
-        info = (dialect, self.database.driver, self.database.server.split(" ")[-1], version)
-        capabilities = {
-            "extended": main is not None and main.extended,
-            "date_done_index": main is not None and main.date_done_index,
-            "snapshot": self.database.dialect.snapshot,
-            **{f"table_{layout.kind}": layout.kind in present for layout in family.layouts},
-        }
-        samples = {
-            catalogue.INFO: [Sample(info, 1)],
-            catalogue.CAPABILITY: [
-                Sample((name,), float(has)) for name, has in capabilities.items()
-            ],
-        }
-
-        def each(metric: Metric, values: dict[str, Any]) -> None:
-            samples[metric] = [Sample((k,), v) for k, v in values.items() if v is not None]
-
-        each(catalogue.BACKLOG, {kind: self.positions[kind].backlog for kind in present})
-        each(catalogue.GAP_IDS, {kind: self.positions[kind].gap_ids for kind in present})
-        watched = {kind: self.positions[kind].watched for kind in present}
-        each(catalogue.WATCHED, {kind: len(rows) for kind, rows in watched.items()})
-        each(catalogue.WATCHED_FOLDED, {kind: rows.folded for kind, rows in watched.items()})
-        each(catalogue.ID_USED, {kind: h.id_used_ratio for kind, h in self._health.items()})
-        each(catalogue.OLDEST_RESULT, {kind: h.oldest_result for kind, h in self._health.items()})
-        each(catalogue.ROWS_ESTIMATE, {kind: h.rows_estimate for kind, h in self._health.items()})
-        return samples
-
-    def samples(self, polls: Mapping[Metric, list[Sample]]) -> dict[Metric, list[Sample]]:
-        """Return all to serve, with what the polls say of themselves, within the limit (R10)."""
-        samples = {**self.counted(), **polls, **self.own()}
-        samples |= self.unfinished(self.settings.series_limit - series(samples))
-        samples[catalogue.SERIES] = [Sample((), series(samples))]
-        return samples

@@ -13,6 +13,7 @@ from exporter.errors import BackendAbsent, BackendError, Reason
 from exporter.exposition.exposition import Exposition
 from exporter.runtime.follower import Follower
 from exporter.runtime.polls import Polls
+from exporter.runtime.samples import samples
 from exporter.runtime.statuses import backend_status, server
 from exporter.sql.connection import unexpected
 from exporter.sql.waiting import waiting
@@ -35,7 +36,6 @@ class Poller:
         self.follower = Follower(settings, checkpoint)
         self.polls = Polls(settings.name)
         self.tried = threading.Event()
-        self._checkpoint = checkpoint
         self._exposition = exposition
         self._stop = threading.Event()
         self._phase = 0.0  # monotonic; polls begin so many intervals from then on
@@ -101,14 +101,13 @@ class Poller:
 
     def publish(self) -> None:
         """Serve what is known now."""
-        samples = self.follower.samples(self.polls.samples())
-        self._exposition.publish(self.settings.name, samples)
+        self._exposition.publish(self.settings.name, samples(self.follower, self.polls))
         self._published = time.monotonic()
 
     @property
     def status(self) -> BackendStatus:
         """What people want to know, made when they ask. Called from another thread."""
-        return backend_status(self.follower, self.polls, self._checkpoint)
+        return backend_status(self.follower, self.polls)
 
     def _failed(self, error: BackendError, failures: int) -> None:
         self.polls.failed(error, failures)
@@ -128,8 +127,8 @@ class Poller:
         began = time.time()
         logged = time.monotonic()
         limits = self.settings.connect_timeout + 2 * self.settings.query_timeout
-        if self._checkpoint is not None:
-            limits += 2 * self._checkpoint.patience
+        if self.follower.checkpoint is not None:
+            limits += 2 * self.follower.checkpoint.patience
         while True:
             self._patient_until = time.monotonic() + limits + STUCK_AFTER
             if self.follower.go_on():

@@ -23,8 +23,8 @@ class Polls:
         self.message = "not tried yet"  # why it is down, or what it waits for
         self.failures = 0  # in a row
         self.duration: float | None = None  # of the last that worked, seconds
+        self.born = time.time()  # when counting them began
         self._backend = backend
-        self._born = time.time()
         self._begun = 0
         self._errors: Counter[Reason] = Counter(dict.fromkeys(Reason, 0))
         self._durations = Histogram.empty(catalogue.POLL_BUCKETS)
@@ -54,9 +54,9 @@ class Polls:
     def samples(self) -> dict[Metric, list[Sample]]:
         """Say all this as metrics."""
         samples = {
-            catalogue.POLLS: [Sample((), self._begun, self._born)],
+            catalogue.POLLS: [Sample((), self._begun, self.born)],
             catalogue.POLL_ERRORS: [
-                Sample((reason.value,), count, self._born) for reason, count in self._errors.items()
+                Sample((reason.value,), count, self.born) for reason, count in self._errors.items()
             ],
             catalogue.POLL_DURATION: [Sample((), self._durations)],
         }

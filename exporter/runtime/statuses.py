@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections import Counter
 
 from exporter.backends.family import Layout
-from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.metrics import catalogue
 from exporter.runtime.follower import Follower
 from exporter.runtime.polls import Polls
 from exporter.web.status import BackendStatus, TableStatus, TaskStatus
 
 
-def backend_status(
-    follower: Follower, polls: Polls, checkpoint: Checkpoint | None
-) -> BackendStatus:
+def backend_status(follower: Follower, polls: Polls) -> BackendStatus:
     """Return what people want to know. Called from another thread than that of the polls."""
-    name = follower.settings.name
+    name, checkpoint = follower.settings.name, follower.checkpoint
     return BackendStatus(
         name=name,
         up=polls.up,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class TableStatus:
     """One result table as it was last read."""
 
-    kind: str  # "task" or "group"
+    kind: str  # of the table, as its family calls it
     name: str  # qualified, e.g. "celery.celery_taskmeta"
     present: bool
     columns: tuple[str, ...] = ()

@@ -1,0 +1,82 @@
+"""What a backend says as metrics: its counts, its unfinished rows, its tables, its polls."""
+
+from __future__ import annotations
+
+from operator import add
+from typing import Any
+
+from exporter.backends.family import ResultTable
+from exporter.counting.folding import fold, series
+from exporter.metrics import catalogue
+from exporter.metrics.catalogue import Metric
+from exporter.metrics.samples import Sample
+from exporter.runtime.follower import Follower
+from exporter.runtime.polls import Polls
+
+Lists = dict[Metric, list[Sample]]
+
+
+def samples(follower: Follower, polls: Polls) -> Lists:
+    """Return all that is served of a backend, within its limit of series (R10)."""
+    made = {**follower.counted(), **polls.samples(), **_own(follower, polls)}
+    made |= _unfinished(follower, follower.settings.series_limit - series(made))
+    made[catalogue.SERIES] = [Sample((), series(made))]
+    return made
+
+
+def _unfinished(follower: Follower, limit: int) -> Lists:
+    """Return the gauges of unfinished rows, within what counters leave of the limit."""
+    main = follower.main
+    oldest = fold(catalogue.OLDEST_UNFINISHED, main.oldest().items(), limit // 2, min)
+    rows = fold(catalogue.UNFINISHED, main.unfinished.items(), limit - len(oldest), add)
+    return {
+        catalogue.UNFINISHED: [Sample(labels, count) for labels, count in rows],
+        catalogue.OLDEST_UNFINISHED: [Sample(labels, since) for labels, since in oldest],
+    }
+
+
+def _own(follower: Follower, polls: Polls) -> Lists:
+    made = {catalogue.POLL_INTERVAL: [Sample((), follower.settings.poll_interval)]}
+    if follower.checkpoint is not None:
+        rewrites = follower.checkpoint.rewrites[follower.settings.name]
+        made[catalogue.CHECKPOINT_REWRITES] = [Sample((), rewrites, polls.born)]
+    if follower.last_read is not None:
+        made[catalogue.LAST_POLL] = [Sample((), follower.last_read)]
+    if follower.skew is not None:
+        made[catalogue.CLOCK_SKEW] = [Sample((), follower.skew)]
+    if follower.tables is not None:
+        made |= _of_tables(follower, follower.tables)
+    return made
+
+
+def _of_tables(follower: Follower, tables: tuple[ResultTable, ...]) -> Lists:
+    database, positions, health = follower.database, follower.positions, follower.health
+    family, dialect = database.family, follower.settings.url.get_backend_name()
+    present = {table.layout.kind: table for table in tables}
+    main = present.get(family.main.kind)
+    version = family.version(main.all_columns) if main else ""
+    info = (dialect, database.driver, database.server.split(" ")[-1], version)
+    capabilities = {
+        "extended": main is not None and main.extended,
+        "date_done_index": main is not None and main.date_done_index,
+        "snapshot": database.dialect.snapshot,
+        **{f"table_{layout.kind}": layout.kind in present for layout in family.layouts},
+    }
+    watched = {kind: positions[kind].watched for kind in present}
+    by_table: dict[Metric, dict[str, Any]] = {
+        catalogue.BACKLOG: {kind: positions[kind].backlog for kind in present},
+        catalogue.GAP_IDS: {kind: positions[kind].gap_ids for kind in present},
+        catalogue.WATCHED: {kind: len(rows) for kind, rows in watched.items()},
+        catalogue.WATCHED_FOLDED: {kind: rows.folded for kind, rows in watched.items()},
+        catalogue.ID_USED: {kind: of.id_used_ratio for kind, of in health.items()},
+        catalogue.OLDEST_RESULT: {kind: of.oldest_result for kind, of in health.items()},
+        catalogue.ROWS_ESTIMATE: {kind: of.rows_estimate for kind, of in health.items()},
+    }
+    return {
+        catalogue.INFO: [Sample(info, 1)],
+        catalogue.CAPABILITY: [Sample((name,), float(has)) for name, has in capabilities.items()],
+        **{
+            metric: [Sample((kind,), value) for kind, value in values.items() if value is not None]
+            for metric, values in by_table.items()
+        },
+    }
