@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.follow import Follower, create_tables
 from tests.servers.database import MSSQL, Database, SQLite
 from tests.servers.mariadb import MariaDB
 from tests.servers.postgresql import PostgreSQL
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from sqlalchemy import Engine
 
     from tests.servers.worker import Workers
 
@@ -69,6 +72,21 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     """Give a new, empty database, once on each kind of server."""
     with fresh_database(request, tmp_path) as database:
         yield database
+
+
+@pytest.fixture
+def engine(database: Database) -> Engine:
+    """Give the owner's engine, with Celery's tables in the database."""
+    return create_tables(database)
+
+
+@pytest.fixture
+def follower(database: Database, engine: Engine) -> Iterator[Follower]:
+    """Give a poller of these tables without its thread."""
+    assert engine, "the tables are there"
+    follower = Follower(database.reader_url)
+    yield follower
+    follower.close()
 
 
 def fresh_database(

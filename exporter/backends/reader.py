@@ -251,9 +251,7 @@ class Reader:
         unfinished = and_(self._sql.id <= upto, not_ready)
         if start is not None:
             unfinished = and_(unfinished, self._sql.id >= start)
-        query = (
-            self._sql.rows_where(unfinished).order_by(self._sql.id.desc()).limit(chunks.MOST_ROWS)
-        )
+        query = self._sql.rows_where(unfinished).order_by(self._sql.id.desc())
         found = connection.execute(query.limit(chunks.MOST_ROWS))
         rows = [self._sql.row(values) for values in found]
         return rows, rows[-1].id if len(rows) == chunks.MOST_ROWS else start
@@ -285,8 +283,6 @@ class Reader:
         """Read the newest rows, for `check`."""
         query = self._sql.rows_where().order_by(self._sql.id.desc()).limit(NEWEST_ROWS)
         return [self._sql.row(found) for found in connection.execute(query)]
-
-    # -- values ------------------------------------------------------------------------------
 
 
 _readers: dict[Hashable, Reader] = {}

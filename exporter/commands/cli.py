@@ -46,7 +46,7 @@ class _Flag:
 
     @property
     def env(self) -> str:
-        """The environment variable that is read where the flag is not values."""
+        """The environment variable that is read where the flag is not given."""
         own = self.name.upper().replace(".", "_").replace("-", "_")
         return self.variable or f"CELERY_RESULTS_EXPORTER_{own}"
 
@@ -234,14 +234,14 @@ def _values(flags: Mapping[str, list[str] | None], env: Mapping[str, str]) -> di
             texts = [part.strip() for part in text.split(",")] if flag.repeatable else [text]
         if flag.choices:
             texts = [text.lower() for text in texts]  # Python's level names are in capitals
-        values = _Value(texts, origin)
+        value = _Value(texts, origin)
         if not flag.supported:
             faults.append(f"{origin} is not supported yet")
         elif not all(texts):
             faults.append(f"{origin} is empty")
-        elif flag.choices and values.text not in flag.choices:
-            faults.append(f"{origin}: {values.text!r} is not one of {', '.join(flag.choices)}")
-        found[flag.name] = values
+        elif flag.choices and value.text not in flag.choices:
+            faults.append(f"{origin}: {value.text!r} is not one of {', '.join(flag.choices)}")
+        found[flag.name] = value
     if faults:
         raise ConfigError(faults)
     return found

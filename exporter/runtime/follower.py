@@ -275,13 +275,14 @@ class Follower:
 
     def log_progress(self) -> None:
         """Log how much is left to read."""
-        for kind, position in self.positions.items():
+        for layout in self.layouts:
+            position = self.positions[layout.kind]
             if position.backlog or position.below is not None:
                 log.info(
                     "catching up",
                     extra={
                         "backend": self.settings.name,
-                        "table": self._name(kind),
+                        "table": self.database.full_name(layout),
                         "backlog_ids": position.backlog,
                     },
                 )

@@ -106,7 +106,7 @@ class Service:
         self._election: Election | None = None
         self._in_threads = True  # in threads, as soon as we lead
         self._standby = self._new_exposition()
-        self._checkpoint: Checkpoint | None = None  # of the last polling, which may not have begun
+        self._checkpoint: Checkpoint | None = None  # the last; perhaps nothing is polled yet
         self.polling: Polling | None = None  # None: another replica leads
         if isinstance(config.checkpoint, URL):
             lease = Lease(Store(config.checkpoint, IN_A_DATABASE, limits=LIMITS))
@@ -149,7 +149,7 @@ class Service:
     # -- terms -------------------------------------------------------------------------------
 
     def _lead(self, fence: Fence) -> None:
-        """Begin a polling. What an earlier one has left hanging stays outside the fence."""
+        """Begin to poll, anew. What was left hanging before stays outside the fence."""
         assert isinstance(self._config.checkpoint, URL)  # noqa: S101  # or there is no election
         checkpoint = Checkpoint(Store(self._config.checkpoint, IN_A_DATABASE), fence, self._adopt)
         self._checkpoint = checkpoint
@@ -159,7 +159,7 @@ class Service:
             self.polling.start()
 
     def _stand_by(self) -> None:
-        """End the polling, and forget what it counted."""
+        """End polling, and forget what was counted."""
         polling, self.polling = self.polling, None
         if polling is not None:
             polling.stop()

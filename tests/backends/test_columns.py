@@ -9,11 +9,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import text
 
-from tests.follow import TASKS, Follower, create_tables, insert
+from tests.follow import TASKS, Follower, insert
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sqlalchemy import Engine
 
     from tests.servers.database import Database
@@ -27,19 +25,6 @@ ON_MARIADB = pytest.mark.parametrize(
     "database", ["mariadb-pymysql", "mariadb-mysqlclient"], indirect=True
 )
 DONE = datetime(2026, 1, 2, 12, 0, 0)  # noqa: DTZ001 - wall time, as it is stored
-
-
-@pytest.fixture
-def engine(database: Database) -> Engine:
-    return create_tables(database)
-
-
-@pytest.fixture
-def follower(database: Database, engine: Engine) -> Iterator[Follower]:
-    assert engine, "the tables are there"
-    follower = Follower(database.reader_url)
-    yield follower
-    follower.close()
 
 
 def alter(engine: Engine, *statements: str) -> None:

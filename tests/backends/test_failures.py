@@ -25,7 +25,7 @@ from exporter.backends.failures import (
     from_traceback,
 )
 from exporter.exposition.formats import Format
-from tests.follow import TASKS, Follower, create_tables, insert
+from tests.follow import TASKS, Follower, insert
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -210,11 +210,6 @@ class Bomb:
 
     def __reduce__(self) -> Any:
         return open, (str(self.path), "w")
-
-
-@pytest.fixture
-def engine(database: Database) -> Engine:
-    return create_tables(database)
 
 
 def test_failures_count_by_class(database: Database, engine: Engine, tmp_path: Path) -> None:

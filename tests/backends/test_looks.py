@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,6 @@ from exporter.backends.database import Database as Source
 from exporter.config.loading import from_url
 from exporter.errors import BackendError, Reason
 from tests.backends.test_work import work
-from tests.follow import create_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,26 +38,25 @@ CHANGES = {
 }
 
 
-@pytest.fixture
-def engine(database: Database) -> Engine:
-    return create_tables(database)
-
-
-@pytest.fixture
-def source(database: Database) -> Iterator[Source]:
+@contextmanager
+def looking(database: Database) -> Iterator[Source]:
     (settings,) = from_url(database.reader_url).backends
     source = Source(settings)
     yield source
     source.close()
+
+
+@pytest.fixture
+def source(database: Database) -> Iterator[Source]:
+    with looking(database) as source:
+        yield source
 
 
 @pytest.fixture
 def another(database: Database) -> Iterator[Source]:
     """As of another process, which has seen nothing yet."""
-    (settings,) = from_url(database.reader_url).backends
-    source = Source(settings)
-    yield source
-    source.close()
+    with looking(database) as source:
+        yield source
 
 
 def look(source: Source) -> dict[str, ResultTable]:

@@ -10,7 +10,7 @@ from exporter.backends import chunks
 from exporter.backends.reader import Reader
 from exporter.checkpoint.checkpoint import open_file
 from exporter.counting.results import OTHER
-from tests.follow import TASKS, Follower, create_tables, insert
+from tests.follow import TASKS, Follower, insert
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from tests.servers.database import Database
 
 ROWS = 2_500  # two cohorts, and some
-
-
-@pytest.fixture
-def engine(database: Database) -> Engine:
-    return create_tables(database)
 
 
 def test_rows_beyond_the_limit_count_when_they_finish(

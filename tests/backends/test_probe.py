@@ -15,7 +15,7 @@ from exporter.errors import Reason
 from exporter.sql import dialects
 from exporter.sql.dialects import Limits
 from exporter.sql.inspection import Facts
-from tests.follow import Follower, create_tables, insert
+from tests.follow import Follower, insert
 from tests.sql.test_sql_server import DECLARED
 
 if TYPE_CHECKING:
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from tests.servers.database import Database
-
-
-@pytest.fixture
-def engine(database: Database) -> Engine:
-    return create_tables(database)
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ from tests.conftest import DATABASES
 from tests.follow import GROUPS, TASKS, Follower, create_tables, insert, update
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from sqlalchemy import Connection, Engine
@@ -38,19 +37,6 @@ CONCURRENT = [name for name in DATABASES if name != "sqlite"]  # SQLite has one 
 
 def _now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
-
-
-@pytest.fixture
-def engine(database: Database) -> Engine:
-    return create_tables(database)
-
-
-@pytest.fixture
-def follower(database: Database, engine: Engine) -> Iterator[Follower]:
-    assert engine, "the tables are there"
-    follower = Follower(database.reader_url)
-    yield follower
-    follower.close()
 
 
 def test_columns_are_celerys_own() -> None:

@@ -20,7 +20,7 @@ from bench.tables import Shape, fill, present
 from exporter.backends.database import Database as ResultDatabase
 from exporter.config.loading import from_url
 from exporter.sql import compiled
-from tests.follow import TASKS, Follower, create_tables, insert
+from tests.follow import TASKS, Follower, insert
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,11 +135,6 @@ def succeed(engine: Engine, rows: int, label_sets: int) -> None:
     ]
     with engine.begin() as connection:
         connection.execute(TASKS.insert(), values)
-
-
-@pytest.fixture
-def engine(database: Database) -> Engine:
-    return create_tables(database)
 
 
 def idle(follower: Follower) -> Work:

@@ -37,11 +37,6 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "checkpoint.sqlite"
 
 
-@pytest.fixture
-def engine(database: Database) -> Engine:
-    return create_tables(database)
-
-
 class InMemory(Store):
     """Nothing is synced to disk: thousands of saves are quick."""
 

@@ -12,7 +12,7 @@ from exporter.checkpoint.store import Store
 from exporter.commands.verify import verify
 from exporter.config.settings import Config
 from exporter.counting.lifecycle import Rules
-from tests.follow import TASKS, Follower, create_tables, insert, update
+from tests.follow import TASKS, Follower, insert, update
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from tests.servers.database import Database
-
-
-@pytest.fixture
-def engine(database: Database) -> Engine:
-    return create_tables(database)
 
 
 def verified(follower: Follower, path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from exporter.checkpoint.checkpoint import Checkpoint, open_file
-from tests.follow import Follower, create_tables, insert
+from tests.follow import Follower, insert
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -31,11 +31,6 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
-
-
-@pytest.fixture
-def engine(database: Database) -> Engine:
-    return create_tables(database)
 
 
 def fail(engine: Engine) -> None:

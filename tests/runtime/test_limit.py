@@ -10,7 +10,7 @@ from exporter.checkpoint.checkpoint import open_file
 from exporter.commands.verify import verify
 from exporter.config.settings import Config
 from exporter.exposition.formats import Format
-from tests.follow import Follower, create_tables, insert, update
+from tests.follow import Follower, insert, update
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from tests.servers.database import Database
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-
-
-@pytest.fixture
-def engine(database: Database) -> Engine:
-    return create_tables(database)
 
 
 def served(follower: Follower) -> int:

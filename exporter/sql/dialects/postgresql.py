@@ -108,9 +108,8 @@ _CONNECT_CLASSES = ("08", "28", "3D", "53", "57")
 # deadlock, which the server looks for after `deadlock_timeout`, one second, it may end the other.
 LONGEST_LOCK_WAIT = 0.4
 
-
 # Those of tables as Celery makes them: reflection is half of what a connection costs.
-_OWN_TYPES: dict[str, type[TypeEngine[Any]]] = {
+_CELERY_TYPES: dict[str, type[TypeEngine[Any]]] = {
     "integer": INTEGER,
     "bigint": BIGINT,
     "character varying": VARCHAR,
@@ -177,9 +176,9 @@ class PostgreSQL(Dialect):
         leading: list[set[str]] = [set() for _ in names]
         self._schemas = {}
         plain = True
-        for number, schema, name, declared, is_own, leads in rows:
+        for number, schema, name, declared, is_plain, leads in rows:
             self._schemas[names[number][0]] = self.text(schema)
-            found = _own_type(self.text(declared)) if is_own else None
+            found = _celery_type(self.text(declared)) if is_plain else None
             plain = plain and found is not None
             columns[number][self.text(name)] = found or NullType()
             leading[number].update([self.text(name)] * bool(leads))
@@ -364,11 +363,11 @@ def _named(names: Sequence[tuple[str, str | None]]) -> tuple[list[str], dict[str
     return [_NAMED.format(number) for number in range(len(names))], values
 
 
-def _own_type(declared: str) -> TypeEngine[Any] | None:
+def _celery_type(declared: str) -> TypeEngine[Any] | None:
     """Return a type that Celery uses, from PostgreSQL's words: ``character varying(155)``."""
     if varying := re.fullmatch(r"character varying\((\d+)\)", declared):
         return VARCHAR(int(varying[1]))
-    kind = _OWN_TYPES.get(declared)
+    kind = _CELERY_TYPES.get(declared)
     return None if kind is None else kind()
 
 
