@@ -66,15 +66,14 @@ class Tables:
         with self.database.engine().connect() as connection:
             return connection.execute(query).scalar_one()
 
-    def wait_for(self, finished: int, unfinished: int = 0, timeout: float = 30.0) -> None:
+    def wait_for(self, finished: int, timeout: float = 30.0) -> None:
         """Wait until this many are done, and nothing changes any more."""
 
         def quiet() -> bool:
             rows = self.rows()
-            done = sum(n for labels, n in rows.items() if is_finished(labels))
-            return (done, rows.total() - done) == (finished, unfinished)
+            return rows.total() == finished and all(map(is_finished, rows))
 
-        wait_until(quiet, f"{finished} finished and {unfinished} unfinished rows", timeout)
+        wait_until(quiet, f"{finished} rows, each of them finished", timeout)
 
 
 def is_finished(labels: tuple[str, ...]) -> bool:

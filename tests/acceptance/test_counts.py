@@ -145,7 +145,8 @@ def test_without_extended_results(celery_worker: Workers, tmp_path: Path) -> Non
             worker.send("mail.send", "ValueError")
             worker.app.control.revoke(worker.send("orders.place", countdown=1))
             working = worker.send("reports.build", 1, 60, queue="reports")
-            tables.wait_for(finished=5, unfinished=1)
+            wait_until(lambda: tables.unfinished() == {("", "PROGRESS", "", ""): 1}, "one at work")
+            wait_until(lambda: tables.finished().total() == 5, "five are done")
             scrape = assert_counts_are_those_of(exporter, tables)
             assert scrape.sums(RESULTS, *LABELS) == {
                 ("", "SUCCESS", "", ""): 3,
