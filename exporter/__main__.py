@@ -2,7 +2,7 @@
 
 import sys
 
-from exporter.commands.cli import main
+from exporter.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

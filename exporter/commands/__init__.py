@@ -1,1 +1,1 @@
-"""The command line: what each subcommand does."""
+"""The subcommands, a module each: its `command` is what the command line calls."""

@@ -7,12 +7,16 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
+import click
 from sqlalchemy import URL
 
+from exporter import flags
 from exporter.backends.database import WRONG_NAMES, Database, Session
 from exporter.backends.family import ResultTable
 from exporter.backends.reader import Health
@@ -20,13 +24,13 @@ from exporter.checkpoint.checkpoint import IN_A_DATABASE, Saved, read, refused
 from exporter.checkpoint.lease import LIMITS, Lease
 from exporter.checkpoint.migrations import VERSION
 from exporter.checkpoint.store import Store
-from exporter.commands.parallel import in_order
 from exporter.config.settings import Backend, Config
 from exporter.counting import dates
 from exporter.counting.results import STATES, Row
 from exporter.durations import ago, utc
 from exporter.errors import CheckpointError
 from exporter.printable import printable, some
+from exporter.runtime.options import Options
 from exporter.sql.connection import trouble
 from exporter.sql.identity import Identity
 
@@ -34,6 +38,10 @@ log = logging.getLogger(__name__)
 
 
 MOST_STATES = 10  # that are listed
+AT_ONCE = 32  # backends, each waiting for a server of its own
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
@@ -53,6 +61,13 @@ class Report:
             yield f"  {label:<{width}}  {printable(value)}"
         yield from (f"  warning: {printable(warning)}" for warning in self.warnings)
         yield from (f"  error: {printable(error)}" for error in self.errors)
+
+
+@click.command(params=flags.options())
+@flags.configured(log_level="warning")
+def command(config: Config, options: Options) -> int:
+    """Try each backend and print what it finds."""
+    return check(config, options.adopt)
 
 
 def check(config: Config, adopt: Collection[str] = ()) -> int:
@@ -82,6 +97,18 @@ def _print(of: str, report: Report) -> bool:
     sys.stdout.write("\n".join(report.lines(of)) + "\n")
     sys.stdout.flush()
     return bool(report.errors)
+
+
+def in_order(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Yield the result for each item, in the order of the items, as soon as it is there.
+
+    `work` must not raise: what comes after would be lost. If nobody wants more, no more is begun.
+    """
+    if len(items) == 1:
+        yield work(items[0])
+        return
+    with ThreadPoolExecutor(min(AT_ONCE, max(1, len(items)))) as pool:
+        yield from pool.map(work, items)
 
 
 Known = Mapping[str, Mapping[str, Identity]]  # by backend and kind

@@ -12,6 +12,9 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Mapping
 
+import click
+
+from exporter import flags
 from exporter.backends.database import Database
 from exporter.backends.present import count_present
 from exporter.backends.tables import kinds
@@ -25,6 +28,7 @@ from exporter.errors import CheckpointError, ConfigError
 from exporter.metrics import catalogue
 from exporter.metrics.samples import LabelValues
 from exporter.printable import columns, printable
+from exporter.runtime.options import Options
 from exporter.sql.connection import trouble
 from exporter.sql.identity import Identity
 
@@ -32,6 +36,13 @@ log = logging.getLogger(__name__)
 
 HEADINGS = ("TASK", "STATE", "WORKER", "QUEUE", "PRESENT", "COUNTED", "MISSING")
 WIDTHS = (60, 20, 40, 30, 20, 20, 20)  # characters at most
+
+
+@click.command(params=flags.options())
+@flags.configured(log_level="warning")
+def command(config: Config, options: Options) -> int:
+    """Compare the counts in the checkpoint with the tables."""
+    return verify(config, options.adopt)
 
 
 def verify(config: Config, adopt: Collection[str] = ()) -> int:

@@ -265,14 +265,3 @@ def run(config: Config, options: Options) -> NoReturn:
     log.info("stopped")
     logging.shutdown()
     os._exit(0)  # Python would free all memory bit by bit: seconds, with thousands of backends
-
-
-def once(config: Config, adopt: Collection[str] = ()) -> int:
-    """Poll every backend to the end of what there is; print the exposition."""
-    service = Service(config, adopt)
-    try:
-        worked = service.poll_once()
-        sys.stdout.write(service.exposition(Format.TEXT, gzip=False).decode())
-    finally:
-        service.stop()
-    return 0 if worked else 1

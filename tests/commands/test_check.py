@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
-from exporter.commands.check import check
-from exporter.commands.parallel import AT_ONCE, in_order
+from exporter.commands.check import AT_ONCE, check, in_order
 from exporter.config.loading import from_url
 from exporter.config.settings import Backend, Config
 from tests.follow import create_tables, insert
