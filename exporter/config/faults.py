@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from sqlalchemy.engine import URL
 
 from exporter import redaction
-from exporter.config.file import CheckpointPlace, Entry, File, FileSettings
-from exporter.config.settings import Model, TableNames, TableSchemas
+from exporter.config.file import CheckpointPlace, Entry, File
+from exporter.config.settings import Model, Settings, TableNames, TableSchemas
 from exporter.config.yamlfile import Document, Fault, KeyPath
 from exporter.sql.identity import place
 
@@ -124,7 +124,7 @@ def _unknown_key(path: KeyPath) -> str:
 def _keys_at(path: KeyPath) -> list[str]:
     models: dict[KeyPath, type[Model]] = {
         (): File,
-        ("defaults",): FileSettings,
+        ("defaults",): Settings,
         ("checkpoint",): CheckpointPlace,
         ("database_table_names",): TableNames,
         ("database_table_schemas",): TableSchemas,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from pydantic import Field, PlainValidator, ValidationInfo, field_validator
+from pydantic import Field, PlainValidator, ValidationInfo
 from sqlalchemy.engine import URL
 
-from exporter import durations
 from exporter.config import urls
 from exporter.config.secretfiles import read_secret, remembered
 from exporter.config.settings import Backend, Model, Settings, Text
@@ -44,36 +43,7 @@ def _folder(info: ValidationInfo) -> Path:
     return cast("Path", info.context)
 
 
-class FileSettings(Settings, frozen=True):
-    """Settings as a person writes them, or a variable gives them: as text."""
-
-    @field_validator(
-        "poll_interval",
-        "query_timeout",
-        "connect_timeout",
-        "late_commit_grace",
-        "revision_window",
-        "first_zero",
-        mode="before",
-    )
-    @classmethod
-    def _duration(cls, value: object) -> float:
-        return durations.parse("" if isinstance(value, bool) else str(value))
-
-    @field_validator("series_limit", mode="before")
-    @classmethod
-    def _number(cls, value: object) -> object:
-        # Longer ones are none, and Python refuses to convert endless digits.
-        digits = isinstance(value, str) and value.isdecimal() and len(value) < 20  # noqa: PLR2004
-        return int(str(value)) if digits else value
-
-    @field_validator("result_extended", mode="before")
-    @classmethod
-    def _flag(cls, value: object) -> object:
-        return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
-
-
-class Entry(FileSettings, frozen=True):
+class Entry(Settings, frozen=True):
     """One item of ``backends:``."""
 
     name: Text
@@ -103,11 +73,11 @@ class File(Model, frozen=True):
     """The whole file."""
 
     checkpoint: CheckpointPlace | None = None
-    defaults: FileSettings | None = None
+    defaults: Settings | None = None
     backends: Annotated[list[Entry], Field(min_length=1)]
 
 
-def backend(entry: Entry, defaults: FileSettings | None) -> Backend:
+def backend(entry: Entry, defaults: Settings | None) -> Backend:
     """Return what a backend is set to, with the defaults where it says nothing."""
     values = {**(_explicit(defaults) if defaults else {}), **_explicit(entry)}
     in_file, in_place = values.pop("result_backend_file", None), values.pop("result_backend", None)

@@ -11,11 +11,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    ValidationInfo,
+)
 from sqlalchemy.engine import URL
 
 from exporter import durations, redaction
 from exporter.config.secretfiles import read_secret
+from exporter.counting.lifecycle import Rules
 from exporter.errors import BackendError, Reason
 
 
@@ -25,6 +34,23 @@ def _filled(text: str) -> str:
     if not text.isprintable():  # it is shown in logs, on a page, as a label
         raise ValueError("holds a character that cannot be seen")
     return text
+
+
+def _seconds(value: object, info: ValidationInfo) -> object:
+    """Read a duration; but our own code, which gives no context, says seconds."""
+    if info.context is None:
+        return value
+    return durations.parse("" if isinstance(value, bool) else str(value))
+
+
+def _number(value: object) -> object:
+    # Longer ones are none, and Python refuses to convert endless digits.
+    digits = isinstance(value, str) and value.isdecimal() and len(value) < 20  # noqa: PLR2004
+    return int(str(value)) if digits else value
+
+
+def _truth(value: object) -> object:
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
 
 def _at_least(least: str) -> AfterValidator:
@@ -66,7 +92,12 @@ def _remember_options(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+# A value may be typed, or come as text from a variable.
 Text = Annotated[str, AfterValidator(_filled)]
+Duration = Annotated[float, BeforeValidator(_seconds)]
+Whole = Annotated[int, BeforeValidator(_number)]
+Truth = Annotated[bool, BeforeValidator(_truth)]
+_RULES = Rules()
 
 
 class Model(BaseModel, frozen=True):
@@ -97,16 +128,16 @@ class Settings(Model, frozen=True):
     database_engine_options: Annotated[
         dict[str, Any], AfterValidator(_remember_options), Field(repr=False)
     ] = {}
-    result_extended: bool | None = None  # None: find out
+    result_extended: Truth | None = None  # None: find out
     timezone: Annotated[ZoneInfo, BeforeValidator(_zone)] = Field("UTC", validate_default=True)
-    poll_interval: Annotated[float, _at_least("50ms")] = 15.0
-    query_timeout: Annotated[float, _at_least("1ms")] = 10.0
-    connect_timeout: Annotated[float, _at_least("1ms")] = 5.0
-    start: Literal["end", "beginning"] = "end"
-    late_commit_grace: float = 300.0
-    revision_window: float = 3600.0
-    first_zero: float = 60.0
-    series_limit: Annotated[int, Field(ge=1)] = 20_000
+    poll_interval: Annotated[Duration, _at_least("50ms")] = _RULES.poll_interval
+    query_timeout: Annotated[Duration, _at_least("1ms")] = 10.0
+    connect_timeout: Annotated[Duration, _at_least("1ms")] = 5.0
+    start: Literal["end", "beginning"] = _RULES.start
+    late_commit_grace: Duration = _RULES.late_commit_grace
+    revision_window: Duration = _RULES.revision_window
+    first_zero: Duration = 60.0
+    series_limit: Annotated[Whole, Field(ge=1)] = 20_000
 
 
 class Backend(Settings, frozen=True):

@@ -8,7 +8,7 @@ come later. Rule numbers are those of docs/counting.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from exporter.counting.results import (
     OTHER,
@@ -33,7 +33,7 @@ SEASON_SLACK = 3600.0  # in autumn, wall time has one hour twice
 class Rules:
     """What a backend's configuration says about counting. Times in seconds."""
 
-    start: str = "end"
+    start: Literal["end", "beginning"] = "end"
     poll_interval: float = 15.0
     late_commit_grace: float = 300.0
     revision_window: float = 3600.0
