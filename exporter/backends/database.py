@@ -21,9 +21,9 @@ from exporter.backends.reader import Reader, reader_of
 from exporter.config.settings import Backend
 from exporter.errors import BackendAbsent, BackendError, ConfigError, Reason
 from exporter.printable import some
-from exporter.sql import compiled, dialects, drivers
+from exporter.sql import compiled, dialects
 from exporter.sql.connection import KeptConnection, message, reading_engine, unexpected
-from exporter.sql.identity import Identity, Origin, place
+from exporter.sql.identity import Identity, Origin
 from exporter.sql.inspection import Facts
 
 MOST_LOOKALIKES = 5
@@ -96,7 +96,9 @@ class Database(KeptConnection[Connection]):
     def identities(self) -> dict[str, Identity]:
         """Say for each kind of table which one it is, with what the server said of itself."""
         arguments = self.settings.database_engine_options.get("connect_args", {})
-        where = place(self.settings.url, arguments if isinstance(arguments, dict) else {})
+        where = self.dialect.place(
+            self.settings.url, arguments if isinstance(arguments, dict) else {}
+        )
         names = {layout.kind: self.table_name(layout) for layout in self.family.layouts}
         return {
             kind: Identity(
@@ -291,7 +293,7 @@ class Database(KeptConnection[Connection]):
         """Say what went wrong. Drivers raise all sorts of errors for a mistake of their user."""
         reason = Reason.CONNECT if connecting else Reason.QUERY
         original = getattr(error, "orig", None) or error
-        mistake = drivers.mistake(message(original), self.driver)
+        mistake = self.dialect.mistake(message(original), self.driver)
         if connecting and mistake:
             return BackendError(reason, mistake)
         if isinstance(error, DBAPIError):
@@ -299,7 +301,7 @@ class Database(KeptConnection[Connection]):
         if isinstance(error, (SQLAlchemyError, OSError, UnicodeError)):
             return BackendError(reason, message(error))
         given = self.settings.url.query or self.settings.database_engine_options.get("connect_args")
-        return unexpected(error, reason, drivers.CHECK_ARGUMENTS if connecting and given else "")
+        return unexpected(error, reason, dialects.CHECK_ARGUMENTS if connecting and given else "")
 
     def _reason(self, error: BackendError | DBAPIError) -> Reason:
         return error.reason if isinstance(error, BackendError) else self.dialect.reason(error)

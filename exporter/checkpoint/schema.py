@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Double, MetaData, String, Table, Text, Unicode
-from sqlalchemy.dialects.mysql import VARCHAR
+from sqlalchemy import BigInteger, Column, Double, MetaData, String, Table, Text
+
+from exporter.sql.dialects import ExactText
 
 PREFIX = "celery_results_exporter_"
 
-# Compared byte by byte: by default MySQL and SQL Server would take "Shop" for "shop".
-_Name = (
-    Unicode(190)
-    .with_variant(VARCHAR(190, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
-    .with_variant(Unicode(190, collation="Latin1_General_100_BIN2"), "mssql")
-)
+_Name = ExactText(190)
 
 TABLES = MetaData()
 

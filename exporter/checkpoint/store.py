@@ -13,7 +13,7 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from exporter.errors import CheckpointError, ExporterError
-from exporter.sql import dialects, drivers
+from exporter.sql import dialects
 from exporter.sql.connection import KeptConnection, message, reading_engine
 from exporter.sql.dialects import Limits
 from exporter.sql.waiting import waiting
@@ -119,7 +119,7 @@ class Store(KeptConnection[Connection]):
             raise
         except Exception as error:
             words = message(getattr(error, "orig", None) or error)
-            mistake = drivers.mistake(words, self.driver)
+            mistake = self.dialect.mistake(words, self.driver)
             foreseen = bool(mistake) or isinstance(error, _FORESEEN)
             what = mistake or (words if foreseen else f"{type(error).__name__}: {words}")
             raise CheckpointError(f"{self.place}: {what}", unexpected=not foreseen) from error

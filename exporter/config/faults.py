@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
-from sqlalchemy.engine import URL
 
 from exporter import redaction
 from exporter.config.file import CheckpointPlace, Entry, File
 from exporter.config.settings import Model, Settings, TableNames, TableSchemas
 from exporter.config.yamlfile import Document, Fault, KeyPath
-from exporter.sql.identity import place
+from exporter.sql.dialects import file_of
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -68,10 +67,10 @@ def file_faults(file: File) -> Iterator[Fault]:
     path = file.checkpoint.place if file.checkpoint else None
     if not isinstance(path, Path):
         return
-    own = place(URL.create("sqlite", database=str(path)), {})
     for number, entry in enumerate(file.backends):
         url = entry.result_backend or entry.result_backend_file
-        if url is not None and place(url, {}) == own:
+        read = url and file_of(url)
+        if read and read.resolve() == path.resolve():
             message = f"is the file that backends[{number}] reads; a checkpoint needs its own"
             yield Fault(("checkpoint",), message)
 

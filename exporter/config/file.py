@@ -11,15 +11,15 @@ from sqlalchemy.engine import URL
 from exporter.config import urls
 from exporter.config.secretfiles import read_secret, remembered
 from exporter.config.settings import Backend, Model, Settings, Text
+from exporter.sql.dialects import file_of
 
 
 def _url(value: object, info: ValidationInfo) -> URL:
     if not isinstance(value, str):
         raise ValueError("is not text; put the URL in quotes")  # noqa: TRY004 - pydantic's way
     url = remembered(urls.parse(value))
-    if url.get_backend_name() != "sqlite":
-        return url
-    return url.set(database=str(_folder(info) / str(url.database)))
+    path = file_of(url)
+    return url if path is None else url.set(database=str(_folder(info) / path))
 
 
 def _url_in_file(value: object, info: ValidationInfo) -> URL:
@@ -62,11 +62,9 @@ class CheckpointPlace(Model, frozen=True):
 
     @property
     def place(self) -> Path | URL | None:
-        """Whichever of the three it is; the URL of a SQLite file is its path."""
+        """Whichever of the three it is; the URL of a file is its path."""
         url = self.url or self.url_file
-        if url is not None and url.get_backend_name() == "sqlite":
-            return Path(url.database or "")
-        return self.path or url
+        return self.path or (url and file_of(url)) or url
 
 
 class File(Model, frozen=True):

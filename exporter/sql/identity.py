@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import URL
 
-_PORTS = {"postgresql": "5432", "mysql": "3306", "mssql": "1433"}
 _SOCKET = ("unix_socket",)
 _HOST = ("hostaddr", "host", "server", "address", "addr")
 _DATABASE = ("dbname", "database", "db", "initial catalog")
@@ -71,24 +69,20 @@ class Identity(NamedTuple):
         return f"{self.table} of {self.place}{server}"
 
 
-def place(url: URL, connect_args: Mapping[str, Any]) -> str:
-    """Say where a URL leads: the same for each of its spellings, without user and password."""
-    dialect = url.get_backend_name()
-    if dialect == "sqlite":
-        return f"sqlite {Path(url.database or '').resolve()}"
-    dialect = "mysql" if dialect == "mariadb" else dialect
+def address(url: URL, connect_args: Mapping[str, Any], usual_port: int) -> str:
+    """Say which server a URL leads to, and which database, whichever driver's words say so."""
     said: dict[str, Any] = dict(_odbc(_one(url.query.get("odbc_connect", ""))))
     said |= {key.lower(): value for key, value in url.query.items()}
     said |= {key.lower(): value for key, value in connect_args.items()}
     socket = _first(said, _SOCKET)
     host, port = _first(said, _HOST) or url.host or "", _first(said, ("port",)) or url.port or ""
-    server = socket or _server(host, str(port), _PORTS.get(dialect, ""))
+    server = socket or _server(host, str(port), usual_port)
     database = _first(said, _DATABASE) or url.database or ""
     elsewhere = [f"{key}={_one(said[key])}" for key in _ELSEWHERE if said.get(key)]
-    return " ".join(filter(None, (dialect, server, *elsewhere, database)))
+    return " ".join(filter(None, (server, *elsewhere, database)))
 
 
-def _server(host: str, port: str, usual: str) -> str:
+def _server(host: str, port: str, usual: int) -> str:
     """Join hosts, several with commas, and their ports where these are not the usual one."""
     hosts, ports = host.lower().removeprefix("tcp:").split(","), port.split(",")
     if len(ports) == 1 and len(hosts) == 2 and hosts[1].isdecimal():  # noqa: PLR2004  # ODBC's way

@@ -14,8 +14,8 @@ from celery.backends.database.session import ResultModelBase
 from sqlalchemy import URL, make_url, text
 
 from exporter.checkpoint.checkpoint import open_file
-from exporter.config import sqliteurls
-from exporter.sql.identity import Identity, place
+from exporter.sql import dialects
+from exporter.sql.identity import Identity
 from tests.follow import Follower, create_tables, insert
 from tests.servers.database import OWNER_PASSWORD, READER_PASSWORD, Database, SQLite
 from tests.servers.postgresql import PostgreSQL
@@ -59,7 +59,11 @@ SPELLINGS: list[tuple[str, ...]] = [
 def _url(text: str) -> URL:
     """Return it as the configuration has it."""
     url = make_url(text)
-    return sqliteurls.plain(url) if url.get_backend_name() == "sqlite" else url
+    return dialects.named(url.get_backend_name()).plain(url)
+
+
+def place(url: URL, connect_args: dict[str, object]) -> str:
+    return dialects.named(url.get_backend_name()).place(url, connect_args)
 
 
 def test_spellings_of_one_place_are_one() -> None:

@@ -1,16 +1,19 @@
-"""What each database does otherwise: one small file per SQLAlchemy dialect name.
+"""What each database does otherwise: one file per SQLAlchemy dialect name.
 
-`of` finds the file by the dialect's name; where there is none, the defaults here hold.
+`named` finds the file by the dialect's name; where there is none, the defaults here hold. The file
+says all there is to say: what a URL may look like, which drivers there are, how to read and write.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Hashable, Iterator, Sequence
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
@@ -23,6 +26,7 @@ from sqlalchemy import (
     LargeBinary,
     String,
     Table,
+    TypeDecorator,
     Unicode,
     cast,
     func,
@@ -33,15 +37,20 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 from sqlalchemy.engine.reflection import ObjectKind
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
 from exporter.errors import Reason
-from exporter.sql.identity import Origin
+from exporter.sql.identity import Origin, address
 from exporter.sql.inspection import Facts, Transactions
 from exporter.sql.kinds import Kind
 
+# Those that people may mean, for messages that list them; Oracle has no file, and was not tried.
+NAMES = ("sqlite", "postgresql", "mysql", "mariadb", "mssql", "oracle")
+
+CHECK_ARGUMENTS = "check connect_args, and what follows '?' in the URL"
 # How long a transaction that writes may wait for its client: a client that was paused, or whose
 # machine is gone, keeps rows locked. Longer than any pause between two of our statements.
 LONGEST_PAUSE = 10.0  # seconds
@@ -57,12 +66,32 @@ class Limits:
     query: float
 
 
+class Driver(NamedTuple):
+    """A driver that the tests run with."""
+
+    name: str  # SQLAlchemy's
+    install: str = ""  # what brings it, for people; "": Python itself
+
+
 class Dialect:
     """The defaults: a database that does what the SQL standard says.
 
     What a reader asks of it depends on `snapshot`, `variant` and the arguments only: one reader
     serves all backends that are alike.
     """
+
+    other_names: tuple[str, ...] = ()  # that people give it, where spelling does not tell
+    drivers: tuple[Driver, ...] = ()  # the advised one first
+    needs_database = False  # in a URL
+    is_file = False  # what a URL's database is the path of; else it is one of a server
+    usual_port = 0
+    place_name = ""  # for those that have one place under several names; "": its own
+
+    # What drivers say of an argument that they do not know, each with its name as the group.
+    no_such_argument: tuple[str, ...] = (
+        r"""unexpected keyword argument ["'](\w+)""",
+        r"^'(\w+)' is an invalid keyword argument",
+    )
 
     # Whether all statements between `begin` and `end` see the same data; else R9's second way.
     snapshot = False
@@ -74,6 +103,32 @@ class Dialect:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+
+    @classmethod
+    def plain(cls, url: URL) -> URL:
+        """Return the URL in its one form; raise ValueError where it is not understood."""
+        return url
+
+    @classmethod
+    def place(cls, url: URL, connect_args: Mapping[str, Any]) -> str:
+        """Say where a URL leads: the same for each of its spellings, without user and password."""
+        name = cls.place_name or url.get_backend_name()
+        return " ".join(filter(None, (name, address(url, connect_args, cls.usual_port))))
+
+    @classmethod
+    def exact_text(cls, length: int) -> TypeEngine[str]:
+        """Return a type for short texts of our own that are compared byte by byte."""
+        return Unicode(length)
+
+    def mistake(self, words: str, driver: str) -> str:
+        """Say what the user of a driver did wrong, by the words it failed with; else "".
+
+        What drivers raise for a mistake of their user is of any type.
+        """
+        for pattern in self.no_such_argument:
+            if found := re.search(pattern, words):
+                return f"driver {driver!r} takes no argument {found[1]!r}; {CHECK_ARGUMENTS}"
+        return ""
 
     def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
         """Return the URL and driver arguments that connect within the limits, read-only."""
@@ -267,17 +322,41 @@ class Dialect:
         return Reason.QUERY
 
 
+def named(name: str) -> type[Dialect]:
+    """Find the dialect of this SQLAlchemy dialect name."""
+    try:
+        module = importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+        return Dialect
+    found: type[Dialect] = module.DIALECT
+    return found
+
+
 def of(name: str, limits: Limits) -> Dialect:
     """Make the dialect of this SQLAlchemy dialect name."""
-    try:
-        module = importlib.import_module(f"exporter.sql.dialects.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"exporter.sql.dialects.{name}":
-            raise
-        return Dialect(limits)
-    made = module.DIALECT(limits)
-    assert isinstance(made, Dialect)  # noqa: S101  # one of our own files
-    return made
+    return named(name)(limits)
+
+
+def file_of(url: URL) -> Path | None:
+    """Return the file that a URL leads to; None: it leads to a server."""
+    return Path(url.database or "") if named(url.get_backend_name()).is_file else None
+
+
+class ExactText(TypeDecorator[str]):
+    """Short text in tables of our own, compared byte by byte on every database."""
+
+    impl = Unicode
+    cache_ok = True
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        self.length = length
+
+    def load_dialect_impl(self, dialect: SQLAlchemyDialect) -> TypeEngine[str]:
+        """Return what the dialect's file says."""
+        return dialect.type_descriptor(named(dialect.name).exact_text(self.length))
 
 
 def _facts(

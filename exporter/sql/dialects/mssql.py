@@ -34,7 +34,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType, TypeEngine
 
 from exporter.errors import Reason
-from exporter.sql.dialects import Dialect, Limits
+from exporter.sql.dialects import Dialect, Driver, Limits
 from exporter.sql.identity import Origin
 from exporter.sql.inspection import Facts
 from exporter.sql.kinds import Kind
@@ -71,12 +71,23 @@ _END = "."
 class SQLServer(Dialect):
     """Reads under SNAPSHOT where the database allows it, else each range by one statement (R9)."""
 
+    other_names = ("sqlserver", "tsql")
+    drivers = (
+        Driver("pyodbc", "install unixODBC (Debian: unixodbc) and your database's ODBC driver"),
+    )
+    needs_database = False  # an ODBC data source may have its own
+    usual_port = 1433
     begin = ("BEGIN TRANSACTION",)
     longest_label = 255
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
         self.snapshot = False  # until `prepare` has asked
+
+    @classmethod
+    def exact_text(cls, length: int) -> TypeEngine[str]:
+        """Name a collation: by default "Shop" is "shop"."""
+        return Unicode(length, collation="Latin1_General_100_BIN2")
 
     def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
         """Bound connecting (the ODBC login timeout)."""

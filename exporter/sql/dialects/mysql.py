@@ -29,12 +29,13 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.dialects.mysql import VARCHAR
 from sqlalchemy.dialects.mysql.base import ischema_names
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType, TypeEngine
 
 from exporter.errors import Reason
-from exporter.sql.dialects import LONGEST_PAUSE, Dialect
+from exporter.sql.dialects import LONGEST_PAUSE, Dialect, Driver
 from exporter.sql.identity import Origin
 from exporter.sql.inspection import Facts
 from exporter.sql.kinds import Kind
@@ -54,7 +55,11 @@ _CONNECT = {1040, 1044, 1045, 1049, 1053, 1129, 1130, 1203, 1227, 1698, 1927, 40
 _FIRST_CLIENT_ERROR, _LAST_CLIENT_ERROR = 2000, 2999
 _LOST_CONNECTION = 2013
 _GONE = "MySQL Connection not available"  # MySQL's own driver has no number for it
-
+_NO_SUCH_PACKAGE = re.compile(r"^'(\w+)' package is required")  # PyMySQL, where a server asks
+_PACKAGES = {
+    "cryptography": "'pymysql[rsa]'",
+    "pynacl": "'celery-results-exporter[ed25519]'",
+}
 
 _OWN_VARIABLES = """SHOW GLOBAL VARIABLES WHERE variable_name IN
     ('server_uuid', 'server_uid', 'hostname', 'port', 'datadir')"""
@@ -90,8 +95,28 @@ _WRITING_RIGHTS = """
 class MySQL(Dialect):
     """One dialect for both servers; they differ in how statements are bounded."""
 
+    drivers = (
+        Driver("pymysql", "pip install 'pymysql[rsa]'"),
+        Driver("mysqldb", "pip install 'celery-results-exporter[mysqlclient]'"),
+        Driver("mysqlconnector", "pip install mysql-connector-python"),
+    )
+    needs_database = True
+    usual_port = 3306
+    place_name = "mysql"
+    no_such_argument = (*Dialect.no_such_argument, r"""Unsupported argument ["'](\w+)""")
     snapshot = True
     begin = ("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",)
+
+    @classmethod
+    def exact_text(cls, length: int) -> TypeEngine[str]:
+        """Name a collation: by default "Shop" is "shop"."""
+        return VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
+
+    def mistake(self, words: str, driver: str) -> str:
+        """Name the package that an account needs, too."""
+        if found := _NO_SUCH_PACKAGE.search(words):
+            return f"{words}: pip install {_PACKAGES.get(found[1], found[1])}"
+        return super().mistake(words, driver)
 
     def connect_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
         """Bound connecting and every wait on the socket."""

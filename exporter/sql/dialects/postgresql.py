@@ -37,7 +37,7 @@ from sqlalchemy.types import NullType, TypeEngine
 
 from exporter.errors import Reason
 from exporter.sql.alarm import alarm
-from exporter.sql.dialects import LONGEST_PAUSE, Dialect, Limits, decoded
+from exporter.sql.dialects import LONGEST_PAUSE, Dialect, Driver, Limits, decoded
 from exporter.sql.identity import Origin
 from exporter.sql.inspection import Facts, Transactions
 from exporter.sql.kinds import Kind
@@ -122,6 +122,15 @@ _CELERY_TYPES: dict[str, type[TypeEngine[Any]]] = {
 class PostgreSQL(Dialect):
     """Settings are local to the transaction, so that a pooler hands none on to Celery."""
 
+    other_names = ("pg", "pgsql", "psql")
+    drivers = (
+        Driver("psycopg", "pip install 'celery-results-exporter[postgresql]'"),
+        Driver("psycopg2", "pip install psycopg2-binary"),
+        Driver("pg8000", "pip install pg8000"),
+    )
+    needs_database = True
+    usual_port = 5432
+    no_such_argument = (*Dialect.no_such_argument, r"""invalid connection option ["'](\w+)""")
     snapshot = True
     catalogue = ("pg_catalog.pg_tables", "schemaname", "tablename")  # those we may not read, too
     begin = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
