@@ -40,7 +40,6 @@ _leases = Table(
     Column("name", String(16), primary_key=True),
     Column("holder", String(190), nullable=False),  # "": nobody
     Column("beat", BigInteger, nullable=False),
-    mysql_engine="InnoDB",
 )
 _row = _leases.c.name == "leader"  # the only one
 

@@ -16,7 +16,7 @@ TABLES = MetaData()
 
 
 def _table(name: str, *columns: Column[Any]) -> Table:
-    return Table(f"{PREFIX}{name}", TABLES, *columns, mysql_engine="InnoDB")
+    return Table(f"{PREFIX}{name}", TABLES, *columns)
 
 
 def _owner() -> tuple[Column[Any], Column[Any]]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, make_url, text
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.schema import CreateTable
 
 from exporter.checkpoint.checkpoint import Checkpoint
-from exporter.checkpoint.schema import SAVES
+from exporter.checkpoint.lease import Lease
+from exporter.checkpoint.schema import SAVES, TABLES
 from exporter.checkpoint.store import Store
 from exporter.config import loading, urls
 from exporter.config.file import CheckpointPlace
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from tests.servers.database import Database
+    from tests.servers.mariadb import MariaDB
 
 HERE = Path(__file__).parent
 
@@ -85,7 +87,7 @@ def test_its_url_is_read_as_its_file_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("given", "message"),
     [
         ("xlite:///x.db", "unknown dialect 'xlite'; did you mean 'sqlite3x'?"),
         ("sqlite4x:///x.db", "did you mean 'sqlite3x' or 'sqlite'?"),
@@ -94,9 +96,9 @@ def test_its_url_is_read_as_its_file_says(tmp_path: Path) -> None:
         ("sqlite3x+fourx:///x.db", "'fourx' was never tried with this exporter; write sqlite3x+t"),
     ],
 )
-def test_advice_is_as_its_file_says(text: str, message: str) -> None:
+def test_advice_is_as_its_file_says(given: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        urls.parse(text)
+        urls.parse(given)
 
 
 def test_a_missing_driver_is_installed_as_its_file_says() -> None:
@@ -157,6 +159,29 @@ def test_names_in_a_checkpoint_are_of_the_type_that_its_file_says(
 ) -> None:
     table = CreateTable(SAVES).compile(dialect=make_url(f"{scheme}://").get_dialect()())
     assert re.findall(r"\bbackend ([^,]+) NOT NULL", str(table)) == [declared]
+
+
+@pytest.mark.parametrize("scheme", ["mysql+pymysql", "mariadb+pymysql"])
+def test_a_checkpoint_has_transactions_whatever_engine_is_usual(
+    mariadb: MariaDB, scheme: str
+) -> None:
+    with mariadb.fresh_database(scheme) as database:
+        mariadb.execute("SET GLOBAL default_storage_engine = MyISAM")
+        try:
+            store = Store(database.owner, "checkpoint database")
+            Checkpoint(store).open()
+            Lease(store).look()
+            store.retire()
+        finally:
+            mariadb.execute("SET GLOBAL default_storage_engine = InnoDB")
+        engines = text(
+            "SELECT table_name, engine FROM information_schema.tables"
+            " WHERE table_schema = DATABASE()"
+        )
+        with database.engine().connect() as connection:
+            made = {str(name): engine for name, engine in connection.execute(engines)}
+    assert len(made) == len(TABLES.tables) + 1
+    assert set(made.values()) == {"InnoDB"}
 
 
 @pytest.mark.parametrize("flag", ["--version", "--help", "--hlep"])

@@ -136,12 +136,14 @@ class MySQL(Dialect):
     def prepare_to_write(self, connection: Connection) -> None:
         """Bound statements, waits for locks, and how long the server keeps what is idle.
 
-        MySQL has no limit for idling in a transaction alone.
+        MySQL has no limit for idling in a transaction alone, and engines without transactions.
         """
         self._limit(connection)
         seconds = self.limits.query
         lock_wait = f"innodb_lock_wait_timeout = {max(1, math.floor(seconds))}"
-        connection.exec_driver_sql(f"SET SESSION {lock_wait}, wait_timeout = {LONGEST_PAUSE:.0f}")
+        idle = f"wait_timeout = {LONGEST_PAUSE:.0f}"
+        engine = "default_storage_engine = InnoDB"  # of tables that are made
+        connection.exec_driver_sql(f"SET SESSION {lock_wait}, {idle}, {engine}")
 
     def _limit(self, connection: Connection) -> None:
         seconds = self.limits.query
