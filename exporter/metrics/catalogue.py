@@ -53,8 +53,8 @@ RETRIES = Metric(
 REVISED = Metric(
     "celery_task_results_revised_total",
     "counter",
-    "Results that were counted and then again, since another run of the same task id replaced them "
-    "or their labels came later; by what they were counted as before.",
+    "Results that counted once more because another run of the same task id replaced them or "
+    "their labels arrived later; by what they counted as before.",
     ("task", "from_state", "to_state"),
 )
 UNFINISHED = Metric(
@@ -101,7 +101,7 @@ GROUP_LAST_SAVED = Metric(
 UP = Metric(
     "celery_backend_up",
     "gauge",
-    "Whether the last poll of the backend worked (1) or not; none before the first.",
+    "Whether the last poll succeeded (1) or failed (0); no sample before the first poll.",
 )
 INFO = Metric(
     "celery_backend_info",
@@ -118,7 +118,7 @@ CAPABILITY = Metric(
 LAST_POLL = Metric(
     "celery_backend_last_poll_timestamp_seconds",
     "gauge",
-    "When the backend was last polled with success, Unix time.",
+    "When the last successful poll of the backend was, Unix time.",
 )
 POLL_INTERVAL = Metric(
     "celery_backend_poll_interval_seconds",
@@ -128,7 +128,9 @@ POLL_INTERVAL = Metric(
 POLL_DURATION = Metric(
     "celery_backend_poll_duration_seconds", "histogram", "How long polls of the backend took."
 )
-POLLS = Metric("celery_backend_polls_total", "counter", "Polls of the backend, failed ones too.")
+POLLS = Metric(
+    "celery_backend_polls_total", "counter", "Polls of the backend, including failed ones."
+)
 POLL_ERRORS = Metric(
     "celery_backend_poll_errors_total",
     "counter",
@@ -156,7 +158,7 @@ WATCHED = Metric(
 WATCHED_FOLDED = Metric(
     "celery_backend_watched_folded_rows",
     "gauge",
-    "Of these, rows that have __other__ for labels of theirs until they finish.",
+    "Watched rows with labels folded into __other__ until they finish.",
     ("table",),
 )
 LATE_ROWS = Metric(
@@ -174,20 +176,20 @@ EXPIRED_GAPS = Metric(
 ID_RESETS = Metric(
     "celery_backend_id_resets_total",
     "counter",
-    "Times the table's ids began again below the last row read.",
+    "Times that the table's ids began again below the last row read.",
     ("table",),
 )
 ID_USED = Metric(
     "celery_backend_id_used_ratio",
     "gauge",
-    "Highest id against the largest that its column, or the sequence it comes from, can give; "
+    "Highest id relative to the largest that its column or its sequence allows; "
     "at 1 Celery cannot store results. No sample where the column's type has no known limit.",
     ("table",),
 )
 OLDEST_RESULT = Metric(
     "celery_backend_oldest_result_timestamp_seconds",
     "gauge",
-    "date_done of the oldest results in the table, Unix time: whether cleanup runs.",
+    "date_done of the oldest results in the table, Unix time; shows whether cleanup runs.",
     ("table",),
 )
 ROWS_ESTIMATE = Metric(
@@ -199,7 +201,7 @@ ROWS_ESTIMATE = Metric(
 CLOCK_SKEW = Metric(
     "celery_backend_clock_skew_seconds",
     "gauge",
-    "Newest date_done against the exporter's clock when it was read. "
+    "Newest date_done relative to the exporter's clock when it was read. "
     "Hours mean that the configured timezone is not the workers'.",
 )
 BUILD_INFO = Metric(
@@ -224,7 +226,7 @@ RELOAD_TIMESTAMP = Metric(
 CONFIG_HASH = Metric(
     "celery_results_exporter_config_hash",
     "gauge",
-    "Number that follows the configuration in use, values of variables and secret files included.",
+    "Hash of the configuration in use, including values of variables and secret files.",
     per_backend=False,
 )
 CHECKPOINT_COMMIT = Metric(
@@ -242,7 +244,7 @@ CHECKPOINT_SIZE = Metric(
 CHECKPOINT_REWRITES = Metric(
     "celery_results_exporter_checkpoint_rewrites_total",
     "counter",
-    "Times the backend's counts were written anew, since the checkpoint had been deleted or "
+    "Times that the backend's counts were rewritten because the checkpoint was deleted or "
     "replaced while in use.",
 )
 LEADER = Metric(
@@ -259,7 +261,7 @@ SERIES = Metric(
 SERIES_FOLDED = Metric(
     "celery_results_exporter_series_folded_total",
     "counter",
-    "Results of which a label counts as __other__, because series_limit is near.",
+    "Results counted under __other__ for at least one label, because series_limit is near.",
 )
 
 CATALOGUE: dict[str, Metric] = {
