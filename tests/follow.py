@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from exporter.checkpoint.checkpoint import Checkpoint, Saved
+    from exporter.checkpoint.checkpoint import Checkpoint
+    from exporter.checkpoint.saved import Saved
     from tests.servers.database import Database
 
 TASKS = TaskExtended.__table__

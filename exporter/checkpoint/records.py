@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of positions and totals: JSON whose fields have names. Pure.
+"""What a checkpoint keeps of positions and totals: JSON whose fields have names, or columns. Pure.
 
 A field that is missing has its default, and one that has it is left out: to add a field with a
 default changes nothing that was kept. What else changes is a step in `migrations.py`.
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from exporter.counting.audit import Segment
 from exporter.counting.lifecycle import Watch
-from exporter.counting.spans import Span
-from exporter.counting.step import Mark
+from exporter.counting.spans import Missing, Span
+from exporter.counting.step import Gap, Mark
 from exporter.counting.tally import Key, Total
 from exporter.metrics.catalogue import CATALOGUE, Metric
 from exporter.metrics.samples import Histogram
@@ -48,6 +48,18 @@ def identity(of: Identity) -> str:
 def read_identity(text: str) -> Identity:
     """Read it."""
     return _made(Identity, json.loads(text))
+
+
+def gap(of: Gap) -> dict[str, Any]:
+    """Keep a gap, as columns, but not when it is due."""
+    (span, known), since, _, horizon = of
+    lo, hi = span
+    return {"lo": lo, "hi": hi, "known": f"{known:x}", "since": since, "horizon": horizon}
+
+
+def read_gap(lo: int, hi: int, known: str, since: float, horizon: int | None) -> Gap:
+    """Read it; it is due at once."""
+    return Gap(Missing(Span(lo, hi), int(known, 16)), since, 0.0, horizon)
 
 
 def segment(of: Segment) -> str:

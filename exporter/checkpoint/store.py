@@ -22,6 +22,7 @@ from exporter.sql.waiting import waiting
 Fence = Callable[[Connection], None]
 
 LIMITS = Limits(connect=5.0, query=30.0)
+IN_A_DATABASE = "checkpoint database"  # its place, for people: no URL, no host
 _FORESEEN = (SQLAlchemyError, OSError, ValueError, KeyError, TypeError)
 
 
@@ -59,6 +60,19 @@ class Store(KeptConnection[Connection]):
         if self._turn.acquire(blocking=False):
             self.close()
             self._turn.release()
+
+    # -- what a file adds, which may be replaced while it is open ----------------------------
+
+    def in_place(self) -> bool:
+        """Whether what is open is what is there: else nothing that is written lasts."""
+        return True
+
+    def keep_what_was_put_there(self) -> None:
+        """Keep what somebody else has put in its place, before it is written over."""
+
+    def size(self) -> int | None:
+        """Return the bytes it takes on disk, None where that is for a server to know."""
+        return None
 
     # -- how to write ------------------------------------------------------------------------
 

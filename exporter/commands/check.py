@@ -20,10 +20,11 @@ from exporter import flags
 from exporter.backends.database import WRONG_NAMES, Database, Session
 from exporter.backends.family import ResultTable
 from exporter.backends.reader import Health
-from exporter.checkpoint.checkpoint import IN_A_DATABASE, Saved, read, refused
+from exporter.checkpoint.adoption import refused
 from exporter.checkpoint.lease import LIMITS, Lease
 from exporter.checkpoint.migrations import VERSION
-from exporter.checkpoint.store import Store
+from exporter.checkpoint.saved import Saved, read
+from exporter.checkpoint.store import IN_A_DATABASE, Store
 from exporter.config.settings import Backend, Config
 from exporter.counting import dates
 from exporter.counting.results import STATES, Row

@@ -18,7 +18,8 @@ from exporter import flags
 from exporter.backends.database import Database
 from exporter.backends.present import count_present
 from exporter.backends.tables import kinds
-from exporter.checkpoint.checkpoint import Saved, read, refused
+from exporter.checkpoint.adoption import refused
+from exporter.checkpoint.saved import Saved, read
 from exporter.config.settings import Backend, Config
 from exporter.counting.folding import placed
 from exporter.counting.lifecycle import Rules

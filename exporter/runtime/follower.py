@@ -12,7 +12,8 @@ from exporter.backends.database import WRONG_NAMES, Database, Session
 from exporter.backends.family import Layout, ResultTable
 from exporter.backends.reader import Health, Reader
 from exporter.backends.tables import kinds
-from exporter.checkpoint.checkpoint import Checkpoint, Save, Staged
+from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.checkpoint.writing import Save, Staged
 from exporter.config.settings import Backend
 from exporter.counting import dates
 from exporter.counting.lifecycle import Rules

@@ -20,9 +20,9 @@ import sqlalchemy
 from sqlalchemy import URL
 
 from exporter import __version__
-from exporter.checkpoint.checkpoint import IN_A_DATABASE, Checkpoint, open_file
+from exporter.checkpoint.checkpoint import Checkpoint, open_file
 from exporter.checkpoint.lease import LEASE_DURATION, LIMITS, Lease
-from exporter.checkpoint.store import Fence, Store
+from exporter.checkpoint.store import IN_A_DATABASE, Fence, Store
 from exporter.config.settings import Config
 from exporter.errors import CheckpointError
 from exporter.exposition.exposition import Exposition

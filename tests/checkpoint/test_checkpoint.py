@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from sqlalchemy import NullPool, create_engine, delete, event, make_url, select, text
 
-from exporter.checkpoint.checkpoint import IN_A_DATABASE, Checkpoint, Save, Staged, open_file
-from exporter.checkpoint.store import Store
+from exporter.checkpoint.checkpoint import Checkpoint, open_file
+from exporter.checkpoint.store import IN_A_DATABASE, Store
+from exporter.checkpoint.writing import Save, Staged
 from exporter.counting import feeds
 from exporter.counting.position import Position
 from exporter.counting.step import CHUNK_ROWS

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import make_url
 
 from exporter.checkpoint import lease as lease_module
-from exporter.checkpoint.checkpoint import Checkpoint, read
+from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.checkpoint.lease import Lease, LeaseLostError
+from exporter.checkpoint.saved import read
 from exporter.checkpoint.store import Store
 from exporter.errors import CheckpointError
 from exporter.runtime.election import Election

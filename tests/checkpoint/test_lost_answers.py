@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from sqlalchemy import make_url
 
-from exporter.checkpoint.checkpoint import Checkpoint, read
+from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.checkpoint.lease import Lease
+from exporter.checkpoint.saved import read
 from exporter.checkpoint.store import Store
 from exporter.sql.dialects import Limits
 from tests.follow import Follower, create_tables, insert, restored

@@ -13,11 +13,11 @@ import pytest
 from sqlalchemy import select, text, update
 
 from exporter.checkpoint import records
-from exporter.checkpoint.checkpoint import IN_A_DATABASE, Checkpoint, open_file
+from exporter.checkpoint.checkpoint import Checkpoint, open_file
 from exporter.checkpoint.migrations import STEPS, VERSION
 from exporter.checkpoint.ownfile import OwnFile
 from exporter.checkpoint.schema import META, TOTALS, WATCHED
-from exporter.checkpoint.store import Store
+from exporter.checkpoint.store import IN_A_DATABASE, Store
 from exporter.commands import check
 from exporter.commands.verify import verify
 from exporter.config.loading import from_url

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import delete, text
 
-from exporter.checkpoint.checkpoint import IN_A_DATABASE, Checkpoint, open_file, read
+from exporter.checkpoint.checkpoint import Checkpoint, open_file
 from exporter.checkpoint.ownfile import APPLICATION_ID
+from exporter.checkpoint.saved import read
 from exporter.checkpoint.schema import SAVES, TABLES, TOTALS
-from exporter.checkpoint.store import Store
+from exporter.checkpoint.store import IN_A_DATABASE, Store
 from exporter.config.settings import Config
 from exporter.errors import CheckpointError
 from exporter.runtime import service

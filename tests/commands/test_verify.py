@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import delete
 
-from exporter.checkpoint.checkpoint import IN_A_DATABASE, Checkpoint, open_file
-from exporter.checkpoint.store import Store
+from exporter.checkpoint.checkpoint import Checkpoint, open_file
+from exporter.checkpoint.store import IN_A_DATABASE, Store
 from exporter.commands.verify import verify
 from exporter.config.settings import Config
 from exporter.counting.lifecycle import Rules
