@@ -121,7 +121,18 @@ def _name_total(row: dict[str, Any]) -> None:
     row["labels"] = _json(dict(zip(names, json.loads(row["labels"]), strict=True)))
 
 
-STEPS: tuple[Callable[[Connection], None], ...] = (name_fields,)
+def name_deleted_rows(connection: Connection) -> None:
+    """2 -> 3: what is known of deleted rows below the cursor has names that say so."""
+    _rewrite(connection, "position", ("backend", "kind"), ("identity", "mark"), _name_deleted)
+
+
+def _name_deleted(row: dict[str, Any]) -> None:
+    names = {"fallen": "deleted_above", "returned": "came_late"}
+    mark = json.loads(row["mark"])
+    row["mark"] = _json({names.get(name, name): value for name, value in mark.items()})
+
+
+STEPS: tuple[Callable[[Connection], None], ...] = (name_fields, name_deleted_rows)
 VERSION = 1 + len(STEPS)
 
 

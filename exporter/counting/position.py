@@ -69,8 +69,8 @@ class Position(Standing):
             known=self.watched,
             below=self.below,
             deleted=None
-            if self.fallen is None or self.cursor is None
-            else Span(self.fallen + 1, self.cursor),
+            if self.deleted_above is None or self.cursor is None
+            else Span(self.deleted_above + 1, self.cursor),
             anchors=self.anchors,
             audit=self._audit(now),
             now=now,
@@ -136,19 +136,19 @@ class Position(Standing):
         elif reused is not None:
             left += self._begin_again(reused, (), batch, life, change)
         elif plan.deleted and resets.restarted(self, batch, self._waits_for):
-            left += self._begin_again(plan.deleted.lo, self.returned, batch, life, change)
+            left += self._begin_again(plan.deleted.lo, self.came_late, batch, life, change)
         else:
             self._recheck(batch, life, change)
             self._take_late(batch, life, change)
             left, change.expired_ids = gaps.asked(self.gaps, batch, now, self.rules)
-            change.fallen, change.returned = resets.deleted(self, batch)
+            change.deleted_above, change.came_late = resets.deleted(self, batch)
             change.segments = audit.credit(change.segments, change.successes)
             self._look_into(batch, life, change)
             if batch.upto is not None:
                 self._read_chunk(batch, life, change)
                 if plan.deleted:  # ids went on above it, or began again and these come late
                     left = list(gaps.apart(left))
-                    known = [gap.span for gap in gaps.apart(self.gaps)] + each(self.returned)
+                    known = [gap.span for gap in gaps.apart(self.gaps)] + each(self.came_late)
                     open_ids = map(Missing, outside(plan.deleted, known))
                     left += gaps.seen(open_ids, now, self.rules)
                 left += gaps.seen(missing(self._holes(batch)), now, self.rules)
@@ -219,10 +219,10 @@ class Position(Standing):
         return gaps.wait_for(self.gaps, row_id)
 
     def _begin_again(
-        self, lo: int, returned: tuple[int, ...], batch: Batch, life: Lifecycle, change: Change
+        self, lo: int, came_late: tuple[int, ...], batch: Batch, life: Lifecycle, change: Change
     ) -> list[Gap]:
-        """Read on from below `lo`, or the highest of those `returned`, late commits above it."""
-        cursor = max(returned, default=lo - 1)
+        """Read on from below `lo`, or the highest of those `came_late`, late commits above it."""
+        cursor = max(came_late, default=lo - 1)
         change.resets = 1
         # What has these ids now is new; what lies below them is what it was.
         change.origin = (
@@ -232,11 +232,11 @@ class Position(Standing):
         change.anchors = tuple(anchor for anchor in self.anchors if anchor.id < lo)
         change.segments = tuple(s for s in self.segments if s.span.hi < lo)
         for row_id, watch in self.watched.items():
-            if row_id >= lo and row_id not in returned:
+            if row_id >= lo and row_id not in came_late:
                 change.take(row_id, life.again(None, watch))
         self._recheck(batch, life, change)
         below = [gap for gap in self.gaps if gap.span.hi < lo]
-        open_ids = outside(Span(lo, cursor), each(returned)) if cursor >= lo else ()
+        open_ids = outside(Span(lo, cursor), each(came_late)) if cursor >= lo else ()
         return below + [Gap(Missing(span), life.now, life.now) for span in open_ids]
 
     # -- rows --------------------------------------------------------------------------------
@@ -272,8 +272,8 @@ class Position(Standing):
         change = Change(
             cursor=mark["cursor"],
             origin=mark["origin"],
-            fallen=mark["fallen"],
-            returned=tuple(mark["returned"]),
+            deleted_above=mark["deleted_above"],
+            came_late=tuple(mark["came_late"]),
             anchors=tuple(Anchor(int(a["id"]), str(a["key"])) for a in mark["anchors"]),
             below=mark["below"],
             named=mark["named"] if self.rules.named is None else self.rules.named,

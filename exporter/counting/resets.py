@@ -22,8 +22,8 @@ def restarted(standing: Standing, batch: Batch, waits_for: Waits) -> bool:
 
     Ids never come back by themselves: where one does, and it is no late commit, they began again.
     """
-    returned = standing.returned
-    return any(row_id not in returned and not waits_for(row_id) for row_id in batch.reappeared)
+    came_late = standing.came_late
+    return any(row_id not in came_late and not waits_for(row_id) for row_id in batch.reappeared)
 
 
 def reused_from(standing: Standing, batch: Batch, waits_for: Waits) -> int | None:
@@ -62,8 +62,8 @@ def deleted(standing: Standing, batch: Batch) -> tuple[int | None, tuple[int, ..
         return None, ()
     there = {row.id for row in batch.late}
     if len(batch.reappeared) < REAPPEARED_IDS:
-        there.update(row_id for row_id in standing.returned if row_id in batch.reappeared)
+        there.update(row_id for row_id in standing.came_late if row_id in batch.reappeared)
     else:
-        there.update(standing.returned)
-    fallen = top if standing.fallen is None else min(top, standing.fallen)
-    return fallen, tuple(sorted(i for i in there if i > fallen))
+        there.update(standing.came_late)
+    deleted_above = top if standing.deleted_above is None else min(top, standing.deleted_above)
+    return deleted_above, tuple(sorted(i for i in there if i > deleted_above))

@@ -131,8 +131,8 @@ class Mark(TypedDict):
 
     cursor: int | None
     origin: int | None
-    fallen: int | None
-    returned: list[int]
+    deleted_above: int | None
+    came_late: list[int]
     anchors: list[dict[str, int | str]]
     below: int | None
     named: bool
@@ -145,9 +145,10 @@ class Standing:
 
     cursor: int | None = None
     origin: int | None = None  # rows up to this id were there before we looked: history
-    # While the newest rows are gone: the highest id left then, and late commits above it.
-    fallen: int | None = None
-    returned: tuple[int, ...] = ()
+    # While the newest rows are gone: the lowest that the highest id has fallen to. All rows above
+    # it, up to the cursor, were seen to be gone, but for those that came late there since.
+    deleted_above: int | None = None
+    came_late: tuple[int, ...] = ()
     anchors: tuple[Anchor, ...] = ()
     below: int | None = None  # unfinished rows below this id are still to be looked for
     named: bool = False
@@ -159,8 +160,8 @@ class Standing:
         return {
             "cursor": self.cursor,
             "origin": self.origin,
-            "fallen": self.fallen,
-            "returned": list(self.returned),
+            "deleted_above": self.deleted_above,
+            "came_late": list(self.came_late),
             "anchors": [{"id": anchor.id, "key": anchor.key} for anchor in self.anchors],
             "below": self.below,
             "named": self.named,

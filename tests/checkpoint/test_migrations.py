@@ -25,7 +25,7 @@ from exporter.config.settings import Config
 from exporter.counting.lifecycle import Watch
 from exporter.counting.results import Labels
 from exporter.counting.spans import Missing, Span
-from exporter.counting.step import Anchor
+from exporter.counting.step import Anchor, Mark
 from exporter.counting.tally import Tally, Total
 from exporter.errors import CheckpointError
 from exporter.metrics import catalogue
@@ -46,7 +46,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def check_content(checkpoint: Checkpoint) -> None:
-    """All that the fixture of schema 1 holds is there."""
+    """All that the fixture of schema 1 holds, and those that followed from it, is there."""
     positions, tally = restored(checkpoint, "celery")
     task, group = positions["task"], positions["group"]
     assert (task.cursor, task.named, task.complete, task.looked) == (101, True, True, True)
@@ -152,6 +152,23 @@ def test_step_1_is_done_wholly_or_not_at_all(path: Path) -> None:
         open_file(path)
     with closing(sqlite3.connect(path)) as raw:
         assert list(raw.iterdump()) == before
+
+
+def test_step_2_names_what_is_known_of_deleted_rows(path: Path) -> None:
+    """The third and fifth of five rows were deleted before the fourth came late."""
+    written(path, 2)
+    checkpoint = open_file(path)
+    positions, _ = restored(checkpoint, "shortened")
+    checkpoint.close()
+    task, group = positions["task"], positions["group"]
+    assert (task.cursor, task.deleted_above, task.came_late) == (5, 2, (4,))
+    assert task.plan(0.0).deleted == Span(3, 5)
+    assert (group.looked, group.deleted_above, group.came_late) == (True, None, ())
+    with closing(sqlite3.connect(path)) as raw:
+        marks = raw.execute("SELECT mark FROM celery_results_exporter_position").fetchall()
+    assert len(marks) == 6
+    for (mark,) in marks:
+        assert json.loads(mark).keys() == Mark.__annotations__.keys()
 
 
 def _make_newer(database: Database) -> None:
