@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from uuid import uuid4
 
@@ -54,14 +54,15 @@ class LeaseLostError(CheckpointError):
 class Lease:
     """The row, as one process sees it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
         self.leader = ""  # as last seen
         self._store = store
+        self._clock = clock  # seconds
         self._laid_out = 0  # the store's connection on which the table was there
         self._own = _new_holder()
         self._seen: tuple[str, int] | None = None
-        self._since = 0.0  # monotonic: `_seen` has stood still from then on
-        self._confirmed = float("-inf")  # monotonic
+        self._since = 0.0  # by the clock: `_seen` has stood still from then on
+        self._confirmed = float("-inf")  # by the clock
 
     def take(self) -> bool:
         """Take the lease if nobody has it, or whoever had it is gone; say whether it is ours."""
@@ -69,7 +70,7 @@ class Lease:
             if not self._laid_out:
                 with suppress(CheckpointError):
                     self.look()
-        started = time.monotonic()
+        started = self._clock()
         try:
             with self._transaction() as connection:
                 if self._look(connection) == self._own:  # the answer to `_swap` had been lost
@@ -89,7 +90,7 @@ class Lease:
 
         Where the row is gone nobody has: the database was emptied.
         """
-        started, fence = time.monotonic(), self.fence()
+        started, fence = self._clock(), self.fence()
         with self._transaction() as connection:
             try:
                 fence(connection)
@@ -116,7 +117,7 @@ class Lease:
 
     def confirmed(self) -> bool:
         """Whether nobody else can have taken over yet."""
-        return time.monotonic() - self._confirmed < LEASE_DURATION
+        return self._clock() - self._confirmed < LEASE_DURATION
 
     def fence(self) -> Fence:
         """Return what raises LeaseLostError in a transaction unless this term still lasts.
@@ -146,12 +147,12 @@ class Lease:
         """See who leads, and since when it has not stirred."""
         holder, beat = self._read(connection) or self._put_back(connection)
         if (holder, beat) != self._seen:
-            self._seen, self._since = (holder, beat), time.monotonic()
+            self._seen, self._since = (holder, beat), self._clock()
         self.leader = holder
         return holder
 
     def _is_free(self) -> bool:
-        return not self.leader or time.monotonic() - self._since >= LEASE_DURATION
+        return not self.leader or self._clock() - self._since >= LEASE_DURATION
 
     def _swap(self, connection: Connection) -> bool:
         assert self._seen is not None  # noqa: S101  # we have just looked

@@ -18,7 +18,8 @@ import pytest
 from sqlalchemy import make_url, select, text
 from sqlalchemy.exc import DBAPIError
 
-from exporter.checkpoint.checkpoint import open_file
+from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.checkpoint.ownfile import OwnFile
 from exporter.checkpoint.schema import META
 from exporter.runtime.service import TOGETHER
 from tests.acceptance.process import (
@@ -129,8 +130,10 @@ def test_ends_at_once_while_a_large_checkpoint_is_opened(
         exporter.send(signal.SIGTERM)
         assert exporter.ended() == 128 + signal.SIGTERM
         assert not exporter.logged("listening")
-    checkpoint = open_file(path)
-    with checkpoint._store.transaction() as connection:
+    store = OwnFile(path)
+    checkpoint = Checkpoint(store)
+    checkpoint.open()
+    with store.transaction() as connection:
         assert connection.execute(text("PRAGMA integrity_check")).scalars().all() == ["ok"]
     positions, _ = restored(checkpoint, "celery")
     assert len(positions["task"].watched) == 200_005

@@ -175,10 +175,10 @@ def _kill_end_and_pause(first: Replica, second: Replica) -> None:
     check_that_it_does_nothing(other)
 
     paused = time.monotonic()
-    leader._child.send_signal(signal.SIGSTOP)
+    leader.send(signal.SIGSTOP)
     after_pause = seconds_until_it_leads(other, paused, PROMISED_AFTER_KILL)
     time.sleep(max(0.0, PAUSE - after_pause))
-    leader._child.send_signal(signal.SIGCONT)
+    leader.send(signal.SIGCONT)
     check_that_it_does_nothing(leader)
     assert leads(other)
     assert leader.logged("leads no longer")

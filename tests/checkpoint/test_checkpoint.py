@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import sqlite3
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
-from sqlalchemy import NullPool, create_engine, delete, event, make_url, select, text
+from sqlalchemy import delete, make_url, select, text
 
 from exporter.checkpoint.checkpoint import Checkpoint, open_file
+from exporter.checkpoint.ownfile import OwnFile
 from exporter.checkpoint.store import IN_A_DATABASE, Store
 from exporter.checkpoint.writing import Save, Staged
 from exporter.counting import feeds
@@ -24,9 +25,10 @@ from tests.counting.test_position import TIMES, ManyLabels, ManyWriters
 from tests.follow import TASKS, Follower, create_tables, insert, update
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from sqlalchemy import URL, Engine
+    from sqlalchemy import Connection, Engine
 
     from tests.servers.database import Database
 
@@ -38,19 +40,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "checkpoint.sqlite"
 
 
-class InMemory(Store):
-    """Nothing is synced to disk: thousands of saves are quick."""
-
-    def _make_engine(self, url: URL) -> Engine:
-        return create_engine(url, poolclass=NullPool)
-
-
 class Crashing(ManyWriters):
     """Many writers, and an exporter that is killed and started again at any time."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.store = Checkpoint(InMemory(make_url("sqlite://"), "checkpoint"))
+        # In memory, nothing is synced to disk: thousands of saves are quick.
+        self.store = Checkpoint(Store(make_url("sqlite://"), "checkpoint"))
         self.store.open()
         self.store.recognise("a", ONE)
         self.tally = Tally(10_000, 0.0)
@@ -220,19 +216,26 @@ def test_nothing_is_written_when_nothing_changed(sqlite: Database, path: Path) -
     checkpoint.close()
 
 
+class SmallFile(OwnFile):
+    """One on a disk that has room for so many pages."""
+
+    pages = 1_000_000
+
+    @contextmanager
+    def transaction(self, seconds: float | None = None) -> Iterator[Connection]:
+        with super().transaction(seconds) as connection:
+            connection.execute(text(f"PRAGMA max_page_count = {self.pages}"))
+            yield connection
+
+
 @ONLY_SQLITE
 def test_full_disk_serves_nothing_and_loses_nothing(sqlite: Database, path: Path) -> None:
-    checkpoint = open_file(path)
+    store = SmallFile(path)
+    checkpoint = Checkpoint(store)
+    checkpoint.open()
     follower = Follower(sqlite.reader_url, checkpoint).poll()
-    with checkpoint._store.transaction() as connection:
-        pages = connection.execute(text("PRAGMA page_count")).scalar_one()
-    limit = f"PRAGMA max_page_count = {pages}"
-
-    def full(raw: sqlite3.Connection, *_: object) -> None:
-        raw.execute(limit)
-
-    event.listen(checkpoint._store._engine, "connect", full)
-    checkpoint._store.close()  # so that it connects anew
+    with store.transaction() as connection:
+        store.pages = connection.execute(text("PRAGMA page_count")).scalar_one()
     with sqlite.engine().begin() as connection:
         for number in range(200):
             insert(connection, "FAILURE", name=f"task{number}" + 100 * "x")
@@ -241,7 +244,7 @@ def test_full_disk_serves_nothing_and_loses_nothing(sqlite: Database, path: Path
     assert follower.states() == {}
     assert follower.value("celery_backend_up") == 0
     assert follower.value("celery_backend_poll_errors_total", reason="checkpoint") == 1
-    limit = "PRAGMA max_page_count = 1000000"
+    store.pages = 1_000_000
     assert follower.poll().states() == {"FAILURE": 200}
     follower.close()
     checkpoint.close()
@@ -264,8 +267,10 @@ def test_unreadable_checkpoint_is_refused_and_kept(path: Path, content: bytes) -
 
 
 def test_checkpoint_of_a_newer_version_is_refused(path: Path) -> None:
-    checkpoint = open_file(path)
-    with checkpoint._store.transaction() as connection:
+    store = OwnFile(path)
+    checkpoint = Checkpoint(store)
+    checkpoint.open()
+    with store.transaction() as connection:
         connection.execute(text("UPDATE celery_results_exporter_meta SET value = '999'"))
     checkpoint.close()
     with pytest.raises(CheckpointError, match="newer version"):

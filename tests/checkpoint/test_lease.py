@@ -11,7 +11,7 @@ from sqlalchemy import make_url
 
 from exporter.checkpoint import lease as lease_module
 from exporter.checkpoint.checkpoint import Checkpoint
-from exporter.checkpoint.lease import Lease, LeaseLostError
+from exporter.checkpoint.lease import LEASE_DURATION, Lease, LeaseLostError
 from exporter.checkpoint.saved import read
 from exporter.checkpoint.store import Store
 from exporter.errors import CheckpointError
@@ -60,7 +60,7 @@ def test_only_one_leads(store: Callable[[], Store]) -> None:
     first, second = Lease(store()), Lease(store())
     assert first.take()
     assert not second.take()
-    assert second.leader == first._own
+    assert second.leader == first.leader != ""
     first.beat()
     assert first.confirmed()
     assert not second.confirmed()
@@ -97,9 +97,11 @@ def test_the_next_leads_when_the_beat_stands_still(store: Callable[[], Store], s
 
 def test_lost_answer_when_taking(store: Callable[[], Store]) -> None:
     """The row says that it is ours, though nobody told us."""
-    lease = Lease(store())
+    now = 1000.0
+    lease = Lease(store(), lambda: now)
     assert lease.take()
-    lease._confirmed = float("-inf")
+    now += LEASE_DURATION
+    assert not lease.confirmed()
     assert lease.take()
     assert lease.confirmed()
 
@@ -163,11 +165,12 @@ def test_leader_that_hangs_in_a_save_keeps_others_out_until_it_ends(
     database: Database, store: Callable[[], Store], soon: float
 ) -> None:
     """The row it beats in stays locked; the server ends a transaction that idles."""
-    first, second = Lease(store()), Lease(store())
+    of_first = store()
+    first, second = Lease(of_first), Lease(store())
     assert first.take()
     assert not second.take()
     fence = first.fence()
-    with pytest.raises(CheckpointError), first._store.transaction() as connection:  # noqa: PT012
+    with pytest.raises(CheckpointError), of_first.transaction() as connection:  # noqa: PT012
         fence(connection)
         time.sleep(soon)
         if database.owner.get_backend_name() == "postgresql":

@@ -19,6 +19,7 @@ from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.checkpoint.lease import Lease
 from exporter.checkpoint.saved import read
 from exporter.checkpoint.store import Store
+from exporter.errors import CheckpointError
 from exporter.sql.dialects import Limits
 from tests.follow import Follower, create_tables, insert, restored
 from tests.servers.database import Database, SQLite
@@ -202,12 +203,15 @@ class FaultyStore(Store):
         super().__init__(url, "checkpoint")
         self.machine = machine
 
-    def _end(self, connection: Connection) -> None:
-        if self.machine.fault == "before":
-            raise OSError("cut")
-        super()._end(connection)
+    @contextmanager
+    def transaction(self, seconds: float | None = None) -> Iterator[Connection]:
+        with super().transaction(seconds) as connection:
+            yield connection
+            if self.machine.fault == "before":
+                raise OSError("cut")
         if self.machine.fault == "after":
-            raise OSError("cut")
+            self.close()
+            raise CheckpointError("cut")
 
 
 LostAnswers.TestCase.settings = settings(max_examples=12, stateful_step_count=12)

@@ -120,9 +120,11 @@ def test_step_1_in_a_database(database: Database, path: Path) -> None:
 
 def test_step_1_names_fields_and_parts_of_the_identity(path: Path) -> None:
     written(path, 1)
-    checkpoint = open_file(path)
+    store = OwnFile(path)
+    checkpoint = Checkpoint(store)
+    checkpoint.open()
     found = checkpoint.identities()
-    with checkpoint._store.transaction() as connection:
+    with store.transaction() as connection:
         watches = connection.execute(select(WATCHED.c.id, WATCHED.c.watch)).all()
         labels = connection.execute(select(TOTALS.c.labels)).scalars().all()
     checkpoint.close()
@@ -198,10 +200,11 @@ def test_newer_checkpoint_is_refused(
 
 def test_replica_refuses_what_a_newer_one_has_migrated(database: Database) -> None:
     """In a rolling upgrade: one that led before, and connects anew."""
-    checkpoint = Checkpoint(Store(database.owner, IN_A_DATABASE))
+    store = Store(database.owner, IN_A_DATABASE)
+    checkpoint = Checkpoint(store)
     checkpoint.open()
     _make_newer(database)
-    checkpoint._store.close()
+    store.close()
     with pytest.raises(CheckpointError, match="newer version"):
         checkpoint.keep("shop", {}, Tally(10, 0.0))
     checkpoint.close()
@@ -225,10 +228,12 @@ def test_check_migrates_nothing(
 def test_unknown_metric_is_kept_and_said(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """One that another version had, or whose labels were others there."""
     written(path, 1)
-    checkpoint = open_file(path)
+    store = OwnFile(path)
+    checkpoint = Checkpoint(store)
+    checkpoint.open()
     renamed = "UPDATE celery_results_exporter_total SET metric = 'celery_task_ended_total'"
     relabelled = 'UPDATE celery_results_exporter_total SET labels = \'{"task":"app.add"}\''
-    with checkpoint._store.transaction() as connection:
+    with store.transaction() as connection:
         connection.execute(text(f"{renamed} WHERE metric = 'celery_task_results_total'"))
         connection.execute(text(f"{relabelled} WHERE metric = 'celery_task_retries_total'"))
     with caplog.at_level(logging.WARNING):
@@ -236,7 +241,7 @@ def test_unknown_metric_is_kept_and_said(path: Path, caplog: pytest.LogCaptureFi
     said = {record.metric: record.series for record in caplog.records}  # type: ignore[attr-defined]
     assert said == {"celery_task_ended_total": 12, "celery_task_retries_total": 3}
     assert tally.totals[catalogue.GROUP_RESULTS, ()].value == 1
-    with checkpoint._store.transaction() as connection:
+    with store.transaction() as connection:
         assert len(connection.execute(select(TOTALS)).all()) == 33
     checkpoint.close()
 
@@ -264,9 +269,6 @@ def test_migrating_and_restoring_may_take_longer_than_a_save(path: Path) -> None
     checkpoint.open()
     positions, _ = restored(checkpoint, "celery")
     assert len(positions["task"].watched) == 20_005
-    with (
-        pytest.raises(CheckpointError, match="interrupted"),
-        checkpoint._store.transaction() as connection,
-    ):
+    with pytest.raises(CheckpointError, match="interrupted"), store.transaction() as connection:
         connection.execute(select(WATCHED)).all()
     checkpoint.close()

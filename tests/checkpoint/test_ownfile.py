@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import delete, text
 
 from exporter.checkpoint.checkpoint import Checkpoint, open_file
-from exporter.checkpoint.ownfile import APPLICATION_ID
+from exporter.checkpoint.ownfile import APPLICATION_ID, OwnFile
 from exporter.checkpoint.saved import read
 from exporter.checkpoint.schema import SAVES, TABLES, TOTALS
 from exporter.checkpoint.store import IN_A_DATABASE, Store
@@ -127,10 +127,9 @@ def test_lock_empties_nobodys_file(path: Path) -> None:
 # -- whether it is still there -------------------------------------------------------------------
 
 
-def saved(where: Checkpoint, backend: str) -> tuple[int, int]:
+def saved(path: Path, backend: str) -> tuple[int, int]:
     """What a process that begins now would go on from: results, and rows that are watched."""
-    assert where._store is not None
-    reader = read(where._store.path)  # type: ignore[attr-defined]
+    reader = read(path)
     positions, tally = restored(reader, backend)
     reader.close()
     return sum(count for _, _, count in tally.by_task()), len(positions["task"].watched)
@@ -228,7 +227,7 @@ def test_lost_file_is_written_anew(
         assert not second.poller.try_poll()
         for follower in (first, second):
             assert follower.value(REWRITES) == 1
-            assert saved(checkpoint, follower.poller.settings.name) == (1, 2)
+            assert saved(path, follower.poller.settings.name) == (1, 2)
             assert follower.poller.status.rewritten is not None
             assert follower.states() == {"FAILURE": 1}
         said = [r for r in caplog.records if "deleted or replaced while in use" in r.message]
@@ -236,7 +235,7 @@ def test_lost_file_is_written_anew(
         with results.engine().begin() as connection:
             insert(connection)
         first.poll()
-        assert saved(checkpoint, "celery") == (2, 2)
+        assert saved(path, "celery") == (2, 2)
         assert first.value(REWRITES) == 1
         first.close()
         second.close()
@@ -265,7 +264,7 @@ def test_change_that_loses_nothing_leaves_no_copies(results: Database, path: Pat
     with results.engine().begin() as connection:
         insert(connection)
     assert follower.poll().value(REWRITES) == 0
-    assert saved(checkpoint, "celery") == (2, 1)
+    assert saved(path, "celery") == (2, 1)
     assert list(path.parent.glob("*.replaced-*")) == []
     follower.close()
     checkpoint.close()
@@ -306,10 +305,12 @@ def test_end_leaves_what_was_put_there(
 
 
 def test_file_that_is_overwritten_while_written_to_is_left_alone(path: Path) -> None:
-    checkpoint = open_file(path)
+    store = OwnFile(path)
+    checkpoint = Checkpoint(store)
+    checkpoint.open()
 
     def save_while_overwritten() -> None:
-        with checkpoint._store.transaction() as connection:
+        with store.transaction() as connection:
             connection.execute(SAVES.insert().values(backend="shop", stamp="new"))
             overwrite(path)
 
@@ -336,7 +337,7 @@ def test_copy_of_all_files_that_is_put_back(results: Database, path: Path) -> No
         for file in backup.glob("*-wal"):
             shutil.copy2(file, path.parent)
         follower.poll()
-        assert saved(checkpoint, "celery") == (results_then, results_then)
+        assert saved(path, "celery") == (results_then, results_then)
         assert follower.value(REWRITES) == results_then
     follower.close()
     checkpoint.close()
@@ -347,7 +348,7 @@ def test_log_that_is_deleted_loses_nothing(results: Database, path: Path) -> Non
     checkpoint, follower = followed(results, path)
     delete_log(path)
     follower.poll()
-    assert saved(checkpoint, "celery") == (1, 1)
+    assert saved(path, "celery") == (1, 1)
     follower.close()
     checkpoint.close()
 
@@ -392,7 +393,7 @@ def test_who_has_counted_nothing_yet_goes_on_from_what_is_put_there(
         insert(connection, id=100)
     assert follower.poll().states() == {"FAILURE": 1, "SUCCESS": 1}
     assert follower.value(REWRITES) == 0
-    assert saved(checkpoint, "celery") == (2, 0)
+    assert saved(path, "celery") == (2, 0)
     follower.close()
     checkpoint.close()
 
@@ -432,10 +433,10 @@ def test_counts_of_another_table_are_not_written_over(
     assert "was replaced while in use: the checkpoint holds counts of celery_taskmeta of" in message
     assert follower.states() == {"SUCCESS": 1}
     assert follower.value("celery_backend_poll_errors_total", reason="checkpoint") == 2
-    assert saved(checkpoint, "celery") == (1, 1)
+    assert saved(path, "celery") == (1, 1)
     delete_all(path)
     assert follower.poll().states() == {"SUCCESS": 1}
-    assert saved(checkpoint, "celery") == (1, 0)
+    assert saved(path, "celery") == (1, 0)
     follower.close()
     checkpoint.close()
 
@@ -468,7 +469,7 @@ def test_folder_that_is_gone_is_waited_for(results: Database, path: Path) -> Non
     assert follower.states() == {"SUCCESS": 1}
     path.parent.mkdir()
     assert follower.poll().states() == {"SUCCESS": 2}
-    assert saved(checkpoint, "celery") == (2, 0)
+    assert saved(path, "celery") == (2, 0)
     follower.close()
     checkpoint.close()
 
