@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 LOOPBACK = Address("127.0.0.1", 0)
 QUICK = Limits(idle=0.5, body=0.5, answer=0.5, connections=20, head_bytes=4096)
+PATIENCE = 30.0  # seconds; only what hangs takes as long
+PATIENT = replace(QUICK, idle=10 * PATIENCE, body=10 * PATIENCE, answer=10 * PATIENCE)
 REQUEST = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 METRICS = b"# TYPE celery_backend_up gauge\ncelery_backend_up 1\n"
 
@@ -93,7 +96,7 @@ def port(shop: Shop) -> Iterator[int]:
 def ask(
     port: int, path: str, method: str = "GET", **headers: str
 ) -> tuple[http.client.HTTPResponse, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, headers=given)
@@ -104,12 +107,12 @@ def ask(
 
 
 def connect(port: int, data: bytes = b"") -> socket.socket:
-    sock = socket.create_connection(("127.0.0.1", port), timeout=5)
+    sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
     sock.sendall(data)
     return sock
 
 
-def closed(sock: socket.socket, within: float) -> bool:
+def closed(sock: socket.socket, within: float = PATIENCE) -> bool:
     """Tell whether the other side hangs up in time, reading on until it does."""
     deadline = time.monotonic() + within
     try:
@@ -175,7 +178,7 @@ class TestMetrics:
         assert {**head.headers, "Date": ""} == {**get.headers, "Date": ""}
 
     def test_connection_is_kept(self, port: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         connection.request("GET", "/metrics")
         connection.getresponse().read()
         sock = connection.sock
@@ -349,31 +352,27 @@ class TestUnfriendlyClients:
         limits = Limits(idle=1, body=1, connections=100)
         with serving(shop, limits) as (_, port), ExitStack() as stack:
             clients = [stack.enter_context(connect(port, start)) for _ in range(50)]
-            began = time.monotonic()
-            scrapes = 0
-            while time.monotonic() < began + 0.5:
+            for _ in range(10):  # to wait for the 50 in turn would take 50 s
                 assert ask(port, "/metrics")[1] == b"TEXT\n" + METRICS
-                scrapes += 1
-            assert scrapes >= 10
-            assert all(closed(client, within=3) for client in clients)
+            assert all(closed(client) for client in clients)
 
     def test_dripping_does_not_buy_time(self, port: int) -> None:
         """The deadline is for the whole head, not for the next byte."""
         with connect(port, b"GET /metrics HTTP/1.1\r\nX-Drip: ") as client:
             began = time.monotonic()
             with pytest.raises(ConnectionError):  # noqa: PT012
-                while time.monotonic() < began + 4:
+                while time.monotonic() < began + PATIENCE:
                     client.sendall(b"x")
                     time.sleep(0.05)
-            assert time.monotonic() - began < 2
 
     def test_an_answer_that_is_not_taken(self, shop: Shop) -> None:
         """Who does not read is hung up on, and others are answered meanwhile."""
         shop.metrics = b"x" * 30_000_000
         with serving(shop) as (_, port), ExitStack() as stack:
             clients = [stack.enter_context(connect(port, REQUEST)) for _ in range(3)]
+            eventually(lambda: shop.scrapes == len(clients))
             assert ask(port, "/-/healthy")[0].status == 200
-            time.sleep(3)
+            eventually(lambda: served(port) == 0)
             assert all(received(client) < len(shop.metrics) for client in clients)
 
     def test_a_client_that_leaves_midway(
@@ -385,13 +384,13 @@ class TestUnfriendlyClients:
                 client.recv(1000)
             assert ask(port, "/-/healthy")[0].status == 200
             began = time.monotonic()
-            server.stop()
-            assert time.monotonic() - began < 1  # nothing is waited for
+            server.stop(timeout=PATIENCE)
+            assert time.monotonic() - began < PATIENCE / 2  # nothing is waited for
         assert caplog.records == []
 
     def test_silent_connections_make_room(self, shop: Shop) -> None:
         """However many say nothing, each scrape is answered; who scrapes again keeps his place."""
-        with serving(shop, replace(QUICK, idle=30)) as (_, port), ExitStack() as stack:
+        with serving(shop, PATIENT) as (_, port), ExitStack() as stack:
 
             def silent(starts: int) -> list[socket.socket]:
                 parts = (REQUEST[: n % 9] for n in range(starts))
@@ -404,18 +403,18 @@ class TestUnfriendlyClients:
                 assert scraper.recv(1000).startswith(b"HTTP/1.1 200")
                 assert ask(port, "/-/healthy")[0].status == 200
                 others += silent(QUICK.connections // 2)
-            assert closed(first, within=1)
+            assert closed(first)
             assert not closed(others[-1], within=0.1)
 
     def test_too_many_requests_at_once(self, shop: Shop) -> None:
         """Where all are being answered one more is hung up on; when others leave there is room."""
-        with serving(shop) as (_, port), ExitStack() as stack:
+        with serving(shop, PATIENT) as (_, port), ExitStack() as stack:
             with shop.rendering:
                 clients = [
                     stack.enter_context(connect(port, REQUEST)) for _ in range(QUICK.connections)
                 ]
                 eventually(lambda: shop.scrapes == QUICK.connections)
-                assert closed(stack.enter_context(connect(port)), within=1)
+                assert closed(stack.enter_context(connect(port)))
             assert clients[0].recv(1000).startswith(b"HTTP/1.1 200")
             eventually(lambda: ask(port, "/metrics")[0].status == 200)
 
@@ -429,14 +428,15 @@ class TestUnfriendlyClients:
         ],
         ids=["large head", "large body", "TLS", "HTTP 0.9"],
     )
-    def test_nonsense(self, port: int, data: bytes) -> None:
-        with connect(port, data) as client:
-            assert closed(client, within=0.4)
-        assert ask(port, "/metrics")[0].status == 200
+    def test_nonsense(self, shop: Shop, data: bytes) -> None:
+        with serving(shop, PATIENT) as (_, port):
+            with connect(port, data) as client:
+                assert closed(client)
+            assert ask(port, "/metrics")[0].status == 200
 
 
 def eventually(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
             if true():
@@ -444,7 +444,14 @@ def eventually(true: Callable[[], bool]) -> None:
         except (ConnectionError, http.client.RemoteDisconnected):
             pass
         time.sleep(0.02)
-    pytest.fail("not in 3 s")
+    pytest.fail(f"not in {PATIENCE:g} s")
+
+
+def served(port: int) -> int:
+    """Count the connections that the server has not hung up on, as the kernel has them."""
+    here = f":{port:04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(local.endswith(here) and state == "01" for _, local, _, state, *_ in lines)
 
 
 class TestLife:
@@ -486,14 +493,14 @@ class TestLife:
         with serving(shop, Limits()) as (server, port), connect(port) as client:
             ask(port, "/metrics")
             began = time.monotonic()
-            server.stop()
-            assert time.monotonic() - began < 0.5
-            assert closed(client, within=1)
+            server.stop(timeout=PATIENCE)
+            assert time.monotonic() - began < PATIENCE / 2
+            assert closed(client)
 
     def test_stop_lets_a_running_answer_end(self, shop: Shop) -> None:
         shop.metrics = b"x" * 30_000_000
         with serving(shop, Limits()) as (server, port):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
             connection.request("GET", "/metrics")
             answer = connection.getresponse()
             assert len(answer.read(1000)) == 1000
@@ -513,7 +520,7 @@ class TestLife:
             client.recv(1000)
             began = time.monotonic()
             server.stop(timeout=0.3)
-            assert 0.2 < time.monotonic() - began < 1
+            assert 0.2 < time.monotonic() - began < PATIENCE / 2
 
 
 def refused(port: int) -> bool:
