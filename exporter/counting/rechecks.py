@@ -50,6 +50,11 @@ class Rechecks:
         """All of them, those that are not due, too."""
         return tuple(self._cohorts)
 
+    @property
+    def entries(self) -> int:
+        """How long the schedule is, with entries of rows that have left it."""
+        return len(self._schedule)
+
     # -- time --------------------------------------------------------------------------------
 
     def pass_to(self, now: float) -> None:

@@ -206,11 +206,11 @@ def test_reader_that_errs_is_found(
             insert(connection, name=name)
             insert(connection, "FAILURE", name=name)
     checkpoint = open_file(path)
-    follower = Follower(database.reader_url, checkpoint)
+    # No other test has this zone, so the reader is made here, and errs nowhere else.
+    follower = Follower(database.reader_url, checkpoint, timezone="Pacific/Chatham")
     monkeypatch.setattr("exporter.backends.present.PORTION", 3)
     monkeypatch.setattr("exporter.backends.probe.ask", lambda *_: None)
     with monkeypatch.context() as patch:
-        patch.setattr("exporter.backends.reader._readers", {})
         patch.setattr(
             type(follower.poller.follower.database.dialect), "text", lambda _, value: str(value)[:3]
         )

@@ -1117,4 +1117,4 @@ def test_memory_does_not_grow_behind_a_stuck_row() -> None:
         following.position.oldest()
     assert following.position.oldest()["a", "STARTED"] == 1001.0
     assert len(following.position.watched) < 250
-    assert len(following.position.rechecks._schedule) < 250
+    assert following.position.rechecks.entries < 250
