@@ -22,7 +22,7 @@ from sqlalchemy import URL
 from tests.servers.process import HOST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 EXPORTER = (sys.executable, "-m", "exporter")
@@ -180,10 +180,15 @@ class Exporter:
 
 @contextlib.contextmanager
 def running(
-    folder: Path, config: Mapping[str, Any], *flags: str, tracebacks: int | None = 0, **env: str
+    folder: Path,
+    config: Mapping[str, Any],
+    *flags: str,
+    tracebacks: int | None = 0,
+    program: Sequence[str] = EXPORTER,
+    **env: str,
 ) -> Iterator[Exporter]:
     """Run an exporter until the end of the test; it must then end well, without a traceback."""
-    with beginning(folder, config, *flags, **env) as exporter:
+    with beginning(folder, config, *flags, program=program, **env) as exporter:
         listening = exporter.wait_for_log("listening")
         found = re.search(rf"{re.escape(HOST)}:\d+", listening)
         assert found, listening
@@ -196,14 +201,18 @@ def running(
 
 @contextlib.contextmanager
 def beginning(
-    folder: Path, config: Mapping[str, Any], *flags: str, **env: str
+    folder: Path,
+    config: Mapping[str, Any],
+    *flags: str,
+    program: Sequence[str] = EXPORTER,
+    **env: str,
 ) -> Iterator[Exporter]:
     """Begin an exporter, which may not serve yet, and end it with the test."""
     stdout, stderr = folder / "exporter.out", folder / "exporter.err"
     with stdout.open("wb") as out, stderr.open("wb") as err:
         child = subprocess.Popen(
             [
-                *EXPORTER,
+                *program,
                 f"--config.file={write(folder, config)}",
                 f"--web.listen-address={HOST}:0",
                 *flags,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from tests.acceptance.process import Exporter
 
+UNFINISHED = "celery_task_unfinished"
 LAST_POLL = "celery_backend_last_poll_timestamp_seconds"
 
 
@@ -24,6 +25,7 @@ class Watchdog:
         self.went_back: list[str] = []
         self.scrapes = 0
         self.polls: dict[str, list[float]] = defaultdict(list)  # when, Unix time, by backend
+        self.most_unfinished: Counter[str] = Counter()  # seen at once, by backend
         self._every = every
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -53,16 +55,23 @@ class Watchdog:
     def _compare(self, body: str) -> None:
         """Read the lines as they are: this is done often."""
         self.scrapes += 1
+        unfinished: Counter[str] = Counter()
         for line in body.splitlines():
             series, _, value = line.rpartition(" ")
             name = series.partition("{")[0]
             if name == LAST_POLL:
-                backend = series.partition('backend="')[2].partition('"')[0]
-                polls = self.polls[backend]
+                polls = self.polls[_backend(series)]
                 if not polls or polls[-1] != float(value):
                     polls.append(float(value))
+            elif name == UNFINISHED:
+                unfinished[_backend(series)] += int(float(value))
             elif name.startswith(("celery_task_", "celery_group_")) and name.endswith("_total"):
                 before = self.highest.get(series, 0.0)
                 if float(value) < before:
                     self.went_back.append(f"{time.time():.2f} {series}: {before} -> {value}")
                 self.highest[series] = max(float(value), before)
+        self.most_unfinished |= unfinished
+
+
+def _backend(series: str) -> str:
+    return series.partition('backend="')[2].partition('"')[0]

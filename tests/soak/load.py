@@ -14,16 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.acceptance.process import FAST
-from tests.acceptance.test_kill import LABELS, WRITER, truth
+from tests.acceptance.test_kill import LABELS
+from tests.soak.written import CELERY, Written
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
     from tests.acceptance.process import Exporter
     from tests.servers.database import Database
 
 Labels = tuple[str, ...]  # task, state, worker, queue
 RESULTS = "celery_task_results_total"
+GROUPS = "celery_group_results_total"
+ROOT = Path(__file__).parents[2]
+#: The exporter that reads every family that is written; to be run with PYTHONPATH=ROOT.
+WITH_JOBS = (sys.executable, "-m", "tests.backends.with_jobs")
 
 
 class Load:
@@ -47,6 +52,10 @@ class Load:
         """Count the finished results that were stored so far by their labels."""
         return Counter(labels for _, labels in self.entries())
 
+    def groups(self) -> int:
+        """Count the groups that were saved so far."""
+        return sum(path.read_text().count("\n") for path in self._folder.glob("*.groups"))
+
     def errors(self) -> Counter[str]:
         """Count the errors of the writers' drivers; complete once they have ended."""
         found: Counter[str] = Counter()
@@ -59,25 +68,39 @@ class Load:
         assert self._child.wait(timeout) == 0
         return time.monotonic() - self.started
 
-    def stop(self) -> Counter[Labels]:
-        """Let the writers finish what they are at; return what was stored in all."""
+    def end(self) -> None:
+        """Let the writers begin nothing more."""
         assert self._child.stdin is not None
         self._child.stdin.close()
-        assert self._child.wait(60) == 0
+
+    def stop(self) -> Counter[Labels]:
+        """Let the writers finish what they are at; return what was stored in all."""
+        self.end()
+        assert self._child.wait(180) == 0  # each ends all that it has begun
         return self.stored()
 
 
 @contextlib.contextmanager
 def load(
-    url: str, folder: Path, processes: int, rows: int | None = None, pause: float = 0.0
+    url: str,
+    folder: Path,
+    processes: int,
+    rows: int | None = None,
+    pause: float = 0.0,
+    *,
+    unfinished: int = 0,
+    written: Written = CELERY,
 ) -> Iterator[Load]:
-    """Write `rows` results with Celery's own backend, or until stopped or the end."""
+    """Write `rows` results, or until stopped or the end; leave so many unfinished meanwhile."""
     ledger = folder / f"ledger{sum(1 for _ in folder.glob('ledger*'))}"
     ledger.mkdir()
-    command = [sys.executable, WRITER, url, str(processes)]
+    command = [sys.executable, "-m", "tests.acceptance.writer", url, str(processes)]
     command += [] if rows is None else [str(rows)]
-    command += [f"--ledger={ledger}", f"--pause={pause}"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as child:
+    command += [f"--ledger={ledger}", f"--pause={pause}", *written.flags]
+    command += [f"--open={-(-unfinished // processes)}"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, start_new_session=True, cwd=ROOT
+    ) as child:
         try:
             writing = Load(child, ledger)
             yield writing
@@ -106,28 +129,48 @@ def counted(exporter: Exporter, name: str = "shop") -> Counter[Labels]:
 
 
 def assert_counts(
-    exporter: Exporter, expected: Mapping[str, Mapping[Labels, int]], timeout: float = 60.0
+    exporter: Exporter,
+    expected: Mapping[str, Mapping[Labels, int]],
+    timeout: float = 60.0,
+    groups: Mapping[str, int] | None = None,
 ) -> None:
-    """Every result of each backend is counted, once, under its labels; and so it stays."""
+    """Every result of each backend is counted, once, under its labels; and so it stays.
+
+    And so is every group of those backends that `groups` names.
+    """
     wanted = {name: Counter(stored) for name, stored in expected.items()}
+    for name, saved in (groups or {}).items():
+        wanted[name][GROUPS,] = saved
     deadline = time.monotonic() + timeout
-    while (found := _found(exporter, wanted)) != wanted and time.monotonic() < deadline:
+    while (found := _found(exporter, wanted, groups or ())) != wanted:
+        if time.monotonic() > deadline:
+            break
         time.sleep(0.1)
     if found == wanted:
         exporter.poll_again()
-        found = _found(exporter, wanted)
+        found = _found(exporter, wanted, groups or ())
     missed = {name: wanted[name] - found[name] for name in wanted if wanted[name] - found[name]}
     twice = {name: found[name] - wanted[name] for name in wanted if found[name] - wanted[name]}
     log = "\n".join(exporter.logs()[-20:])
     assert (missed, twice) == ({}, {}), f"{missed=} {twice=}\n{log}"
 
 
-def _found(exporter: Exporter, names: Iterable[str]) -> dict[str, Counter[Labels]]:
-    return {name: counted(exporter, name) for name in names}
+def _found(
+    exporter: Exporter, names: Iterable[str], groups: Container[str]
+) -> dict[str, Counter[Labels]]:
+    found = {name: counted(exporter, name) for name in names}
+    saved = exporter.scrape().sums(GROUPS, "backend")
+    for name, counts in found.items():
+        if name in groups:
+            counts[GROUPS,] = saved[name,]
+    return found
 
 
-def assert_table(database: Database, expected: Mapping[Labels, int]) -> None:
-    """The ledger tells what the table holds, where nothing was deleted."""
-    table, wanted = truth(database), Counter(expected)
+def assert_table(
+    database: Database, expected: Mapping[Labels, int], groups: int, written: Written = CELERY
+) -> None:
+    """The ledger tells what the tables hold, where nothing was deleted."""
+    table, wanted = written.results(database), Counter(expected)
     more, fewer = table - wanted, wanted - table
     assert (more.total(), fewer.total()) == (0, 0), f"{more=} {fewer=}"
+    assert written.groups(database) == groups

@@ -15,6 +15,7 @@ def _size(name: str, short: int, long: int) -> int:
 
 PROCESSES = _size("SOAK_PROCESSES", 8, 16)
 ROWS = _size("SOAK_ROWS", 2_000, 50_000)
+UNFINISHED = 1_200  # at once, so that they are watched together; whatever the size
 OUTAGES = _size("SOAK_OUTAGES", 2, 20)
 ROUNDS = _size("SOAK_ROUNDS", 1, 10)  # of faults of networks, of full disks, of new tables
 CUTS = _size("SOAK_CUTS", 5, 100)

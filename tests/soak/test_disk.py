@@ -49,7 +49,7 @@ def test_reading_goes_on_when_there_is_room_again(tmp_path: Path) -> None:
             stored = writing.stop()
             with running(tmp_path, settings) as exporter:
                 watchdog.exporter = exporter
-                assert_counts(exporter, {"shop": stored})
+                assert_counts(exporter, {"shop": stored}, groups={"shop": writing.groups()})
         print(f"\n{stored.total()} results, {ROUNDS * 2} times full")  # noqa: T201 - shown with -s
         assert watchdog.went_back == []
 

@@ -7,26 +7,31 @@ import random
 import signal
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from itertools import product
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from exporter.counting.lifecycle import Rules
 from tests.acceptance.process import running
 from tests.acceptance.watchdog import Watchdog
-from tests.follow import create_tables
-from tests.servers.database import Database, DatabaseServer, SQLite
+from tests.servers.database import DatabaseServer, SQLite
 from tests.servers.proxy import Mode, Proxy
 from tests.soak.deletion import Deleter
-from tests.soak.load import assert_counts, backend, config, load
-from tests.soak.sizes import MINUTES
+from tests.soak.load import ROOT, WITH_JOBS, Load, assert_counts, backend, config, load
+from tests.soak.sizes import MINUTES, UNFINISHED
+from tests.soak.written import FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tests.acceptance.process import Exporter
     from tests.servers.mariadb import MariaDB
     from tests.servers.postgresql import PostgreSQL
 
+# A row that was unfinished for a minute and a half is looked at every nine seconds.
+EXPIRES, MARGIN = 20.0, 10.0  # seconds
 FAULTS = (Mode.CUT, Mode.STALL, Mode.BLACK_HOLE, Mode.REFUSE)
 
 
@@ -73,63 +78,81 @@ class Trouble:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(MINUTES * 60 + 600)
+@pytest.mark.timeout(MINUTES * 60 + 900)
 def test_everything_at_once(postgresql: PostgreSQL, mariadb: MariaDB, tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         servers: list[DatabaseServer] = [postgresql, mariadb]
-        proxies = [stack.enter_context(Proxy(server.port)) for server in servers]
-        databases: dict[str, Database] = {
-            server.name: stack.enter_context(server.fresh_database()) for server in servers
-        }
-        databases["sqlite"] = stack.enter_context(SQLite(tmp_path).fresh_database())
-        ways = [
-            databases[server.name].reader.set(port=proxy.port)
-            for server, proxy in zip(servers, proxies, strict=True)
-        ]
-        urls = [*ways, databases["sqlite"].reader]
-        limits = {"query_timeout": "1s", "connect_timeout": "1s", "first_zero": "500ms"}
-        settings = config(
-            tmp_path,
-            *(
-                backend(name, url.render_as_string(hide_password=False), **limits)
-                for name, url in zip(databases, urls, strict=True)
-            ),
-        )
+        proxies = {server.name: stack.enter_context(Proxy(server.port)) for server in servers}
         watchdog = stack.enter_context(Watchdog(0.1))
-        loads = {}
-        for name, database in databases.items():
-            create_tables(database)
-            loads[name] = stack.enter_context(load(database.celery_url, tmp_path, 3, pause=0.02))
-        deleters = [
-            Deleter(database, loads[name], watchdog, name) for name, database in databases.items()
-        ]
+        limits = {"query_timeout": "1s", "connect_timeout": "1s", "first_zero": "500ms"}
+        settings: list[dict[str, Any]] = []
+        loads: dict[str, Load] = {}
+        deleters: dict[str, Deleter] = {}
+        sources = {server.name: server for server in servers} | {"sqlite": SQLite(tmp_path)}
+        for (kind, source), written in product(sources.items(), FAMILIES):
+            database = stack.enter_context(source.fresh_database())
+            name, way = f"{kind}-{written.name}", database.reader
+            if kind in proxies:
+                way = way.set(port=proxies[kind].port)
+            settings.append(backend(name, way.render_as_string(hide_password=False), **limits))
+            written.create(database)
+            loads[name] = stack.enter_context(
+                load(
+                    database.celery_url,
+                    tmp_path,
+                    2,
+                    pause=0.02,
+                    unfinished=UNFINISHED,
+                    written=written,
+                )
+            )
+            deleters[name] = Deleter(
+                database,
+                loads[name],
+                watchdog,
+                name,
+                written=written,
+                expires=EXPIRES,
+                margin=MARGIN,
+            )
 
         def delete() -> None:
-            for deleter in deleters:
+            for deleter in deleters.values():
                 deleter.step()
 
+        def exporting() -> contextlib.AbstractContextManager[Exporter]:
+            kept = config(tmp_path, *settings)
+            return running(tmp_path, kept, program=WITH_JOBS, PYTHONPATH=str(ROOT))
+
         end = time.monotonic() + MINUTES * 60
-        trouble = Trouble(servers, proxies, end)
+        trouble = Trouble(servers, list(proxies.values()), end)
         while time.monotonic() < end:
-            with running(tmp_path, settings) as exporter:
+            with exporting() as exporter:
                 watchdog.exporter = exporter
                 trouble.make(delete, time.monotonic() + trouble.life())
                 exporter.kill()
             trouble.done["exporter killed"] += 1
+        for writing in loads.values():
+            writing.end()
         stored = {name: writing.stop() for name, writing in loads.items()}
-        with running(tmp_path, settings) as exporter:
+        groups = {name: writing.groups() for name, writing in loads.items()}
+        with exporting() as exporter:
             watchdog.exporter = exporter
-            assert_counts(exporter, stored, timeout=120)
+            assert_counts(exporter, stored, timeout=120, groups=groups)
             late = exporter.scrape().sums("celery_backend_late_rows_total", "backend")
         errors = sum((writing.errors() for writing in loads.values()), Counter())
         print(  # noqa: T201 - the figures, shown with -s
             f"\n{MINUTES:g} minutes: {dict(trouble.done)}; "
             f"results { {name: counts.total() for name, counts in stored.items()} }; "
+            f"groups {groups}; unfinished at once {dict(watchdog.most_unfinished)}; "
             f"late { {name: n for (name,), n in late.items()} }; "
-            f"forgotten {[each.forgotten for each in deleters]}, "
-            f"cleanups {[each.cleanups for each in deleters]}; "
+            f"forgotten {[each.forgotten for each in deleters.values()]}, "
+            f"cleanups {[each.cleanups for each in deleters.values()]}; "
             f"{errors.total()} errors in the writers; {watchdog.scrapes} scrapes; "
             "0 missed, 0 twice"
         )
         assert watchdog.went_back == []
-        assert all(deleter.forgotten and deleter.cleanups for deleter in deleters)
+        assert all(groups.values())
+        for name, deleter in deleters.items():
+            assert watchdog.most_unfinished[name] > Rules().cohort, name
+            assert (deleter.forgotten > 0, deleter.cleanups > 0) == (True, True), name

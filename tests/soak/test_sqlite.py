@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from tests.soak.load import Labels
 
 
-def write(database: Database, folder: Path) -> tuple[Counter[Labels], int, float]:
-    """Write from two processes; return what was stored, how often it was locked, the seconds."""
+def write(database: Database, folder: Path) -> tuple[Counter[Labels], int, int, float]:
+    """Write from two processes; return results, groups, how often it was locked, the seconds."""
     with load(database.celery_url, folder, 2, SQLITE_ROWS) as writing:
         seconds = writing.wait()
-        stored = writing.stored()
+        stored, groups = writing.stored(), writing.groups()
     locked = sum(n for error, n in writing.errors().items() if "database is locked" in error)
-    return stored, locked, seconds
+    return stored, groups, locked, seconds
 
 
 @pytest.mark.timeout(3600)
@@ -38,11 +38,11 @@ def test_we_lock_nobody_out(journal: str, tmp_path: Path) -> None:
         for database in (alone, watched):
             with create_tables(database).connect() as connection:
                 connection.execute(text(f"PRAGMA journal_mode = {journal}"))
-        _, locked_alone, seconds_alone = write(alone, tmp_path)
+        *_, locked_alone, seconds_alone = write(alone, tmp_path)
         settings = config(tmp_path, backend("shop", watched.reader_url, poll_interval="50ms"))
         with running(tmp_path, settings) as exporter:
-            stored, locked, seconds = write(watched, tmp_path)
-            assert_counts(exporter, {"shop": stored})
+            stored, groups, locked, seconds = write(watched, tmp_path)
+            assert_counts(exporter, {"shop": stored}, groups={"shop": groups})
             errors = exporter.scrape().sums("celery_backend_poll_errors_total", "reason")
             polls = exporter.scrape().value("celery_backend_polls_total")
     print(  # noqa: T201 - the figures, shown with -s
