@@ -49,12 +49,28 @@ class Follower:
         self.exposition = Exposition()
         self.poller = Poller(from_url(url, **settings).backends[0], self.exposition, checkpoint)
         self.poller.restore()
+        self._due = 0.0  # monotonic
 
     def poll(self) -> Follower:
         """Poll when everything is due again, and insist that it worked."""
-        time.sleep(0.06)  # a little more than half the poll interval
+        time.sleep(
+            max(0.06, self._due - time.monotonic())
+        )  # a little more than half the poll interval
         assert self.poller.try_poll(), self.poller.status.message
+        self._due = time.monotonic() + self._longest_recheck() + 0.01
         return self
+
+    def _longest_recheck(self) -> float:
+        """Say how long rows wait that are old by now, where the machine was busy meanwhile."""
+        now = time.time()
+        waits = [
+            position.rules.recheck(
+                now - min(watch.first_seen for watch in position.watched.values())
+            )
+            for position in self.poller.follower.positions.values()
+            if position.watched
+        ]
+        return min(max(waits, default=0.0), 1.0)
 
     def samples(self, name: str) -> list[tuple[Mapping[str, str], float]]:
         """Return all samples of this name as labels and value."""

@@ -200,7 +200,7 @@ scrape_configs:
 
 def answers(url: str) -> bool:
     try:
-        with urlopen(url, timeout=2):  # noqa: S310 - ours, on loopback
+        with urlopen(url, timeout=30):  # noqa: S310 - ours, on loopback
             return True
     except (URLError, ConnectionError):
         return False

@@ -70,7 +70,7 @@ def test_cleanup_and_forget_during_load(database: Database, tmp_path: Path) -> N
             deleter.step()
             time.sleep(0.5)
         stored = writing.stop()
-        assert_counts(exporter, {"shop": stored})
+        assert_counts(exporter, {"shop": stored}, groups={"shop": writing.groups()})
         left = truth(database).total()
         print(  # noqa: T201 - the figures, shown with -s
             f"\n{database.owner.get_backend_name()}: {stored.total()} results, {left} are left, "
@@ -196,9 +196,9 @@ def test_truncated_and_filled_between_two_polls(
         truncate(database, restart=database.owner.get_backend_name() != "mysql")
         stored += fill(database, 500 + more)
         exporter.poll_again(1)
-        assert_counts(exporter, {"shop": stored}, timeout=5)
+        assert_counts(exporter, {"shop": stored}, timeout=20)
         stored += fill(database, 200)
-        assert_counts(exporter, {"shop": stored}, timeout=5)
+        assert_counts(exporter, {"shop": stored}, timeout=20)
         assert resets(exporter) == (1, 1)
 
 
@@ -213,5 +213,5 @@ def test_truncated_while_we_were_away(database: Database, tmp_path: Path) -> Non
             writing.wait()
             stored += writing.stored()
         with running(tmp_path, settings) as exporter:
-            assert_counts(exporter, {"shop": stored}, timeout=5)
+            assert_counts(exporter, {"shop": stored}, timeout=20)
         truncate(database)

@@ -18,9 +18,12 @@ def test_acts_when_it_takes_too_long() -> None:
 
 
 def test_does_nothing_in_time() -> None:
-    rung = threading.Event()
-    with alarm(2 * INTERVAL, rung.set):
-        pass
+    in_time = False
+    while not in_time:  # a busy machine may be late itself
+        rung, begun = threading.Event(), time.monotonic()
+        with alarm(2 * INTERVAL, rung.set):
+            pass
+        in_time = time.monotonic() < begun + 2 * INTERVAL
     assert not rung.wait(4 * INTERVAL)
 
 

@@ -97,7 +97,7 @@ def test_locked_table(results: Database) -> None:
         "postgresql": "LOCK TABLE celery_taskmeta IN ACCESS EXCLUSIVE MODE",
         "mysql": "LOCK TABLES celery_taskmeta WRITE",
     }[results.owner.get_backend_name()]
-    database = Reading(from_url(results.reader_url, query_timeout=0.4).backends[0])
+    database = Reading(from_url(results.reader_url, query_timeout=2.0).backends[0])
     with database.session():
         pass
     with results.engine().connect() as connection:
