@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 TASKS = int(os.environ.get("CELERY_TASKS", "500"))
 RESULTS = "celery_task_results_total"
+GROUPS = "celery_group_results_total"
+UNFINISHED = "celery_task_unfinished"
 REVISED = "celery_task_results_revised_total"
 LABELS = ("task", "state", "worker", "queue")
 
@@ -44,10 +46,17 @@ def counted(scrape: Scrape) -> Counter[tuple[str, ...]]:
 def assert_counts_are_those_of(exporter: Exporter, tables: Tables) -> Scrape:
     """Wait for it to have counted as many as there are; then insist on each single number."""
     finished, unfinished = tables.finished(), tables.unfinished()
+
+    def all_is_counted() -> bool:
+        scrape = exporter.scrape()
+        return (
+            counted(scrape).total() >= finished.total()
+            and scrape.sums(UNFINISHED, *LABELS) == unfinished
+            and (scrape.value(GROUPS) or 0) >= tables.groups()
+        )
+
     # Rows that have been unfinished for long are not looked at in every poll.
-    exporter.wait_until(
-        lambda: counted(exporter.scrape()).total() >= finished.total(), "all is counted", 60
-    )
+    exporter.wait_until(all_is_counted, "all is counted", 60)
     exporter.poll_again(3)
     scrape = exporter.scrape()
     assert counted(scrape) == by(finished, 1)
@@ -60,8 +69,8 @@ def assert_counts_are_those_of(exporter: Exporter, tables: Tables) -> Scrape:
     assert results == {
         labels: count for labels, count in finished.items() if labels[:1] not in revised
     }
-    assert scrape.sums("celery_task_unfinished", *LABELS) == unfinished
-    assert scrape.value("celery_group_results_total") == tables.groups()
+    assert scrape.sums(UNFINISHED, *LABELS) == unfinished
+    assert scrape.value(GROUPS) == tables.groups()
     assert scrape.value("celery_backend_up") == 1
     assert scrape.sums("celery_backend_poll_errors_total", "reason") == {}
     return scrape
@@ -153,7 +162,7 @@ def test_without_extended_results(celery_worker: Workers, tmp_path: Path) -> Non
                 ("", "FAILURE", "", ""): 1,
                 ("", "REVOKED", "", ""): 1,
             }
-            assert scrape.sums("celery_task_unfinished", *LABELS) == {("", "PROGRESS", "", ""): 1}
+            assert scrape.sums(UNFINISHED, *LABELS) == {("", "PROGRESS", "", ""): 1}
             assert_times_are_right(scrape)
             worker.app.control.revoke(working, terminate=True)
             tables.wait_for(finished=6)
