@@ -2,8 +2,9 @@
 
 import sys
 
-from exporter.backends import tables
 from exporter.commands.cli import main
+
+from exporter.backends import tables
 from tests.backends import jobs
 
 if __name__ == "__main__":
