@@ -7,7 +7,7 @@ import random
 import signal
 import time
 from dataclasses import dataclass
-from statistics import fmean, quantiles
+from statistics import fmean, median, quantiles
 from typing import TYPE_CHECKING
 
 import pytest
@@ -128,13 +128,17 @@ def scene(
 
 
 def assert_steady(name: str, intervals: list[float]) -> None:
-    """On the whole within 20 %, and never so late that somebody else's trouble could be why."""
+    """Most within 20 %, and none so late that somebody else's trouble could be why.
+
+    Nor many a little late: but a busy machine, which is late for all, may double the mean.
+    """
     mean = fmean(intervals)
     print(  # noqa: T201 - the figures, shown with -s
         f"\n{name}: {len(intervals) + 1} polls, an interval of {INTERVAL:g} s was {mean:.3f} s, at "
         f"p95 {quantiles(intervals, n=20)[-1]:.3f} s, at most {max(intervals):.3f} s"
     )
-    assert mean == pytest.approx(INTERVAL, rel=0.2)
+    assert median(intervals) == pytest.approx(INTERVAL, rel=0.2)
+    assert mean < 2 * INTERVAL
     assert max(intervals) < INTERVAL + LIMIT
 
 
