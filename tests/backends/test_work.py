@@ -115,7 +115,7 @@ def _is_sqlite(connection: Any) -> bool:
 def follow(database: Database, **settings: Any) -> Follower:
     if database.owner.get_backend_name() == "sqlite":
         options = {"connect_args": {"factory": CountingConnection}}
-        settings["database_engine_options"] = options
+        settings["database_engine_options"] = settings.get("database_engine_options", {}) | options
     return Follower(database.reader_url, **settings)
 
 
