@@ -14,7 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from exporter import flags
+from exporter import flags, logs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -297,11 +297,13 @@ class TestOptions:
     )
     def test_from_flags_and_variables(
         self,
+        monkeypatch: pytest.MonkeyPatch,
         arguments: list[str],
         env: dict[str, str],
         addresses: tuple[str, ...],
         path: str,
     ) -> None:
+        monkeypatch.setattr(logs, "configure", lambda *_: None)  # of the whole process
         given: list[Options] = []
 
         @click.command(params=flags.options())
