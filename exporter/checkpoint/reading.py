@@ -15,9 +15,8 @@ from exporter.counting.audit import Segments
 from exporter.counting.lifecycle import Watch
 from exporter.counting.position import Position
 from exporter.counting.step import Gap, Mark
-from exporter.counting.tally import Changes, Key, Total
+from exporter.counting.tally import Changes
 from exporter.counting.watchlist import WatchList
-from exporter.metrics.samples import Histogram
 from exporter.sql.identity import Identity
 
 log = logging.getLogger(__name__)
@@ -96,19 +95,10 @@ def totals(connection: Connection, backend: str) -> Changes:
         except UnknownMetricError:
             unknown[name] += 1
         else:
-            _put(kept, key, records.read_value(key[0], text))
+            kept.values[key] = records.read_value(key[0], text)
     for name, series in unknown.items():
         log.warning(
             "the checkpoint has a metric that this version does not know; it is kept, not served",
             extra={"backend": backend, "metric": name, "series": series},
         )
     return kept
-
-
-def _put(into: Changes, key: Key, value: records.Value) -> None:
-    if isinstance(value, Histogram):
-        into.histograms[key] = value
-    elif isinstance(value, Total):
-        into.totals[key] = value
-    else:
-        into.newest[key] = value

@@ -15,13 +15,12 @@ from exporter.counting.audit import Segment
 from exporter.counting.lifecycle import Watch
 from exporter.counting.spans import Missing, Span
 from exporter.counting.step import Gap, Mark
-from exporter.counting.tally import Key, Total
+from exporter.counting.tally import Key
+from exporter.counting.values import KINDS, Value
 from exporter.metrics.catalogue import CATALOGUE, Metric
-from exporter.metrics.samples import Histogram
 from exporter.sql.identity import Identity
 
-Record = TypeVar("Record", Identity, Segment, Watch, Total)
-Value = Total | Histogram | float  # of a counter, a histogram, a gauge
+Record = TypeVar("Record", bound=Identity | Segment | Watch | Value)
 COUNTED = ("state", "task", "worker", "queue")
 
 
@@ -111,18 +110,18 @@ def read_key(name: str, labels: str) -> Key:
 
 
 def value(of: Value) -> str:
-    """Keep the value of a total."""
-    return _text(_fields(of) if isinstance(of, Total | Histogram) else {"value": of})
+    """Keep what was counted."""
+    return _text(_fields(of))
 
 
 def read_value(metric: Metric, text: str) -> Value:
     """Read it: the metric's type says what it is."""
     fields = json.loads(text)
-    if metric.type == "counter":
-        return _made(Total, fields)
-    if metric.type == "histogram":
-        return Histogram(tuple(fields["bounds"]), tuple(fields["counts"]), fields["sum"])
-    return float(fields["value"])
+    return _made(KINDS[metric.type], {name: _frozen(field) for name, field in fields.items()})
+
+
+def _frozen(field: Any) -> Any:
+    return tuple(field) if isinstance(field, list) else field
 
 
 def key(of: Key) -> str:

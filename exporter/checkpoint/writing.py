@@ -18,7 +18,7 @@ from exporter.counting.audit import Segments
 from exporter.counting.lifecycle import Watch
 from exporter.counting.position import Position
 from exporter.counting.step import Change, Gap, Mark
-from exporter.counting.tally import Changes, Key, Tally
+from exporter.counting.tally import Changes, Tally
 from exporter.sql.identity import Identity
 
 Row = dict[str, Any]
@@ -156,9 +156,9 @@ def _replace(table: Table, gone: list[Row], put: list[Row], key: str) -> Iterato
 
 def _totals(backend: str, changes: Totals, before: Totals) -> Iterator[Write]:
     known, new = [], []
-    for key, value, old in _values(changes, before):
+    for key, value in changes.values.items():
         row = {"_backend": backend, "_key": records.key(key), "value": records.value(value)}
-        if old:
+        if key in before.values:
             known.append(row)
         else:
             new.append(
@@ -175,13 +175,3 @@ def _totals(backend: str, changes: Totals, before: Totals) -> Iterator[Write]:
         yield update(TOTALS).where(*where), known
     if new:
         yield insert(TOTALS), new
-
-
-def _values(changes: Totals, before: Totals) -> Iterator[tuple[Key, records.Value, bool]]:
-    """Yield each changed key, its value, and whether it was there before."""
-    for key, total in changes.totals.items():
-        yield key, total, key in before.totals
-    for key, newest in changes.newest.items():
-        yield key, newest, key in before.newest
-    for key, histogram in changes.histograms.items():
-        yield key, histogram, key in before.histograms

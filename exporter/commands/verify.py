@@ -25,6 +25,7 @@ from exporter.counting.folding import placed
 from exporter.counting.lifecycle import Rules
 from exporter.counting.position import Position
 from exporter.counting.tally import Tally
+from exporter.counting.values import Total
 from exporter.errors import CheckpointError, ConfigError
 from exporter.metrics import catalogue
 from exporter.metrics.samples import LabelValues
@@ -75,7 +76,9 @@ def _compare(settings: Backend, checkpoint: Saved, *, adopt: bool) -> tuple[list
     present = _present(database, positions, {} if adopt else known)
     counted: Counter[LabelValues] = Counter()
     revised: Counter[str] = Counter()
-    for (metric, labels), total in tally.totals.items():
+    for (metric, labels), total in tally.values.items():
+        if not isinstance(total, Total):
+            continue
         if metric is catalogue.RESULTS and total.value:
             counted[labels] = int(total.value)
         elif metric is catalogue.REVISED:

@@ -5,41 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import NamedTuple
+from typing import TypeVar
 
 from exporter.counting.folding import Room, width
 from exporter.counting.lifecycle import ZONE_SLACK
 from exporter.counting.results import READY_STATES, SUCCESS, Finished
 from exporter.counting.step import Change
+from exporter.counting.values import Newest, Total, Value
 from exporter.metrics import catalogue
 from exporter.metrics.catalogue import Metric
 from exporter.metrics.samples import Exemplar, Histogram, LabelValues, Sample
 
 Key = tuple[Metric, LabelValues]
-
-
-class Total(NamedTuple):
-    """A counter's value, its birth, and until when 0 is served in its place (R12)."""
-
-    value: float
-    created: float  # Unix time, seconds
-    zero_until: float | None = None  # Unix time, seconds; None: the value is shown, for good
+Kind = TypeVar("Kind", Total, Newest, Histogram)
 
 
 @dataclass(slots=True)
 class Changes:
     """What one step adds to the totals; all of it or nothing is taken over."""
 
-    totals: dict[Key, Total] = field(default_factory=dict)
-    newest: dict[Key, float] = field(default_factory=dict)
-    histograms: dict[Key, Histogram] = field(default_factory=dict)
+    values: dict[Key, Value] = field(default_factory=dict)
     exemplars: dict[Key, Exemplar] = field(default_factory=dict)
 
     def update(self, other: Changes) -> None:
         """Add what another part of the step changes: none changes what another does."""
-        self.totals |= other.totals
-        self.newest |= other.newest
-        self.histograms |= other.histograms
+        self.values |= other.values
         self.exemplars |= other.exemplars
 
 
@@ -52,9 +42,7 @@ class Tally:
     def __init__(self, series_limit: int, first_zero: float) -> None:
         self.room = Room(series_limit)
         self.first_zero = first_zero
-        self.totals: dict[Key, Total] = {}
-        self.newest: dict[Key, float] = {}
-        self.histograms: dict[Key, Histogram] = {}
+        self.values: dict[Key, Value] = {}
         self.exemplars: dict[Key, Exemplar] = {}
         # What was served last, and what has changed since.
         self._samples: dict[Metric, list[Sample]] = {}
@@ -80,10 +68,6 @@ class Tally:
         feed(draft, change)
         return draft.changes
 
-    def knows(self, key: Key) -> bool:
-        """Whether anything was counted under this key, be it 0."""
-        return key in self.totals or key in self.histograms
-
     def reveal(self, now: float) -> Changes:
         """Say which totals have been served as 0 for long enough, and show their value (R12).
 
@@ -94,52 +78,48 @@ class Tally:
             self._zeros = {key: min(until, latest) for key, until in self._zeros.items()}
         self._clock = now
         due = (key for key, until in self._zeros.items() if until <= now)
-        return Changes({key: self.totals[key]._replace(zero_until=None) for key in due})
+        values = ((key, self.values[key]) for key in due)
+        return Changes(
+            {key: value._replace(zero_until=None) for key, value in values if type(value) is Total}
+        )
 
     def apply(self, changes: Changes) -> None:
         """Take changes over. Never fails."""
-        for key in chain(changes.totals, changes.histograms):
-            if not self.knows(key):
+        for key, value in changes.values.items():
+            if key not in self.values:
                 self.room.take(*key)
-        for key, total in changes.totals.items():
-            if total.zero_until is None:
-                self._zeros.pop(key, None)
-            else:
-                self._zeros.setdefault(key, total.zero_until)
-        self.totals.update(changes.totals)
-        self.newest.update(changes.newest)
-        self.histograms.update(changes.histograms)
+            if isinstance(value, Total):
+                if value.zero_until is None:
+                    self._zeros.pop(key, None)
+                else:
+                    self._zeros.setdefault(key, value.zero_until)
+        self.values.update(changes.values)
         self.exemplars.update(changes.exemplars)
-        for changed in (changes.totals, changes.newest, changes.histograms, changes.exemplars):
-            self._changed.update(dict.fromkeys(changed))
+        self._changed.update(dict.fromkeys(chain(changes.values, changes.exemplars)))
 
     def samples(self) -> dict[Metric, list[Sample]]:
         """List what is served: the same lists while nothing changes."""
         touched = {metric for metric, _ in self._changed}
-        for metric, labels in self._changed:
-            self._served.setdefault(metric, {})[labels] = self._sample((metric, labels))
+        for key in self._changed:
+            metric, labels = key
+            sample = self.values[key].sample(labels, self.exemplars.get(key))
+            self._served.setdefault(metric, {})[labels] = sample
         self._changed.clear()
         lists = {metric: list(self._served[metric].values()) for metric in touched}
         self._samples = {**self._samples, **lists}
         return self._samples
 
-    def _sample(self, key: Key) -> Sample:
-        labels = key[1]
-        if key in self.newest:
-            return Sample(labels, self.newest[key])
-        if key in self.histograms:
-            return Sample(labels, self.histograms[key])
-        total = self.totals[key]
-        if total.zero_until is not None:
-            return Sample(labels, 0.0, total.created)
-        exemplar = self.exemplars.get(key) if total.value else None
-        return Sample(labels, total.value, total.created, exemplar)
-
     def by_task(self) -> Iterator[tuple[str, str, int]]:
         """Finished results as (task, state, count), one for each label set, for any thread."""
-        for (metric, labels), total in list(self.totals.items()):
-            if metric is catalogue.RESULTS:
-                yield labels[0], labels[1], int(total.value)
+        for (metric, labels), value in list(self.values.items()):
+            if metric is catalogue.RESULTS and isinstance(value, Total):
+                yield labels[0], labels[1], int(value.value)
+
+    def last_finished(self) -> Iterator[tuple[str, float]]:
+        """Tasks and when they last finished, Unix time, one for each state, for any thread."""
+        for (metric, labels), value in list(self.values.items()):
+            if metric is catalogue.LAST_FINISHED and isinstance(value, Newest):
+                yield labels[0], value.value
 
 
 class Draft:
@@ -155,32 +135,27 @@ class Draft:
     def add(self, metric: Metric, labels: LabelValues, amount: int) -> None:
         """Count under these very labels; 0 makes them known."""
         key = (metric, labels)
-        before = self._total(key)
+        before = self._before(key, Total)
         if before is None:
             zero_until = self.zero_until if metric in catalogue.TASK_METRICS else None
-            self.changes.totals[key] = Total(amount, self.now, zero_until)
-            self.room.take(metric, labels)
+            self._put(key, Total(amount, self.now, zero_until))
         elif amount:
-            value, created, zero_until = before
-            self.changes.totals[key] = Total(value + amount, created, zero_until)
+            self._put(key, before._replace(value=before.value + amount))
 
     def newest(self, metric: Metric, labels: LabelValues, done: float | None) -> None:
         """Note the Unix time of the newest; one that lies ahead is not believed."""
         if done is None or done > self.now + ZONE_SLACK:
             return
         key = (metric, labels)
-        before = self.changes.newest.get(key) or self.tally.newest.get(key)
-        if before is None or done > before:
-            self.changes.newest[key] = done
+        before = self._before(key, Newest)
+        if before is None or done > before.value:
+            self._put(key, Newest(done))
 
     def observe(self, metric: Metric, labels: LabelValues, value: float) -> None:
         """Add to a histogram, of seconds."""
         key = (metric, self._place(metric, labels, width(metric)))
-        before = self.changes.histograms.get(key) or self.tally.histograms.get(key)
-        if before is None:
-            before = Histogram.empty(catalogue.RUNTIME_BUCKETS)
-            self.room.take(*key)
-        self.changes.histograms[key] = before.observe(value)
+        before = self._before(key, Histogram) or Histogram.empty(catalogue.RUNTIME_BUCKETS)
+        self._put(key, before.observe(value))
 
     def exemplar(self, metric: Metric, labels: LabelValues, outcome: Finished) -> None:
         """Name the task behind the newest of what was counted under these very labels."""
@@ -202,7 +177,7 @@ class Draft:
         an increase (R12).
         """
         own = (task, SUCCESS, worker, queue)
-        if self._total((catalogue.RESULTS, own)) is not None:
+        if self._is_known((catalogue.RESULTS, own)):
             return task, worker, queue
         series = len(READY_STATES) + 1
         task, _, worker, queue = self._place(catalogue.RESULTS, own, series)
@@ -218,8 +193,14 @@ class Draft:
         return self.room.place(metric, labels, lambda rung: self._is_known((metric, rung)), series)
 
     def _is_known(self, key: Key) -> bool:
-        changes = self.changes
-        return key in changes.totals or self.tally.knows(key) or key in changes.histograms
+        return key in self.changes.values or key in self.tally.values
 
-    def _total(self, key: Key) -> Total | None:
-        return self.changes.totals.get(key) or self.tally.totals.get(key)
+    def _before(self, key: Key, kind: type[Kind]) -> Kind | None:
+        """Return the value that is to change; a metric's are all of its kind."""
+        found = self.changes.values.get(key) or self.tally.values.get(key)
+        return found if isinstance(found, kind) else None
+
+    def _put(self, key: Key, value: Value) -> None:
+        if not self._is_known(key):
+            self.room.take(*key)
+        self.changes.values[key] = value

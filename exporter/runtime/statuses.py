@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 from exporter.backends.family import Layout
-from exporter.metrics import catalogue
 from exporter.runtime.follower import Follower
 from exporter.runtime.polls import Polls
 from exporter.web.status import BackendStatus, TableStatus, TaskStatus
@@ -42,9 +41,8 @@ def _tasks(follower: Follower) -> tuple[TaskStatus, ...]:
     for (name, state, _, _), count in list(follower.main.unfinished.items()):
         unfinished.setdefault(name, Counter())[state] += count
     last: dict[str, float] = {}
-    for (metric, labels), moment in list(follower.tally.newest.items()):
-        if metric is catalogue.LAST_FINISHED:
-            last[labels[0]] = max(moment, last.get(labels[0], moment))
+    for name, moment in follower.tally.last_finished():
+        last[name] = max(moment, last.get(name, moment))
     return tuple(
         TaskStatus(name, finished.get(name, {}), unfinished.get(name, {}), last.get(name))
         for name in sorted(finished.keys() | unfinished.keys())

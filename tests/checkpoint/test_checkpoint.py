@@ -83,7 +83,7 @@ class Crashing(ManyWriters):
     def check_totals(self) -> None:
         totals = {
             (labels[1], labels[0], *labels[2:]): value.value
-            for (metric, labels), value in self.tally.totals.items()
+            for (metric, labels), value in self.tally.values.items()
             if metric.name == "celery_task_results_total" and value.value
         }
         assert totals == self.following.counted.by_labels

@@ -26,7 +26,8 @@ from exporter.counting.lifecycle import Watch
 from exporter.counting.results import Labels
 from exporter.counting.spans import Missing, Span
 from exporter.counting.step import Anchor, Mark
-from exporter.counting.tally import Tally, Total
+from exporter.counting.tally import Tally
+from exporter.counting.values import Newest, Total
 from exporter.errors import CheckpointError
 from exporter.metrics import catalogue
 from exporter.sql.dialects import Limits
@@ -76,15 +77,17 @@ def check_content(checkpoint: Checkpoint) -> None:
             counted=("FAILURE", "app.add", *labels),
         ),
     }
-    added = tally.totals[catalogue.RESULTS, ("app.add", "SUCCESS", *labels)]
+    added = tally.values[catalogue.RESULTS, ("app.add", "SUCCESS", *labels)]
     assert added == Total(10, seen)
-    revisions = tally.totals[catalogue.REVISED, ("app.add", "FAILURE", "SUCCESS")]
+    revisions = tally.values[catalogue.REVISED, ("app.add", "FAILURE", "SUCCESS")]
     assert revisions.value == 1
-    assert tally.newest[catalogue.LAST_FINISHED, ("메일.send", "FAILURE")] == 1795600461.735177
-    runtime = tally.histograms[catalogue.RUNTIME, ("app.slow",)]
+    assert tally.values[catalogue.LAST_FINISHED, ("메일.send", "FAILURE")] == Newest(
+        1795600461.735177
+    )
+    runtime = tally.values[catalogue.RUNTIME, ("app.slow",)]
     assert (runtime.bounds, runtime.counts) == (catalogue.RUNTIME_BUCKETS, (1, *[0] * 14))
     assert tally.room.exceptions == {""}
-    assert len(tally.totals) + len(tally.newest) + len(tally.histograms) == 33
+    assert len(tally.values) == 33
     orders, _ = restored(checkpoint, "orders")
     assert (orders["task"].cursor, orders["task"].below) == (LOWEST, LOWEST)
     assert (orders["group"].cursor, orders["group"].looked) == (None, True)
@@ -240,7 +243,7 @@ def test_unknown_metric_is_kept_and_said(path: Path, caplog: pytest.LogCaptureFi
         _, tally = restored(checkpoint, "celery")
     said = {record.metric: record.series for record in caplog.records}  # type: ignore[attr-defined]
     assert said == {"celery_task_ended_total": 12, "celery_task_retries_total": 3}
-    assert tally.totals[catalogue.GROUP_RESULTS, ()].value == 1
+    assert tally.values[catalogue.GROUP_RESULTS, ()].value == 1
     with store.transaction() as connection:
         assert len(connection.execute(select(TOTALS)).all()) == 33
     checkpoint.close()

@@ -72,7 +72,7 @@ class Crowd(RuleBasedStateMachine):
             position.restore(before.mark, before.gaps, before.segments, watched)
         self.following.position = position
         self.tally = Tally(self.limit, first_zero=0.0)
-        self.tally.apply(Changes(tally.totals, tally.newest, tally.histograms))
+        self.tally.apply(Changes(tally.values))
 
     @rule(
         state=st.sampled_from(STATES),
@@ -168,7 +168,7 @@ class Crowd(RuleBasedStateMachine):
         assert not placed(rows, +results) - results  # `verify` agrees
 
     def totals(self, metric: Metric) -> Counter[LabelValues]:
-        totals = self.tally.totals.items()
+        totals = self.tally.values.items()
         return Counter({labels: int(total.value) for (of, labels), total in totals if of is metric})
 
     def sums(self, counts: Counter[LabelValues], named: set[str]) -> Counter[LabelValues]:

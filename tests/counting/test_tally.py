@@ -250,7 +250,7 @@ class Crowded(RuleBasedStateMachine):
                     assert self.homes.setdefault(labels, home) == home
 
     def totals(self, metric: Metric) -> dict[LabelValues, float]:
-        return {key[1]: total.value for key, total in self.tally.totals.items() if key[0] is metric}
+        return {key[1]: total.value for key, total in self.tally.values.items() if key[0] is metric}
 
     @rule(task=NAMES, state=st.sampled_from(sorted(READY_STATES)), worker=NAMES, queue=NAMES)
     def finish(self, task: str, state: str, worker: str, queue: str) -> None:
@@ -291,7 +291,7 @@ class Crowded(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        saved = Changes(self.tally.totals, self.tally.newest, self.tally.histograms)
+        saved = Changes(self.tally.values)
         self.tally = Tally(self.limit, first_zero=60.0)
         self.tally.apply(saved)
 
@@ -328,7 +328,7 @@ class Crowded(RuleBasedStateMachine):
         failed = sum(value for labels, value in counted.items() if labels[1] == "FAILURE")
         assert sum(self.totals(catalogue.FAILURES).values()) == failed
         assert sum(self.totals(catalogue.VANISHED).values()) == self.vanished
-        times = self.tally.histograms.values()
+        times = [v for v in self.tally.values.values() if isinstance(v, Histogram)]
         assert sum(sum(histogram.counts) for histogram in times) == self.timed
         assert sum(histogram.sum for histogram in times) == 1.5 * self.timed
 

@@ -1,0 +1,40 @@
+"""What is counted under the labels of a metric: one kind of value for each type of metric. Pure.
+
+A kind says how it grows and how it is served; the checkpoint keeps its fields by their names.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from exporter.metrics.catalogue import Type
+from exporter.metrics.samples import Exemplar, Histogram, LabelValues, Sample
+
+
+class Total(NamedTuple):
+    """A counter's value, its birth, and until when 0 is served in its place (R12)."""
+
+    value: float
+    created: float  # Unix time, seconds
+    zero_until: float | None = None  # Unix time, seconds; None: the value is shown, for good
+
+    def sample(self, labels: LabelValues, exemplar: Exemplar | None) -> Sample:
+        """Return what is served; 0 has no exemplar."""
+        if self.zero_until is not None:
+            return Sample(labels, 0.0, self.created)
+        return Sample(labels, self.value, self.created, exemplar if self.value else None)
+
+
+class Newest(NamedTuple):
+    """A gauge: the latest of the times that were seen, Unix time in seconds."""
+
+    value: float
+
+    def sample(self, labels: LabelValues, exemplar: Exemplar | None) -> Sample:
+        """Return what is served."""
+        del exemplar
+        return Sample(labels, self.value)
+
+
+Value = Total | Newest | Histogram
+KINDS: dict[Type, type[Value]] = {"counter": Total, "gauge": Newest, "histogram": Histogram}
