@@ -83,13 +83,14 @@ class Checkpoint(Saved):
         if self._stamps.surely_there(backend):
             return True
         with self._transaction() as connection:
-            found = stamps.found(connection, backend)
+            found, on = stamps.found(connection, backend), self._store.connections
         last = self._stamps.last(backend)
-        if found != last:
-            if not last:
-                return False
+        if found == last:
+            self._stamps.note_seen(backend, on)
+        elif not last:
+            return False
+        else:
             self._write_anew(backend, positions, tally)
-        self._stamps.note_seen(backend)
         return True
 
     def save(
@@ -106,7 +107,6 @@ class Checkpoint(Saved):
             self._write_anew(backend, positions, tally)
             if not self._write(backend, save.stamp, writes):
                 raise CheckpointError(f"{self.place}: somebody else writes to it")
-        self._note_saved(backend, save.stamp)
 
     def holds(self, backend: str, save: Save) -> bool:
         """Say whether this save, the last one tried, was kept.
@@ -125,9 +125,11 @@ class Checkpoint(Saved):
     def _write(self, backend: str, stamp: str, writes: Iterable[Write]) -> bool:
         """Write, if the last save is there."""
         with self._transaction() as connection:
-            there = self._stamps.replace(connection, backend, stamp)
+            there, on = self._stamps.replace(connection, backend, stamp), self._store.connections
             if there:
                 _execute(connection, writes)
+        if there:
+            self._note_saved(backend, stamp, on)
         return there
 
     def _write_anew(self, backend: str, positions: Mapping[str, Position], tally: Tally) -> None:
@@ -141,7 +143,8 @@ class Checkpoint(Saved):
                 raise CheckpointError(f"{self.place}: was replaced while in use: {refusal}")
             self._store.keep_what_was_put_there()
             _execute(connection, writing.whole(backend, identities, positions, tally, stamp))
-        self._note_saved(backend, stamp)
+            on = self._store.connections
+        self._note_saved(backend, stamp, on)
         self.rewrites[backend] += 1
         self.rewritten[backend] = time.time()
         log.warning(
@@ -175,13 +178,13 @@ class Checkpoint(Saved):
         self, connection: Connection, backend: str, identities: Mapping[str, Identity]
     ) -> None:
         self._stamps.expect(backend, stamps.found(connection, backend))
-        self._stamps.note_seen(backend)
+        self._stamps.note_seen(backend, self._store.connections)
         self._tables.learn(backend, identities)
 
-    def _note_saved(self, backend: str, stamp: str) -> None:
+    def _note_saved(self, backend: str, stamp: str, on: int) -> None:
         self.last_commit = time.time()
         self._stamps.expect(backend, stamp)
-        self._stamps.note_seen(backend)
+        self._stamps.note_seen(backend, on)
         self.size = self._store.size()
 
 

@@ -28,9 +28,12 @@ class Stamps:
         """Take this for the last."""
         self._last[backend] = stamp
 
-    def note_seen(self, backend: str) -> None:
-        """Note that the last is there, on this connection."""
-        self._seen[backend] = self._store.connections
+    def note_seen(self, backend: str, connection: int) -> None:
+        """Note that the last is there, on this connection of the store, counted from 1.
+
+        It is to be looked at within the transaction: right after it another may connect anew.
+        """
+        self._seen[backend] = connection
 
     def surely_there(self, backend: str) -> bool:
         """Whether nothing can have been put in the store's place since the last was seen there."""

@@ -27,6 +27,8 @@ from tests.servers.database import Database, SQLite
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from sqlalchemy import Connection
+
 REWRITES = "celery_results_exporter_checkpoint_rewrites_total"
 
 
@@ -240,6 +242,42 @@ def test_lost_file_is_written_anew(
         first.close()
         second.close()
         checkpoint.close()
+
+
+class Busy(OwnFile):
+    """A file of several backends: once, something happens just after one has committed."""
+
+    happens: Callable[[], None] | None = None
+
+    @contextmanager
+    def transaction(self, seconds: float | None = None) -> Iterator[Connection]:
+        with super().transaction(seconds) as connection:
+            yield connection
+        happens, self.happens = self.happens, None
+        if happens is not None:
+            happens()
+
+
+def test_loss_that_another_backend_is_first_to_meet(results: Database, path: Path) -> None:
+    """It connects anew right after a save of the first, which has yet to note that it saved."""
+    store = Busy(path)
+    checkpoint = Checkpoint(store)
+    checkpoint.open()
+    follower = Follower(results.reader_url, checkpoint).poll()
+
+    def lose() -> None:
+        delete_all(path)
+        with store.transaction():  # as the other backend does
+            pass
+
+    with results.engine().begin() as connection:
+        insert(connection, "FAILURE")
+    store.happens = lose
+    follower.poll()
+    assert follower.poll().value(REWRITES) == 1
+    assert saved(path, "celery") == (1, 1)
+    follower.close()
+    checkpoint.close()
 
 
 def content(path: Path) -> list[str] | bytes:
