@@ -2,7 +2,7 @@
 
 import sys
 
-from exporter.commands.cli import main
+from exporter.cli import main
 
 from exporter.backends import tables
 from tests.backends import jobs
