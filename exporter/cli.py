@@ -45,13 +45,17 @@ class _Commands(click.Group):
         if rest or not given.keys() & of_its_own:  # --help without a command lists them
             before = args[: len(args) - len(rest)]
             args = [*(rest[:1] or [_DEFAULT]), *before, *rest[1:]]
-        return super().parse_args(ctx, args)
+            ctx.resilient_parsing = True  # flags and variables are the command's to judge
+        try:
+            return super().parse_args(ctx, args)
+        finally:
+            ctx.resilient_parsing = False
 
 
 @click.group(
     cls=_Commands,
     params=flags.options(),
-    context_settings={"max_content_width": 100},
+    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
     epilog=f"Without a command it is {_DEFAULT}. Flags may stand before or after the command.",
 )
 def _cli(**_: object) -> None:

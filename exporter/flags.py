@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from exporter.config.settings import Config
 
 # What reads the configuration is imported where it is needed: without SQLAlchemy and the rest,
-# --version and a mistyped flag answer at once.
+# --version and a mistyped flag of `run` answer at once.
 # ruff: noqa: PLC0415
 
 PROGRAM = "celery-results-exporter"
@@ -38,10 +38,22 @@ class _Text(click.types.StringParamType):
 
     envvar_list_splitter = ","
 
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return [part.strip() for part in rv.split(self.envvar_list_splitter)]
+
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> str:
-        return str(value).strip() or self.fail("it is empty", param, ctx)
+        text = str(value)
+        return text if text.strip() else self.fail("it is empty", param, ctx)
+
+
+class _Flag(click.Option):
+    """A flag whose variable counts as unset where it is blank."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        value = super().resolve_envvar_value(ctx)
+        return value if value and value.strip() else None
 
 
 class _Address(_Text):
@@ -70,7 +82,7 @@ def _flag(name: str, text: str, variable: str = "", **attributes: Any) -> click.
     parameter = name.replace(".", "_").replace("-", "_")
     variable = variable or f"CELERY_RESULTS_EXPORTER_{parameter.upper()}"
     attributes = {"type": _Text()} | attributes
-    return click.Option(
+    return _Flag(
         [f"--{name}", parameter], help=text, envvar=variable, show_envvar=True, **attributes
     )
 
@@ -142,7 +154,7 @@ def options() -> list[click.Parameter]:
 def configured(
     log_level: str,
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Let a command have ``(config, options)`` instead of the flags; it may have flags of its own.
+    """Let a command have ``(config, options)`` instead of the flags.
 
     Raises what `exporter.config.loading` raises, and ConfigError where flags exclude each other.
     """
@@ -150,11 +162,10 @@ def configured(
     def decorate(command: Callable[..., int]) -> Callable[..., int]:
         @click.pass_context
         def with_flags(context: click.Context, /, **given: Any) -> int:
-            own = {name: value for name, value in given.items() if name not in _SHARED}
             config = _config(context)
             logs.configure(given["log_level"] or log_level, given["log_format"] or "logfmt")
             _refuse_to_adopt_nothing(context, config)
-            return command(config, _options(context), **own)
+            return command(config, _options(context))
 
         return update_wrapper(with_flags, command)
 
@@ -165,7 +176,8 @@ def fault(error: click.UsageError) -> str:
     """Say in a line what is wrong with what was typed, or with which variable."""
     if isinstance(error, click.BadParameter) and error.ctx and error.param:
         return f"{_origin(error.ctx, error.param)}: {error.message.rstrip('.')}"
-    return f"{error.format_message().rstrip('.')}; see --help"
+    message = error.format_message().rstrip(".")
+    return f"{message}{' See' if message.endswith('?') else '; see'} --help"
 
 
 def _config(context: click.Context) -> Config:
@@ -228,6 +240,3 @@ def _show_version(context: click.Context, _: click.Parameter, value: object) -> 
         )
         click.echo(f"{PROGRAM}, version {__version__} ({', '.join(parts)})")
         context.exit()
-
-
-_SHARED = frozenset(option.name for option in options())

@@ -146,6 +146,32 @@ def test_flag_wins_over_its_variable() -> None:
     assert line == "/flag.yaml: cannot be read: No such file or directory"
 
 
+def test_flag_wins_over_a_variable_that_is_wrong(tmp_path: Path) -> None:
+    flag = f"--config.file={tmp_path / 'none.yaml'}"
+    (line,) = faults("check", flag, "--log.format=json", CELERY_RESULTS_EXPORTER_LOG_FORMAT="xml")
+    assert line.endswith("none.yaml: cannot be read: No such file or directory")
+    result = run("check", "--help", CELERY_RESULTS_EXPORTER_LOG_FORMAT="xml")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_blank_variable_is_none(tmp_path: Path) -> None:
+    path = str(tmp_path / "none.yaml")
+    (line,) = faults(CELERY_RESULT_BACKEND=" ", CELERY_RESULTS_EXPORTER_CONFIG_FILE=path)
+    assert line == f"{path}: cannot be read: No such file or directory"
+
+
+def test_blanks_of_a_path_are_its_own(tmp_path: Path) -> None:
+    (line,) = faults(f"--config.file={tmp_path}/ none.yaml ")
+    assert line == f"{tmp_path}/ none.yaml : cannot be read: No such file or directory"
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["check", "-h"], ["--help", "check"]])
+def test_help_by_other_ways(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.returncode == 0
+    assert result.stdout.startswith("Usage: celery-results-exporter ")
+
+
 def test_variable_serves_where_there_is_no_flag() -> None:
     (line,) = faults(CELERY_RESULTS_EXPORTER_CONFIG_FILE="/env.yaml")
     assert line == "/env.yaml: cannot be read: No such file or directory"

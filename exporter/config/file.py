@@ -1,4 +1,4 @@
-"""The file's own shape: settings as a person writes them."""
+"""The file's own shape: its entries, and where relative paths begin."""
 
 from __future__ import annotations
 

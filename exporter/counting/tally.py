@@ -111,13 +111,13 @@ class Tally:
 
     def by_task(self) -> Iterator[tuple[str, str, int]]:
         """Finished results as (task, state, count), one for each label set, for any thread."""
-        for (metric, labels), value in list(self.values.items()):
+        for (metric, labels), value in self.values.copy().items():  # while polls go on
             if metric is catalogue.RESULTS and isinstance(value, Total):
                 yield labels[0], labels[1], int(value.value)
 
     def last_finished(self) -> Iterator[tuple[str, float]]:
         """Tasks and when they last finished, Unix time, one for each state, for any thread."""
-        for (metric, labels), value in list(self.values.items()):
+        for (metric, labels), value in self.values.copy().items():  # while polls go on
             if metric is catalogue.LAST_FINISHED and isinstance(value, Newest):
                 yield labels[0], value.value
 

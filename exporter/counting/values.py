@@ -1,6 +1,6 @@
 """What is counted under the labels of a metric: one kind of value for each type of metric. Pure.
 
-A kind says how it grows and how it is served; the checkpoint keeps its fields by their names.
+A kind says how it is served; the checkpoint keeps its fields by their names.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Histogram(NamedTuple):
         counts = (*self.counts[:bucket], self.counts[bucket] + 1, *self.counts[bucket + 1 :])
         return Histogram(self.bounds, counts, self.sum + value)
 
-    def sample(self, labels: LabelValues, exemplar: Exemplar | None = None) -> Sample:
+    def sample(self, labels: LabelValues, exemplar: Exemplar | None) -> Sample:
         """Return what is served."""
         del exemplar
         return Sample(labels, self)

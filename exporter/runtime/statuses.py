@@ -38,7 +38,7 @@ def _tasks(follower: Follower) -> tuple[TaskStatus, ...]:
     for name, state, count in follower.tally.by_task():
         finished.setdefault(name, Counter())[state] += count
     unfinished: dict[str, Counter[str]] = {}
-    for (name, state, _, _), count in list(follower.main.unfinished.items()):
+    for (name, state, _, _), count in follower.main.unfinished.copy().items():
         unfinished.setdefault(name, Counter())[state] += count
     last: dict[str, float] = {}
     for name, moment in follower.tally.last_finished():

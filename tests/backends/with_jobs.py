@@ -2,9 +2,8 @@
 
 import sys
 
-from exporter.cli import main
-
 from exporter.backends import tables
+from exporter.cli import main
 from tests.backends import jobs
 
 if __name__ == "__main__":

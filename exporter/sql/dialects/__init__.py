@@ -67,7 +67,7 @@ class Limits:
 
 
 class Driver(NamedTuple):
-    """A driver that the tests run with."""
+    """A driver that is known to work."""
 
     name: str  # SQLAlchemy's
     install: str = ""  # what brings it, for people; "": Python itself
