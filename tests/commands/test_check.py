@@ -186,3 +186,14 @@ def test_states_of_your_own_are_listed(
         for number in range(20):
             insert(connection, f"STEP {number}")
     assert "…" in checked(capsys, config)[1]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_hostile_text_is_only_text(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing in a state is obeyed by a terminal."""
+    with create_tables(database).begin() as connection:
+        insert(connection, "a\x1b]0;owned\x07\nb\u202e")
+    code, out = checked(capsys, backend(database.reader_url, "a"))
+    assert code == 0
+    assert out.replace("\n", "").isprintable()
+    assert r"states of your own  a\x1b]0;owned\x07\nb\u202e 1 of the newest 1 rows" in out

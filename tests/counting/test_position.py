@@ -1029,6 +1029,21 @@ def test_nothing_waits_for_a_clock_set_back_to_return(*, restart: bool) -> None:
     assert [watch.state for watch in following.position.watched.values()] == ["STARTED"]
 
 
+def test_no_audit_waits_for_a_clock_set_back_to_return() -> None:
+    table = Table()
+    following = Following(table, revision_window=600.0, named=True)
+    following.now = 1e6
+    table.add(SUCCESS)
+    following.poll()
+    following.poll(after=-36_000.0)
+    (segment,) = following.position.segments
+    assert segment.since <= following.now
+    assert segment.until <= following.now + 600.0
+    following.poll(after=660.0)
+    following.poll(after=1.0)
+    assert following.position.segments == ()
+
+
 def test_work_does_not_grow_with_what_is_watched() -> None:
     """Old unfinished rows are asked for once a minute, at most 2,000 in one statement."""
     table = Table()

@@ -83,6 +83,24 @@ def test_any_bytes_on_postgresql(postgresql: PostgreSQL, driver: str, state: str
         assert check(Config((follower.poller.settings,), None, 0.0)) == 0
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_any_bytes_on_sqlite(database: Database) -> None:
+    """It checks no text; what does not decode counts like any other."""
+    with create_tables(database).begin() as connection:
+        for name in ("6d61696c2e73c3a96e64", "6d61696c2e73e96e64", "6d61696c2e73ff6e64"):
+            row = insert(connection, "FAILURE")
+            connection.exec_driver_sql(
+                f"UPDATE celery_taskmeta SET name = CAST(x'{name}' AS TEXT),"
+                f" traceback = CAST(x'{TRACEBACK.format(row).encode('latin-1').hex()}' AS TEXT)"
+                f" WHERE id = {row}"
+            )
+    follower = Follower(database.reader_url).poll()
+    assert follower.value(RESULTS, state="FAILURE", task="mail.sénd") == 1
+    assert follower.value(RESULTS, state="FAILURE", task="mail.s�nd") == 2
+    assert follower.total(FAILURES, exception="OSError") == 3
+    follower.close()
+
+
 @pytest.mark.parametrize("driver", ["mysql+pymysql", "mysql+mysqldb"])
 @pytest.mark.parametrize("connection_charset", ["latin1", "utf8mb4"])
 @pytest.mark.parametrize("table_charset", ["latin1", "utf8mb4"])
