@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x43525845  # "CRXE", in SQLite's header, where a file's format names its owner
 _APPLICATION_ID_AT = slice(68, 72)  # https://www.sqlite.org/fileformat2.html
+LARGEST_LOG = 4 * 1024 * 1024  # bytes, as SQLite has it by itself
 _MAGIC = b"SQLite format 3\0"
 
 # Device, inode, size and time of change in nanoseconds; None: not there. Not the content: to close
@@ -48,6 +49,7 @@ class OwnFile(Store):
         self._left: State = None  # the file, as the last transaction has left it
         self._wal_left: State = None  # likewise; None: ours to change
         self._foreign = False  # somebody else has put there what is there, and it is not kept yet
+        self._has_log = True
 
     def in_place(self) -> bool:
         """Whether what is at the path is what is open: else nothing that is written lasts."""
@@ -150,12 +152,24 @@ class OwnFile(Store):
     def _prepare(self, connection: Connection) -> None:
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
         super()._prepare(connection)
+        self._has_log = connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        # When the log goes to the file we say; once it is there it begins anew, and small.
+        connection.exec_driver_sql("PRAGMA wal_autocheckpoint = 0")
+        connection.exec_driver_sql("PRAGMA journal_size_limit = 0")
 
     def _end(self, connection: Connection) -> None:
         if self._left != _state(self.path):
             raise CheckpointError(f"{self.place}: was replaced or changed while written to")
         super()._end(connection)
-        self._note()
+        if not self._has_log:  # nor have some file systems of networks
+            self._note()
+            return
+        # A commit changes the log alone: whatever has changed the file meanwhile was not us.
+        self._wal_left = _state(self._wal)
+        if _size(self._wal) > LARGEST_LOG and self._left == _state(self.path):
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+            connection.commit()
+            self._note()
 
     def _locked(self) -> bool:
         with suppress(OSError):

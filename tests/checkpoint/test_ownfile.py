@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import delete, text
+from sqlalchemy import Connection, Engine, delete, event, text
 
 from exporter.checkpoint.checkpoint import Checkpoint, open_file
-from exporter.checkpoint.ownfile import APPLICATION_ID, OwnFile
+from exporter.checkpoint.ownfile import APPLICATION_ID, LARGEST_LOG, OwnFile
 from exporter.checkpoint.saved import read
 from exporter.checkpoint.schema import SAVES, TABLES, TOTALS
 from exporter.checkpoint.store import IN_A_DATABASE, Store
@@ -26,8 +26,6 @@ from tests.servers.database import Database, SQLite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from sqlalchemy import Connection
 
 REWRITES = "celery_results_exporter_checkpoint_rewrites_total"
 
@@ -357,6 +355,48 @@ def test_file_that_is_overwritten_while_written_to_is_left_alone(path: Path) -> 
     with closing(sqlite3.connect(path)) as there:
         assert there.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert there.execute(f"SELECT count(*) FROM {SAVES.name}").fetchone() == (0,)
+    checkpoint.close()
+
+
+def test_file_that_is_overwritten_during_a_commit(results: Database, path: Path) -> None:
+    """After the last look at it, and before what the commit has changed is noted as ours."""
+    checkpoint, follower = followed(results, path)
+    older = older_copy(path)
+
+    def overwrite_once(connection: Connection) -> None:
+        if path.name in str(connection.engine.url) and older.exists():
+            shutil.copyfile(older, path)
+            older.unlink()
+
+    with results.engine().begin() as connection:
+        insert(connection, "FAILURE")
+    event.listen(Engine, "commit", overwrite_once)
+    try:
+        follower.poll()
+    finally:
+        event.remove(Engine, "commit", overwrite_once)
+    assert not older.exists()
+    assert follower.poll().value(REWRITES) == 1
+    assert saved(path, "celery") == (2, 2)
+    follower.close()
+    checkpoint.close()
+
+
+def test_log_goes_to_the_file_now_and_then(path: Path) -> None:
+    store = OwnFile(path)
+    checkpoint = Checkpoint(store)
+    checkpoint.open()
+    begun = path.stat().st_size
+    largest = 0
+    for number in range(40):
+        with store.transaction() as connection:
+            rows = [{"backend": f"{number} {n}", "stamp": "x" * 40} for n in range(4_000)]
+            connection.execute(SAVES.insert(), rows)
+        largest = max(largest, path.with_name(f"{path.name}-wal").stat().st_size)
+        assert store.in_place()
+    assert largest < 4 * LARGEST_LOG
+    assert path.stat().st_size > begun + LARGEST_LOG
+    assert path.with_name(f"{path.name}-wal").stat().st_size < 2 * LARGEST_LOG
     checkpoint.close()
 
 
