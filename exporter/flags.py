@@ -110,9 +110,8 @@ def options() -> list[click.Parameter]:
         ),
         _flag(
             "web.config.file",
-            "TLS and authentication: not supported yet.",
+            "TLS and authentication, in the format of Prometheus's exporter-toolkit.",
             metavar="FILE",
-            callback=_not_yet,
         ),
         _flag(
             "web.enable-lifecycle",
@@ -202,6 +201,7 @@ def _options(context: click.Context) -> Options:
     return Options(
         listen_addresses=given["web_listen_address"] or default.listen_addresses,
         telemetry_path=given["web_telemetry_path"] or default.telemetry_path,
+        web_config=Path(given["web_config_file"]) if given["web_config_file"] else None,
         adopt=frozenset(given["checkpoint_adopt"]),
     )
 

@@ -37,6 +37,8 @@ def configure(level: str, log_format: Format) -> None:
     logging.captureWarnings(capture=True)
     for library in ("sqlalchemy", "tornado"):  # they would tell of each row and each bad request
         logging.getLogger(library).setLevel(logging.WARNING)
+    # A handshake that fails is the client's own, and whoever can reach the port may try many.
+    logging.getLogger("tornado.general").setLevel(logging.ERROR)
     # A connection that was cut cannot be closed politely; why it was is told where it was cut.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     # Python's own report of a crash would show whatever password the exception holds.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
 from exporter import redaction
 from exporter.config.file import CheckpointPlace, Entry, File
-from exporter.config.settings import Model, Settings, TableNames, TableSchemas
+from exporter.config.settings import Model
 from exporter.config.yamlfile import Document, Fault, KeyPath
 from exporter.sql.dialects import file_of
 
@@ -28,6 +28,10 @@ _NEVER_SHOWN = {
     "database_engine_options",
     "url",
     "url_file",
+    "basic_auth_users",
+    "cert",
+    "key",
+    "client_ca",
 }
 
 
@@ -75,12 +79,14 @@ def file_faults(file: File) -> Iterator[Fault]:
             yield Fault(("checkpoint",), message)
 
 
-def model_faults(error: ValidationError, document: Document) -> Iterator[Fault]:
+def model_faults(
+    error: ValidationError, document: Document, root: type[Model] = File
+) -> Iterator[Fault]:
     """Say what is wrong with single keys, where the document has not said so already."""
     told = {fault.path for fault in document.faults}
     for detail in error.errors(include_url=False):
         if detail["loc"] not in told:
-            yield Fault(detail["loc"], _words(detail, document))
+            yield Fault(detail["loc"], _words(detail, document, root))
 
 
 _WORDS = {
@@ -96,10 +102,10 @@ _WORDS = {
 }
 
 
-def _words(detail: ErrorDetails, document: Document) -> str:
+def _words(detail: ErrorDetails, document: Document, root: type[Model]) -> str:
     kind, path, context = detail["type"], detail["loc"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return _unknown_key(path)
+        return _unknown_key(path, root)
     if kind == "missing":
         return "is missing"
     if detail["input"] is None:
@@ -108,11 +114,11 @@ def _words(detail: ErrorDetails, document: Document) -> str:
     return _shown(document, path) + words
 
 
-def _unknown_key(path: KeyPath) -> str:
+def _unknown_key(path: KeyPath, root: type[Model]) -> str:
     key = str(path[-1])
     if key in NOT_YET:
         return "is not supported yet; remove it"
-    known = _keys_at(path[:-1])
+    known = sorted(_model_at(root, path[:-1]).model_fields)
     if path[:-1] == ("defaults",) and key in Entry.model_fields:
         return "belongs to each backend, not to defaults"
     near = get_close_matches(key, known, n=1)
@@ -120,16 +126,19 @@ def _unknown_key(path: KeyPath) -> str:
     return f"is no known key; {advice}"
 
 
-def _keys_at(path: KeyPath) -> list[str]:
-    models: dict[KeyPath, type[Model]] = {
-        (): File,
-        ("defaults",): Settings,
-        ("checkpoint",): CheckpointPlace,
-        ("database_table_names",): TableNames,
-        ("database_table_schemas",): TableSchemas,
-    }
-    model = models.get(path) or models.get(path[-1:]) or Entry
-    return sorted(model.model_fields)
+def _model_at(model: type[Model], path: KeyPath) -> type[Model]:
+    """Return the model that stands at a path: in a field, its list, or its union with None."""
+    for key in path:
+        if isinstance(key, str):
+            (model,) = _models_in(model.model_fields[key].annotation)
+    return model
+
+
+def _models_in(annotation: Any) -> Iterator[type[Model]]:
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
 
 
 def _shown(document: Document, path: KeyPath) -> str:

@@ -24,13 +24,7 @@ _URL_KEYS = frozenset({"result_backend", "url"})
 
 def load(path: Path, env: Mapping[str, str]) -> Config:
     """Read the file, or raise ConfigError with everything that is wrong with it."""
-    content = _read(path)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError([f"{path}:{line}: is not UTF-8 text"]) from None
-    document = yamlfile.parse(text, env, _URL_KEYS)
+    document = yamlfile.parse(read_text(path), env, _URL_KEYS)
     if document.data is None and not document.faults:
         raise ConfigError([f"{path}: is empty; list at least one backend under backends:"])
     faults = list(document.faults)
@@ -66,7 +60,8 @@ def _config(backends: tuple[Backend, ...], checkpoint: Path | URL | None) -> Con
     return Config(backends, checkpoint, fingerprint({"backends": said, "checkpoint": checkpoint}))
 
 
-def _read(path: Path) -> bytes:
+def read_text(path: Path) -> str:
+    """Return what a configuration file holds; raise ConfigError where that is no text."""
     try:
         with path.open("rb") as file:
             content = file.read(_LARGEST_FILE + 1)
@@ -74,4 +69,8 @@ def _read(path: Path) -> bytes:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
     if len(content) > _LARGEST_FILE:
         raise ConfigError([f"{path}: is larger than 1 MiB; is it the right file?"])
-    return content
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError([f"{path}:{line}: is not UTF-8 text"]) from None

@@ -229,6 +229,12 @@ CONFIG_HASH = Metric(
     "Hash of the configuration in use, including values of variables and secret files.",
     per_backend=False,
 )
+WEB_RELOAD_SUCCESSFUL = Metric(
+    "celery_results_exporter_web_config_last_reload_successful",
+    "gauge",
+    "Whether the files of --web.config.file are in use as they are (1) or were refused (0).",
+    per_backend=False,
+)
 CHECKPOINT_COMMIT = Metric(
     "celery_results_exporter_checkpoint_last_commit_timestamp_seconds",
     "gauge",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,4 +12,5 @@ class Options:
 
     listen_addresses: tuple[str, ...] = (":10224",)
     telemetry_path: str = "/metrics"
+    web_config: Path | None = None  # TLS and authentication
     adopt: frozenset[str] = frozenset()  # backends whose results have moved

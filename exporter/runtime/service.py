@@ -34,7 +34,7 @@ from exporter.runtime.election import RETRY_INTERVAL, Election
 from exporter.runtime.options import Options
 from exporter.runtime.poller import Poller
 from exporter.runtime.schedule import Schedule
-from exporter.web.server import WebServer, parse_address
+from exporter.web.server import Guard, WebServer, parse_address
 from exporter.web.status import ServiceStatus
 
 log = logging.getLogger(__name__)
@@ -99,9 +99,12 @@ class Polling:
 class Service:
     """All that is read and served; what the web pages ask is answered here."""
 
-    def __init__(self, config: Config, adopt: Collection[str] = ()) -> None:
+    def __init__(
+        self, config: Config, adopt: Collection[str] = (), guard: Guard | None = None
+    ) -> None:
         self.started = time.time()
         self._config = config
+        self._guard = guard  # None: there is no web configuration
         self._adopt = adopt
         self._election: Election | None = None
         self._in_threads = True  # in threads, as soon as we lead
@@ -184,6 +187,8 @@ class Service:
         samples: dict[catalogue.Metric, float | None] = {
             catalogue.LEADER: float(election is None or election.leading)
         }
+        if self._guard is not None:
+            samples[catalogue.WEB_RELOAD_SUCCESSFUL] = float(not self._guard.faults)
         if polling is not None and polling.checkpoint is not None:
             samples[catalogue.CHECKPOINT_COMMIT] = polling.checkpoint.last_commit
             samples[catalogue.CHECKPOINT_SIZE] = polling.checkpoint.size
@@ -244,12 +249,13 @@ def run(config: Config, options: Options) -> NoReturn:
     # and what is half written is undone: as after a kill, but that process 1 must end by itself.
     for how in ENDS:
         signal.signal(how, lambda number, _: os._exit(128 + number))
-    service = Service(config, options.adopt)
+    guard = Guard(options.web_config)
+    service = Service(config, options.adopt, guard if options.web_config else None)
     # Blocked in every thread to come, and waited for here. A handler would do for one thread: with
     # many, another one may be given the signal, and the main thread sleeps on (seen under load).
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
     addresses = [parse_address(address) for address in options.listen_addresses]
-    server = WebServer(service, addresses, options.telemetry_path)
+    server = WebServer(service, addresses, options.telemetry_path, guard=guard)
     server.start()
     for address in server.addresses:
         log.info("listening", extra={"address": str(address)})

@@ -10,20 +10,23 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from tornado.web import Application, HTTPError, RequestHandler
+from tornado.web import Application, Finish, HTTPError, RequestHandler
 
 from exporter.errors import ConfigError
+from exporter.web import tls
 from exporter.web.negotiation import accepts_gzip, choose_format
 from exporter.web.page import CONTENT_SECURITY_POLICY, render
+from exporter.web.passwords import BusyError, Passwords
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from types import TracebackType
 
     from tornado.http1connection import HTTP1Connection
     from tornado.iostream import IOStream
 
     from exporter.exposition.formats import Format
+    from exporter.web.guard import Guard
     from exporter.web.status import ServiceStatus
 
 _log = logging.getLogger(__name__)
@@ -68,7 +71,7 @@ class Limits:
 class Pages(Application):
     """The paths and what they share."""
 
-    def __init__(self, site: Site, telemetry_path: str, limits: Limits) -> None:
+    def __init__(self, site: Site, telemetry_path: str, guard: Guard, limits: Limits) -> None:
         _check_telemetry_path(telemetry_path)
         healthy = {"good": "healthy", "fault": site.unhealthy}
         ready = {"good": "ready", "fault": site.unready}
@@ -85,6 +88,8 @@ class Pages(Application):
         )
         self.site = site
         self.telemetry_path = telemetry_path
+        self.guard = guard
+        self.passwords = Passwords()
         self.limits = limits
         self.waiting: dict[IOStream, None] = {}  # connections from which a request is yet to come
         self.unsent: set[asyncio.Task[None]] = set()  # answers on their way
@@ -104,9 +109,30 @@ class _Handler(RequestHandler):
 
     application: Pages
     SUPPORTED_METHODS = _METHODS
+    for_all = False  # without a password and a limit
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         self.application.waiting.pop(self._connection.stream, None)
+        guard = self.application.guard
+        config = guard.config
+        if config.sans and not config.sans & tls.names(self.request.get_ssl_certificate()):
+            self._connection.close()
+            raise Finish
+        if self.for_all:
+            return
+        if not guard.lets_pass():
+            raise HTTPError(HTTPStatus.TOO_MANY_REQUESTS)
+        if config.users is not None:
+            await self._ask_for_password(config.users)
+
+    async def _ask_for_password(self, users: Mapping[str, str]) -> None:
+        given = self.request.headers.get("Authorization", "")
+        try:
+            right = await self.application.passwords.are_right(users, given)
+        except BusyError:
+            raise HTTPError(HTTPStatus.SERVICE_UNAVAILABLE) from None
+        if not right:
+            raise HTTPError(HTTPStatus.UNAUTHORIZED)
 
     @property
     def _connection(self) -> HTTP1Connection:
@@ -122,6 +148,8 @@ class _Handler(RequestHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+        for name, value in self.application.guard.config.headers:
+            self.set_header(name, value)
 
     def compute_etag(self) -> None:
         """Spare every scrape a hash of its body: no scraper sends If-None-Match."""
@@ -143,6 +171,10 @@ class _Handler(RequestHandler):
     def write_error(self, status_code: int, **_kwargs: Any) -> None:
         if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             self.set_header("Allow", ", ".join(_METHODS))
+        elif status_code == HTTPStatus.UNAUTHORIZED:
+            self.set_header("WWW-Authenticate", "Basic")
+        elif status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+            self.set_header("Retry-After", "1")
         self.finish(f"{status_code} {HTTPStatus(status_code).phrase}\n")
 
     def log_exception(
@@ -176,7 +208,9 @@ class _Metrics(_Handler):
 
 
 class _Probe(_Handler):
-    """200 while all is well, else 503 and why."""
+    """200 while all is well, else 503 and why. A kubelet has no password, and must not wait."""
+
+    for_all = True
 
     def initialize(self, good: str, fault: Callable[[], str]) -> None:
         self.good = good
@@ -217,6 +251,6 @@ class _Status(_Handler):
 
 
 class _NotFound(_Handler):
-    def prepare(self) -> None:
-        super().prepare()
+    async def prepare(self) -> None:
+        await super().prepare()
         raise HTTPError(HTTPStatus.NOT_FOUND)

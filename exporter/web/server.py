@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from tornado.httpserver import HTTPServer
 
 from exporter.web.addresses import Address, listen, parse_address
+from exporter.web.guard import Guard
 from exporter.web.handlers import Limits, Pages, Site
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tornado.httputil import HTTPConnection, HTTPMessageDelegate
     from tornado.iostream import IOStream
 
-__all__ = ["Address", "Limits", "Site", "WebServer", "parse_address"]
+__all__ = ["Address", "Guard", "Limits", "Site", "WebServer", "parse_address"]
 
 _DEFAULT_LIMITS = Limits()
 
@@ -34,10 +35,11 @@ class WebServer:
         addresses: Sequence[Address],
         telemetry_path: str = "/metrics",
         *,
+        guard: Guard | None = None,
         limits: Limits = _DEFAULT_LIMITS,
     ) -> None:
         self.addresses = list(addresses)
-        self._pages = Pages(site, telemetry_path, limits)
+        self._pages = Pages(site, telemetry_path, guard or Guard(), limits)
         self._stopping = asyncio.Event()
         self._patience = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -76,6 +78,7 @@ class WebServer:
             max_header_size=limits.head_bytes,
             max_body_size=limits.body_bytes,
         )
+        server.guard = self._pages.guard
         server.limit = limits.connections
         server.waiting = self._pages.waiting
         server.add_sockets(sockets)
@@ -84,6 +87,7 @@ class WebServer:
         if self._pages.unsent:
             await asyncio.wait(self._pages.unsent, timeout=self._patience)
         await server.close_all_connections()
+        self._pages.passwords.stop()
 
 
 class _CappedServer(HTTPServer):
@@ -93,9 +97,14 @@ class _CappedServer(HTTPServer):
     are being answered, it is hung up on.
     """
 
+    guard: Guard
     limit = 0
     waiting: dict[IOStream, None]  # from which no whole request has come, the longest wait first
     _open = 0
+
+    def _handle_connection(self, connection: socket.socket, address: Any) -> None:
+        self.ssl_options = self.guard.config.tls  # as the files are now
+        super()._handle_connection(connection, address)
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
         if self._open >= self.limit:
