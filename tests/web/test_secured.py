@@ -131,14 +131,13 @@ def test_versions(
     config = secured.tls | {"min_version": least, "max_version": most}
     context = secured.context()
     context.minimum_version = context.maximum_version = offered
-    with secured.serving(tls_server_config=config):
-        with closing(secured.connect(context)) as connection:
-            if taken is None:
-                with pytest.raises(ssl.SSLError):
-                    connection.connect()
-            else:
+    with secured.serving(tls_server_config=config), closing(secured.connect(context)) as connection:
+        if taken is None:
+            with pytest.raises(ssl.SSLError):
                 connection.connect()
-                assert connection.sock.version() == taken
+        else:
+            connection.connect()
+            assert connection.sock.version() == taken
 
 
 def test_cipher_suites_by_their_go_names(secured: Secured) -> None:
