@@ -96,7 +96,7 @@ def test_help_names_every_flag_and_variable() -> None:
         (["--log.level=loud"], "--log.level: 'loud' is not one of 'debug', 'info', 'warning'"),
         (["--log.level=loud", "once"], "--log.level: 'loud' is not one of 'debug', 'info'"),
         (["--log.format=xml"], "--log.format: 'xml' is not one of 'logfmt', 'json'"),
-        (["--web.config.file=x"], "--web.config.file: not supported yet"),
+        (["--web.config.file="], "--web.config.file: it is empty"),
         (["--web.enable-lifecycle"], "--web.enable-lifecycle: not supported yet"),
         (["verify", "--celery.result-backend=sqlite:///x"], "verify needs a checkpoint"),
         (

@@ -22,9 +22,11 @@ from exporter.config.settings import Settings, TableNames, TableSchemas
 from exporter.errors import Reason
 from exporter.metrics.catalogue import CATALOGUE
 from exporter.sql.dialects import Dialect, Limits
+from exporter.web import webconfig
 from tests.deploy.promql import family, faults
 from tests.docs import reference
 from tests.servers.process import require
+from tests.web.certificates import Authority
 
 ROOT = reference.README.parent
 DOCUMENTS = [
@@ -160,11 +162,23 @@ def test_keys_that_are_refused_are_told() -> None:
 
 
 def test_example_of_a_file_loads(tmp_path: Path) -> None:
-    (example,) = blocks(README, "yaml")
+    example, _ = blocks(README, "yaml")
     file = tmp_path / "config.yaml"
     file.write_text(example)
     (backend,) = loading.load(file, {"ORDERS_DB_PASSWORD": "p@ss"}).backends
     assert backend.url.password == "p@ss"  # noqa: S105 - the example's
+
+
+def test_example_of_a_web_configuration_loads(tmp_path: Path) -> None:
+    _, example = blocks(README, "yaml")
+    authority = Authority()
+    (tmp_path / "ca.crt").write_text(authority.cert)
+    authority.pair("localhost").write(tmp_path, "server")
+    file = tmp_path / "web.yaml"
+    file.write_text(example)
+    config = webconfig.load(file)
+    assert config.tls is not None
+    assert (config.users or {}).keys() == {"prometheus"}
 
 
 def test_quick_start_begins_with_the_driver_it_uses() -> None:
