@@ -72,11 +72,6 @@ class _Address(_Text):
         return text
 
 
-def _not_yet(ctx: click.Context, param: click.Parameter, value: object) -> None:
-    if value:
-        raise click.BadParameter("not supported yet", ctx, param)
-
-
 def _flag(name: str, text: str, variable: str = "", **attributes: Any) -> click.Option:
     """Return a flag that is named as Prometheus names them; ``a.b-c`` is parameter ``a_b_c``."""
     parameter = name.replace(".", "_").replace("-", "_")
@@ -115,10 +110,9 @@ def options() -> list[click.Parameter]:
         ),
         _flag(
             "web.enable-lifecycle",
-            "Reload by HTTP: not supported yet.",
+            "Let POST /-/reload read the configuration again.",
             type=click.BOOL,
             is_flag=True,
-            callback=_not_yet,
         ),
         _flag(
             "checkpoint.adopt",
@@ -179,19 +173,22 @@ def fault(error: click.UsageError) -> str:
     return f"{message}{' See' if message.endswith('?') else '; see'} --help"
 
 
-def _config(context: click.Context) -> Config:
+def _file(context: click.Context) -> Path | None:
+    """Return the file to read; None: the URL is to be read."""
     file, url = context.params["config_file"], context.params["celery_result_backend"]
-    if file and url:
-        by_flag = [_by_flag(context, name) for name in ("config_file", "celery_result_backend")]
-        if all(by_flag):
-            raise ConfigError(["--config.file and --celery.result-backend exclude each other"])
-        # A flag wins over a variable; of two variables the one that is ours alone.
-        file, url = (None, url) if by_flag[1] else (file, None)
+    by_flag = [_by_flag(context, name) for name in ("config_file", "celery_result_backend")]
+    if all(by_flag):
+        raise ConfigError(["--config.file and --celery.result-backend exclude each other"])
+    # A flag wins over a variable; of two variables the one that is ours alone.
+    return Path(file) if file and not (url and by_flag[1]) else None
+
+
+def _config(context: click.Context) -> Config:
     from exporter.config import loading
 
-    if file:
-        return loading.load(Path(file), os.environ)
-    if url:
+    if file := _file(context):
+        return loading.load(file, os.environ)
+    if url := context.params["celery_result_backend"]:
         return loading.from_url(url, origin=_named(context, "celery_result_backend"))
     raise ConfigError([_NOTHING_TO_READ])
 
@@ -202,6 +199,8 @@ def _options(context: click.Context) -> Options:
         listen_addresses=given["web_listen_address"] or default.listen_addresses,
         telemetry_path=given["web_telemetry_path"] or default.telemetry_path,
         web_config=Path(given["web_config_file"]) if given["web_config_file"] else None,
+        lifecycle=given["web_enable_lifecycle"],
+        config_file=_file(context),
         adopt=frozenset(given["checkpoint_adopt"]),
     )
 

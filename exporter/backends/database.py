@@ -110,6 +110,13 @@ class Database(KeptConnection[Connection]):
             for kind, (name, schema) in names.items()
         }
 
+    def is_that_of(self, other: Database) -> bool:
+        """Whether both lead to the same tables, as far as their configuration tells."""
+        mine, theirs = self.identities(), other.identities()
+        return {kind: (one.table, one.place) for kind, one in mine.items()} == {
+            kind: (one.table, one.place) for kind, one in theirs.items()
+        }
+
     # -- connecting --------------------------------------------------------------------------
 
     def _begin(self) -> Connection:

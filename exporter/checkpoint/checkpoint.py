@@ -16,8 +16,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
-from sqlalchemy import Connection
+from sqlalchemy import URL, Connection
 
 from exporter.checkpoint import migrations, reading, stamps, writing
 from exporter.checkpoint.adoption import KnownTables, refused
@@ -108,6 +109,17 @@ class Checkpoint(Saved):
             if not self._write(backend, save.stamp, writes):
                 raise CheckpointError(f"{self.place}: somebody else writes to it")
 
+    def put(
+        self,
+        backend: str,
+        identities: Mapping[str, Identity],
+        positions: Mapping[str, Position],
+        tally: Tally,
+    ) -> None:
+        """Write all of a backend of which nothing is there."""
+        with self._transaction(WHOLE) as connection:
+            _execute(connection, writing.whole(backend, identities, positions, tally, uuid4().hex))
+
     def holds(self, backend: str, save: Save) -> bool:
         """Say whether this save, the last one tried, was kept.
 
@@ -191,6 +203,19 @@ class Checkpoint(Saved):
 def _execute(connection: Connection, writes: Iterable[Write]) -> None:
     for statement, rows in writes:
         connection.execute(statement, rows)
+
+
+def carried(
+    backend: str,
+    identities: Mapping[str, Identity],
+    positions: Mapping[str, Position],
+    tally: Tally,
+) -> Checkpoint:
+    """Return a checkpoint in memory that holds this of a backend, to go on from."""
+    checkpoint = Checkpoint(Store(URL.create("sqlite"), "checkpoint in memory"))
+    checkpoint.open()
+    checkpoint.put(backend, identities, positions, tally)
+    return checkpoint
 
 
 def open_file(path: Path, adopt: Collection[str] = ()) -> Checkpoint:

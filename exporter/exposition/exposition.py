@@ -117,6 +117,12 @@ class Exposition:
         with self._lock:
             self._published += 1
 
+    def withdraw(self, backend: str) -> None:
+        """Serve nothing of a backend any more."""
+        with self._lock:
+            self._parts.pop(backend, None)
+            self._published += 1
+
     def cached(self, form: Format, *, compressed: bool = False) -> bytes | None:
         """Return the exposition at once, or None where it must be rendered or put together."""
         copy = self._copies.get((form, compressed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 
 from exporter.backends import chunks
@@ -12,7 +13,7 @@ from exporter.backends.database import WRONG_NAMES, Database, Session
 from exporter.backends.family import Layout, ResultTable
 from exporter.backends.reader import Health, Reader
 from exporter.backends.tables import kinds
-from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.checkpoint.checkpoint import Checkpoint, carried
 from exporter.checkpoint.writing import Save, Staged
 from exporter.config.settings import Backend
 from exporter.counting import dates
@@ -95,6 +96,15 @@ class Follower:
         words = "going on from the checkpoint" if known else "the checkpoint has nothing yet"
         log.info(words, extra={"backend": self.settings.name})
         return bool(known)
+
+    def carry_on(self, old: Follower) -> None:
+        """Go on from where another stands that reads the same tables, as after a restart."""
+        name, identities = self.settings.name, old.database.identities()
+        with closing(carried(name, identities, old.positions, old.tally)) as checkpoint:
+            known = checkpoint.restore(name, self.positions, self.tally)
+        self.database.expect(known)
+        self._whole = bool(known) and all(self.positions[kind].complete for kind in known)
+        self.last_read = old.last_read
 
     def go_on(self) -> bool:
         """Make sure that memory and checkpoint agree; say whether anything was restored."""

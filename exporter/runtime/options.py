@@ -13,4 +13,6 @@ class Options:
     listen_addresses: tuple[str, ...] = (":10224",)
     telemetry_path: str = "/metrics"
     web_config: Path | None = None  # TLS and authentication
+    lifecycle: bool = False  # whether HTTP may ask for a reload
+    config_file: Path | None = None  # to read again
     adopt: frozenset[str] = frozenset()  # backends whose results have moved

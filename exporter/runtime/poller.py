@@ -54,6 +54,14 @@ class Poller:
         if self.follower.restore():
             self.publish()
 
+    def succeed(self, old: Poller) -> None:
+        """Go on from where another stands that has ended: the same backend, otherwise set up."""
+        self.polls = old.polls
+        own, others = self.follower, old.follower
+        if own.checkpoint is None and own.database.is_that_of(others.database):
+            own.carry_on(others)
+            self.publish()
+
     def run(self) -> float:
         """Poll; return when to poll again, by the monotonic clock."""
         started = time.monotonic()

@@ -13,7 +13,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -57,11 +57,28 @@ class Schedule:
         self._computing = 0  # of these, those that do not wait
         self._began = now  # when a job was begun last
         self._stopping = False
+        self._retired: dict[Job, Callable[[], None]] = {}  # and what to do once they are closed
 
     def start(self) -> None:
         """Begin with all jobs, in their order."""
         with self._changed:
             self._join_in()
+
+    def add(self, job: Job) -> None:
+        """Run one more, from now on."""
+        with self._changed:
+            heapq.heappush(self._jobs, _Due(time.monotonic(), next(self._numbers), job))
+            self._changed.notify()
+
+    def retire(self, job: Job, then: Callable[[], None]) -> None:
+        """Close a job instead of running it again, and do `then`, in the thread that closes it."""
+        with self._changed:
+            self._retired[job] = then
+            for due in self._jobs:
+                if due.job is job:
+                    due.moment = time.monotonic()
+            heapq.heapify(self._jobs)
+            self._changed.notify()
 
     def stop(self) -> None:
         """Close each job instead of running it again."""
@@ -91,13 +108,18 @@ class Schedule:
     def _run(self, job: Job) -> None:
         due = None
         try:
-            due = job.run()
+            if (then := self._retired.pop(job, None)) is None:
+                due = job.run()
+            else:
+                job.close()
+                then()
         except Exception:
             log.exception("a poll broke off, and is not tried again")
         with self._changed:
             self._busy -= 1
             self._computing -= 1
             if due is not None:
+                due = time.monotonic() if job in self._retired else due
                 heapq.heappush(self._jobs, _Due(due, next(self._numbers), job))
             self._changed.notify()
 

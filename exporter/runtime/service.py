@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
-import gc
 import logging
 import os
 import platform
@@ -12,8 +11,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 import sqlalchemy
@@ -23,8 +24,9 @@ from exporter import __version__
 from exporter.checkpoint.checkpoint import Checkpoint, open_file
 from exporter.checkpoint.lease import LEASE_DURATION, LIMITS, Lease
 from exporter.checkpoint.store import IN_A_DATABASE, Fence, Store
+from exporter.config.loading import load
 from exporter.config.settings import Config
-from exporter.errors import CheckpointError
+from exporter.errors import CheckpointError, ConfigError
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.formats import Format
 from exporter.metrics import catalogue
@@ -33,7 +35,7 @@ from exporter.printable import some
 from exporter.runtime.election import RETRY_INTERVAL, Election
 from exporter.runtime.options import Options
 from exporter.runtime.poller import Poller
-from exporter.runtime.schedule import Schedule
+from exporter.runtime.polling import Polling
 from exporter.web.server import Guard, WebServer, parse_address
 from exporter.web.status import ServiceStatus
 
@@ -44,56 +46,11 @@ STOP_WITHIN = 2.5
 RELEASE_WITHIN = 0.7
 ANSWER_WITHIN = 0.3
 ENDED_AFTER = 4.8
+SHOWN = 10  # faults of a configuration in a line of the log
 ENDS = {signal.SIGTERM, signal.SIGINT}
 LONGEST_END = 600.0  # seconds; no poll takes as long
 M_ARENA_MAX = -8
-TOGETHER = 3  # polls in a row: what is served changes less often, and a scrape waits for few
 SWITCH = 0.0001  # seconds; a poll that computes keeps a scrape waiting for no longer
-
-
-class Polling:
-    """What is read and served while this process leads: all of it anew each time."""
-
-    def __init__(
-        self, config: Config, exposition: Exposition, checkpoint: Checkpoint | None
-    ) -> None:
-        self.checkpoint = checkpoint
-        self.exposition = exposition
-        self.pollers = [Poller(backend, exposition, checkpoint) for backend in config.backends]
-        self._schedule = Schedule(self.pollers)
-        self._stopping = threading.Event()
-
-    def start(self) -> None:
-        """Begin polling: one backend after the other, then spread over the interval."""
-        begun = time.monotonic()
-        for number, poller in enumerate(self.pollers):
-            share = number // TOGETHER * TOGETHER / len(self.pollers)
-            poller.begin(begun + share * poller.settings.poll_interval)
-        self._schedule.start()
-        threading.Thread(target=self._settle, name="settle", daemon=True).start()
-
-    def _settle(self) -> None:
-        """Let stay what is loaded once all were tried: no scrape need wait for a look at it."""
-        for poller in self.pollers:
-            while not poller.tried.wait(1.0):
-                if self._stopping.is_set():
-                    return
-        gc.unfreeze()
-        gc.collect()
-        gc.freeze()
-
-    def stop(self) -> None:
-        """End polling after the step each poll is in."""
-        self._stopping.set()
-        for poller in self.pollers:
-            poller.stop()
-        self._schedule.stop()
-
-    def end(self, timeout: float) -> None:
-        """Wait for that; a poll that hangs is abandoned."""
-        self._schedule.join(timeout)
-        if self.checkpoint is not None:
-            self.checkpoint.close()
 
 
 class Service:
@@ -104,6 +61,9 @@ class Service:
     ) -> None:
         self.started = time.time()
         self._config = config
+        self._read_at = self.started  # Unix time of the configuration in use, seconds
+        self._refused = False  # whether a newer one was wrong
+        self._changing = threading.Lock()  # what is polled
         self._guard = guard  # None: there is no web configuration
         self._adopt = adopt
         self._election: Election | None = None
@@ -111,6 +71,7 @@ class Service:
         self._standby = self._new_exposition()
         self._checkpoint: Checkpoint | None = None  # the last; perhaps nothing is polled yet
         self.polling: Polling | None = None  # None: another replica leads
+        self._ready: Polling | None = None  # the last of which all backends were tried
         if isinstance(config.checkpoint, URL):
             lease = Lease(Store(config.checkpoint, IN_A_DATABASE, limits=LIMITS))
             self._election = Election(lease, self._lead, self._stand_by)
@@ -149,6 +110,32 @@ class Service:
         if self._election is not None:
             self._election.stop(RELEASE_WITHIN)
 
+    def reload(self, load: Callable[[], Config]) -> list[str]:
+        """Take the configuration that `load` reads; return what is wrong with it: then nothing is.
+
+        Backends that stay as they are go on; those that change go on from where they stand.
+        """
+        with self._changing:
+            try:
+                new = load()
+                if new.checkpoint != self._config.checkpoint:
+                    raise ConfigError(["checkpoint: it changes with a restart only"])  # noqa: TRY301
+            except ConfigError as error:
+                self._refused = True
+                faults = error.faults
+            else:
+                self._config, self._read_at, self._refused = new, time.time(), False
+                faults = []
+                if self.polling is not None:
+                    self.polling.change(new.backends)
+        if faults:
+            log.error(
+                "the configuration was not reloaded", extra={"faults": "; ".join(faults[:SHOWN])}
+            )
+            return faults
+        log.info("the configuration was reloaded", extra={"backends": len(new.backends)})
+        return []
+
     # -- terms -------------------------------------------------------------------------------
 
     def _lead(self, fence: Fence) -> None:
@@ -157,9 +144,10 @@ class Service:
         checkpoint = Checkpoint(Store(self._config.checkpoint, IN_A_DATABASE), fence, self._adopt)
         self._checkpoint = checkpoint
         checkpoint.open()
-        self.polling = Polling(self._config, self._new_exposition(), checkpoint)
-        if self._in_threads:
-            self.polling.start()
+        with self._changing:
+            self.polling = Polling(self._config, self._new_exposition(), checkpoint)
+            if self._in_threads:
+                self.polling.start()
 
     def _stand_by(self) -> None:
         """End polling, and forget what was counted."""
@@ -175,9 +163,6 @@ class Service:
             None,
             {
                 catalogue.BUILD_INFO: [Sample(version, 1)],
-                catalogue.RELOAD_SUCCESSFUL: [Sample((), 1)],
-                catalogue.RELOAD_TIMESTAMP: [Sample((), self.started)],
-                catalogue.CONFIG_HASH: [Sample((), self._config.hash)],
             },
         )
         return exposition
@@ -185,7 +170,10 @@ class Service:
     def _fresh_samples(self) -> Samples:
         polling, election = self.polling, self._election
         samples: dict[catalogue.Metric, float | None] = {
-            catalogue.LEADER: float(election is None or election.leading)
+            catalogue.LEADER: float(election is None or election.leading),
+            catalogue.RELOAD_SUCCESSFUL: float(not self._refused),
+            catalogue.RELOAD_TIMESTAMP: self._read_at,
+            catalogue.CONFIG_HASH: self._config.hash,
         }
         if self._guard is not None:
             samples[catalogue.WEB_RELOAD_SUCCESSFUL] = float(not self._guard.faults)
@@ -220,8 +208,13 @@ class Service:
         """Say why we stand by, or name the backends that were not tried yet."""
         if self.polling is None and self._election is not None:
             return self._election.fault
+        if self.polling is not None and self.polling is self._ready:
+            return ""  # what a reload adds is no reason to take the others from who scrapes
         waiting = [poller.settings.name for poller in self._pollers() if not poller.tried.is_set()]
-        return f"not tried yet: {some(waiting)}" if waiting else ""
+        if waiting:
+            return f"not tried yet: {some(waiting)}"
+        self._ready = self.polling
+        return ""
 
     def status(self) -> ServiceStatus:
         """Return what the status page shows."""
@@ -255,7 +248,14 @@ def run(config: Config, options: Options) -> NoReturn:
     # many, another one may be given the signal, and the main thread sleeps on (seen under load).
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
     addresses = [parse_address(address) for address in options.listen_addresses]
-    server = WebServer(service, addresses, options.telemetry_path, guard=guard)
+    reload = partial(_reload, service, options.config_file)
+    server = WebServer(
+        service,
+        addresses,
+        options.telemetry_path,
+        guard=guard,
+        reload=reload if options.lifecycle else None,
+    )
     server.start()
     for address in server.addresses:
         log.info("listening", extra={"address": str(address)})
@@ -263,7 +263,7 @@ def run(config: Config, options: Options) -> NoReturn:
         log.warning("no checkpoint: counts live in memory, and begin at 0 after a restart")
     service.start()
     while signal.sigwait(ENDS | {signal.SIGHUP}) == signal.SIGHUP:
-        log.warning("SIGHUP is ignored: to read the configuration again, restart")
+        reload()
     faulthandler.dump_traceback_later(ENDED_AFTER, exit=True)  # whatever hangs, needing no thread
     log.info("stopping")
     service.stop()
@@ -271,3 +271,12 @@ def run(config: Config, options: Options) -> NoReturn:
     log.info("stopped")
     logging.shutdown()
     os._exit(0)  # Python would free all memory bit by bit: seconds, with thousands of backends
+
+
+def _reload(service: Service, file: Path | None) -> list[str]:
+    """Read the configuration again; return what is wrong with it."""
+    if file is None:
+        fault = "there is no file to read again: the URL of the one backend changes with a restart"
+        log.warning(fault)
+        return [fault]
+    return service.reload(partial(load, file, os.environ))

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -33,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 _HEALTHY = ("/-/healthy", "/healthz")
 _READY = ("/-/ready", "/readyz")
+_RELOAD = "/-/reload"
+_MOST_FAULTS = 50  # shown; one mistake in a template is one in each of thousands of backends
 _METHODS = ("GET", "HEAD")
 _PLAIN = "text/plain; charset=utf-8"
 
@@ -71,7 +74,14 @@ class Limits:
 class Pages(Application):
     """The paths and what they share."""
 
-    def __init__(self, site: Site, telemetry_path: str, guard: Guard, limits: Limits) -> None:
+    def __init__(
+        self,
+        site: Site,
+        telemetry_path: str,
+        guard: Guard,
+        limits: Limits,
+        reload: Callable[[], list[str]] | None,
+    ) -> None:
         _check_telemetry_path(telemetry_path)
         healthy = {"good": "healthy", "fault": site.unhealthy}
         ready = {"good": "ready", "fault": site.unready}
@@ -79,6 +89,7 @@ class Pages(Application):
             [
                 (re.escape(telemetry_path), _Metrics),
                 ("/", _Status),
+                (_RELOAD, _Reload),
                 *((path, _Probe, healthy) for path in _HEALTHY),
                 *((path, _Probe, ready) for path in _READY),
             ],
@@ -87,6 +98,7 @@ class Pages(Application):
             log_function=lambda _handler: None,
         )
         self.site = site
+        self.reload = reload
         self.telemetry_path = telemetry_path
         self.guard = guard
         self.passwords = Passwords()
@@ -170,7 +182,7 @@ class _Handler(RequestHandler):
 
     def write_error(self, status_code: int, **_kwargs: Any) -> None:
         if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            self.set_header("Allow", ", ".join(_METHODS))
+            self.set_header("Allow", ", ".join(self.SUPPORTED_METHODS))
         elif status_code == HTTPStatus.UNAUTHORIZED:
             self.set_header("WWW-Authenticate", "Basic")
         elif status_code == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -232,6 +244,26 @@ class _Probe(_Handler):
             _log.warning("%s answers 503: %s", path, fault)
         else:
             _log.info("%s answers 200: %s", path, self.good)
+
+
+class _Reload(_Handler):
+    """Reads the configuration again, where that is allowed, as Prometheus does."""
+
+    SUPPORTED_METHODS = ("POST", "PUT")
+
+    async def post(self) -> None:
+        reload = self.application.reload
+        if reload is None:
+            self.set_status(HTTPStatus.FORBIDDEN)
+            self.finish("reload by HTTP is off; start with --web.enable-lifecycle\n")
+            return
+        with ThreadPoolExecutor(1, "reload") as thread:  # not the one that answers scrapes
+            faults = await asyncio.get_running_loop().run_in_executor(thread, reload)
+        if faults:
+            self.set_status(HTTPStatus.INTERNAL_SERVER_ERROR)
+        self.finish("".join(f"{fault}\n" for fault in faults[:_MOST_FAULTS]) or "reloaded\n")
+
+    put = post
 
 
 class _Status(_Handler):

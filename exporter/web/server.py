@@ -15,7 +15,7 @@ from exporter.web.handlers import Limits, Pages, Site
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
     from tornado.httputil import HTTPConnection, HTTPMessageDelegate
@@ -36,10 +36,12 @@ class WebServer:
         telemetry_path: str = "/metrics",
         *,
         guard: Guard | None = None,
+        reload: Callable[[], list[str]] | None = None,
         limits: Limits = _DEFAULT_LIMITS,
     ) -> None:
+        """`reload`: what a POST may ask for, None: nothing; it returns what is wrong."""
         self.addresses = list(addresses)
-        self._pages = Pages(site, telemetry_path, guard or Guard(), limits)
+        self._pages = Pages(site, telemetry_path, guard or Guard(), limits, reload)
         self._stopping = asyncio.Event()
         self._patience = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -82,18 +82,6 @@ def test_signal_reaches_the_thread_that_waits_for_it(sqlite: Database, tmp_path:
             assert willing == [exporter.pid]
 
 
-def test_hangup_ends_nothing(sqlite: Database, tmp_path: Path) -> None:
-    """It means "read your configuration again" to those who send it, and killed the process."""
-    with running(tmp_path, one_backend(sqlite.reader_url)) as exporter:
-        exporter.wait_for(RESULTS, 1, state="SUCCESS")
-        exporter.send(signal.SIGHUP)
-        exporter.wait_for_log("SIGHUP is ignored", "level=warning")
-        with sqlite.engine().begin() as connection:
-            insert(connection)
-        exporter.wait_for(RESULTS, 2, state="SUCCESS")
-        exporter.stop()
-
-
 def blocks(thread: Path, how: signal.Signals) -> bool:
     """Look into the thread's signal mask."""
     (mask,) = re.findall(r"^SigBlk:\s(\S+)$", (thread / "status").read_text(), re.MULTILINE)

@@ -196,7 +196,6 @@ def test_every_flag_is_told() -> None:
     for name, flag in FLAGS.items():
         _, variable, _, meaning = told[name]
         assert variable == flag.envvar
-        assert (meaning == "not supported yet") == ("not supported yet" in str(flag.help))
         if isinstance(flag.type, click.Choice):
             assert set(flag.type.choices) <= set(re.findall(r"\w+", meaning))
 
