@@ -194,3 +194,37 @@ def test_one_that_breaks_takes_nobody_with_it(caplog: pytest.LogCaptureFixture) 
         wait_until(lambda: all(len(job.at) >= 3 for job in others), "three rounds")
     assert len(broken.at) == 1
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_one_more_begins_at_once() -> None:
+    with running(Job()) as made:
+        later = Job()
+        made.add(later)
+        assert later.begun.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("again", [0.001, NEVER])
+def test_retired_one_is_closed_and_then_its_successor_begins(again: float) -> None:
+    """At once, even where it is not due for long."""
+    old, new = Job(again=again), Job()
+    with running(old) as made:
+        assert old.begun.wait(PATIENCE)
+        made.retire(old, lambda: made.add(new))
+        assert new.begun.wait(PATIENCE)
+        assert old.closed.is_set()
+        runs = len(old.at)
+        time.sleep(0.05)
+        assert len(old.at) == runs
+
+
+def test_retired_one_ends_what_it_is_at_first(gate: threading.Event) -> None:
+    old, new = Job(lambda: gate.wait(PATIENCE)), Job()
+    with running(old) as made:
+        assert old.begun.wait(PATIENCE)
+        made.retire(old, lambda: made.add(new))
+        assert not new.begun.wait(0.2)
+        assert not old.closed.is_set()
+        gate.set()
+        assert new.begun.wait(PATIENCE)
+        assert old.closed.is_set()
+        assert len(old.at) == 1
