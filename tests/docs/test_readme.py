@@ -30,7 +30,16 @@ from tests.web.certificates import Authority
 
 ROOT = reference.README.parent
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md")),
+    *(
+        ROOT / name
+        for name in (
+            "README.md",
+            "CONTRIBUTING.md",
+            "CHANGELOG.md",
+            "SECURITY.md",
+            "deploy/README.md",
+        )
+    ),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 README = reference.README.read_text()
@@ -221,6 +230,12 @@ def anchors(document: Path) -> set[str]:
     """Return the anchors that a document's headings make."""
     headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@every_document
+def test_tests_that_are_named_exist(document: Path) -> None:
+    for path in re.findall(r"`(tests/[\w/]+(?:\.py)?)`", document.read_text()):
+        assert (ROOT / path).exists(), path
 
 
 @every_document
