@@ -97,6 +97,8 @@ _WORDS = {
     "dict_type": "is not a mapping of keys to values",
     "model_type": "is not a mapping of keys to values",
     "list_type": "is not a list; begin each item with '- '",
+    "tuple_type": "is not a list; begin each item with '- '",
+    "is_instance_of": "is not the path of a file",
     "too_short": "is empty; list at least one backend",
     "literal_error": "is not {expected}",
 }
@@ -110,7 +112,8 @@ def _words(detail: ErrorDetails, document: Document, root: type[Model]) -> str:
         return "is missing"
     if detail["input"] is None:
         return "is empty; give it a value or remove the key"
-    words = str(context["error"]) if kind == "value_error" else _WORDS[kind].format_map(context)
+    known = _WORDS.get(kind, "is not what belongs here")
+    words = str(context["error"]) if kind == "value_error" else known.format_map(context)
     return _shown(document, path) + words
 
 

@@ -99,12 +99,16 @@ class Follower:
 
     def carry_on(self, old: Follower) -> None:
         """Go on from where another stands that reads the same tables, as after a restart."""
+        self.last_read, self.skew, self.waiting = old.last_read, old.skew, old.waiting
+        self.tables, self.health = old.tables, old.health
+        if self.checkpoint is not None:
+            self.restore()
+            return
         name, identities = self.settings.name, old.database.identities()
         with closing(carried(name, identities, old.positions, old.tally)) as checkpoint:
             known = checkpoint.restore(name, self.positions, self.tally)
         self.database.expect(known)
         self._whole = bool(known) and all(self.positions[kind].complete for kind in known)
-        self.last_read = old.last_read
 
     def go_on(self) -> bool:
         """Make sure that memory and checkpoint agree; say whether anything was restored."""

@@ -30,13 +30,20 @@ class Poller:
     """Polls one backend until told to stop."""
 
     def __init__(
-        self, settings: Backend, exposition: Exposition, checkpoint: Checkpoint | None = None
+        self,
+        settings: Backend,
+        exposition: Exposition,
+        checkpoint: Checkpoint | None = None,
+        *,
+        freezes: bool = True,
     ) -> None:
+        """`freezes`: the first poll leaves out of garbage collection what it has loaded."""
         self.settings = settings
         self.follower = Follower(settings, checkpoint)
         self.polls = Polls(settings.name)
         self.tried = threading.Event()
         self._exposition = exposition
+        self._freezes = freezes
         self._stop = threading.Event()
         self._phase = 0.0  # monotonic; polls begin so many intervals from then on
         self._patient_until = float("inf")  # monotonic; later than this they are stuck
@@ -57,9 +64,8 @@ class Poller:
     def succeed(self, old: Poller) -> None:
         """Go on from where another stands that has ended: the same backend, otherwise set up."""
         self.polls = old.polls
-        own, others = self.follower, old.follower
-        if own.checkpoint is None and own.database.is_that_of(others.database):
-            own.carry_on(others)
+        if self.follower.database.is_that_of(old.follower.database):
+            self.follower.carry_on(old.follower)
             self.publish()
 
     def run(self) -> float:
@@ -142,7 +148,7 @@ class Poller:
             if self.follower.go_on():
                 self.publish()
             moved = self.follower.step()
-            if not self.tried.is_set():
+            if self._freezes and not self.tried.is_set():
                 gc.freeze()  # what a backlog leaves stays: to look at it again and again is slow
             # What falls due meanwhile is the next poll's: else a busy table's poll never ends.
             busy = moved and self.follower.busy(min(began, time.time()))

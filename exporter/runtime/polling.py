@@ -6,12 +6,10 @@ import gc
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.config.settings import Backend, Config
-from exporter.errors import CheckpointError
 from exporter.exposition.exposition import Exposition
 from exporter.runtime.poller import Poller
 from exporter.runtime.schedule import Schedule
@@ -56,13 +54,18 @@ class Polling:
             for settings in backends:
                 old = before.pop(settings.name, None)
                 if old is None or old.settings != settings:
-                    new = Poller(settings, self.exposition, self.checkpoint)
+                    new = Poller(settings, self.exposition, self.checkpoint, freezes=False)
                     self._follow(new, old or leaving.get(settings.name))
                     old = new
                 pollers.append(old)
             for old in before.values():
                 self._retire(old, None)
             self.pollers = pollers
+        threading.Thread(target=self._settle, name="settle", daemon=True).start()
+
+    def all(self) -> list[Poller]:
+        """All that may poll: also those that are to end."""
+        return [*self.pollers, *self._after.copy()]
 
     def _follow(self, new: Poller, old: Poller | None) -> None:
         if old is None:
@@ -87,15 +90,13 @@ class Polling:
                 self._begin(new)
 
     def _begin(self, poller: Poller) -> None:
-        with suppress(CheckpointError):  # it is tried again, and told of, with the first poll
-            poller.restore()
         poller.begin(time.monotonic())
         self._schedule.add(poller)
 
     def _settle(self) -> None:
         """Let stay what is loaded once all were tried: no scrape need wait for a look at it."""
         for poller in self.pollers:
-            while not poller.tried.wait(1.0):
+            while poller in self.pollers and not poller.tried.wait(1.0):
                 if self._stopping.is_set():
                     return
         gc.unfreeze()

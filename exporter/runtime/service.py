@@ -21,6 +21,7 @@ import sqlalchemy
 from sqlalchemy import URL
 
 from exporter import __version__
+from exporter.backends.database import Database
 from exporter.checkpoint.checkpoint import Checkpoint, open_file
 from exporter.checkpoint.lease import LEASE_DURATION, LIMITS, Lease
 from exporter.checkpoint.store import IN_A_DATABASE, Fence, Store
@@ -36,6 +37,7 @@ from exporter.runtime.election import RETRY_INTERVAL, Election
 from exporter.runtime.options import Options
 from exporter.runtime.poller import Poller
 from exporter.runtime.polling import Polling
+from exporter.sql.connection import trouble
 from exporter.web.server import Guard, WebServer, parse_address
 from exporter.web.status import ServiceStatus
 
@@ -116,25 +118,36 @@ class Service:
         Backends that stay as they are go on; those that change go on from where they stand.
         """
         with self._changing:
-            try:
-                new = load()
-                if new.checkpoint != self._config.checkpoint:
-                    raise ConfigError(["checkpoint: it changes with a restart only"])  # noqa: TRY301
-            except ConfigError as error:
-                self._refused = True
-                faults = error.faults
-            else:
-                self._config, self._read_at, self._refused = new, time.time(), False
-                faults = []
-                if self.polling is not None:
-                    self.polling.change(new.backends)
+            new, faults = self._tried(load)
+            self._refused = bool(faults)
+            if new is not None:
+                self._config, self._read_at = new, time.time()
+                if (polling := self.polling) is not None:
+                    polling.change(new.backends)
         if faults:
             log.error(
                 "the configuration was not reloaded", extra={"faults": "; ".join(faults[:SHOWN])}
             )
             return faults
-        log.info("the configuration was reloaded", extra={"backends": len(new.backends)})
+        log.info("the configuration was reloaded")
         return []
+
+    def _tried(self, load: Callable[[], Config]) -> tuple[Config | None, list[str]]:
+        """Return a new configuration, or what is wrong with it."""
+        before = {backend.name: backend for backend in self._config.backends}
+        try:
+            new = load()
+            for backend in new.backends:
+                if backend != before.get(backend.name):
+                    Database(backend)  # a mistake in its engine's options shows
+        except ConfigError as error:
+            return None, error.faults
+        except Exception as error:  # whatever it is, what is in use stays
+            log.debug("not reloaded", exc_info=error)
+            return None, [trouble(error)]
+        if new.checkpoint != self._config.checkpoint:
+            return None, ["checkpoint: it changes with a restart only"]
+        return new, []
 
     # -- terms -------------------------------------------------------------------------------
 
@@ -198,7 +211,9 @@ class Service:
 
     def unhealthy(self) -> str:
         """Say what makes no progress. A database that is down is not our illness."""
-        stuck = [poller.settings.name for poller in self._pollers() if poller.stuck()]
+        polling = self.polling
+        pollers = polling.all() if polling is not None else []
+        stuck = [poller.settings.name for poller in pollers if poller.stuck()]
         if stuck:
             return f"polling is stuck: {some(stuck)}"
         election = self._election
@@ -263,7 +278,7 @@ def run(config: Config, options: Options) -> NoReturn:
         log.warning("no checkpoint: counts live in memory, and begin at 0 after a restart")
     service.start()
     while signal.sigwait(ENDS | {signal.SIGHUP}) == signal.SIGHUP:
-        reload()
+        threading.Thread(target=reload, name="reload", daemon=True).start()
     faulthandler.dump_traceback_later(ENDED_AFTER, exit=True)  # whatever hangs, needing no thread
     log.info("stopping")
     service.stop()

@@ -48,8 +48,12 @@ class Guard:
     def _read(self, path: Path) -> None:
         try:
             new = load(path)
+            faults = self._lost(path, new)
         except ConfigError as error:
-            faults = tuple(error.faults)
+            new, faults = self._config, tuple(error.faults)
+        except Exception as error:  # noqa: BLE001  # our mistake; its words may hold a key
+            new, faults = self._config, (f"{path}: {type(error).__name__}",)
+        if faults:
             if faults != self.faults:
                 _log.error(
                     "the web configuration is wrong; the one before stays in use",
@@ -60,6 +64,15 @@ class Guard:
         _log.info("the web configuration was read again")
         self.faults = ()
         self._use(new)
+
+    def _lost(self, path: Path, new: WebConfig) -> tuple[str, ...]:
+        """Say what may not end while serving: the file may be half written."""
+        old = self._config
+        ends = {
+            "tls_server_config": old.tls is not None and new.tls is None,
+            "basic_auth_users": bool(old.users) and not new.users,
+        }
+        return tuple(f"{path}: {key} is gone; that takes a restart" for key in ends if ends[key])
 
     def _use(self, config: WebConfig) -> None:
         if config.rate_limit != self._bucket.limit:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from tornado.iostream import SSLIOStream
 from tornado.web import Application, Finish, HTTPError, RequestHandler
 
 from exporter.errors import ConfigError
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from exporter.exposition.formats import Format
     from exporter.web.guard import Guard
     from exporter.web.status import ServiceStatus
+    from exporter.web.webconfig import WebConfig
 
 _log = logging.getLogger(__name__)
 
@@ -99,6 +102,8 @@ class Pages(Application):
         )
         self.site = site
         self.reload = reload
+        self.reloads = False  # at the moment
+        self.reloading = ThreadPoolExecutor(1, "reload")  # not the one that answers scrapes
         self.telemetry_path = telemetry_path
         self.guard = guard
         self.passwords = Passwords()
@@ -120,27 +125,31 @@ class _Handler(RequestHandler):
     """Rules for every answer: safe headers, a deadline, errors in one plain line."""
 
     application: Pages
-    SUPPORTED_METHODS = _METHODS
+    methods = _METHODS
     for_all = False  # without a password and a limit
 
     async def prepare(self) -> None:
-        self.application.waiting.pop(self._connection.stream, None)
+        stream = self._connection.stream
+        self.application.waiting.pop(stream, None)
         guard = self.application.guard
         config = guard.config
-        if config.sans and not config.sans & tls.names(self.request.get_ssl_certificate()):
-            self._connection.close()
+        if not _may_talk(stream, config):
+            stream.close()
             raise Finish
-        if self.for_all:
-            return
-        if not guard.lets_pass():
-            raise HTTPError(HTTPStatus.TOO_MANY_REQUESTS)
-        if config.users is not None:
-            await self._ask_for_password(config.users)
+        if not self.for_all:
+            if not guard.lets_pass():
+                raise HTTPError(HTTPStatus.TOO_MANY_REQUESTS)
+            if config.users is not None:
+                await self._ask_for_password(config.users)
+        if self.request.method not in self.methods:
+            raise HTTPError(HTTPStatus.METHOD_NOT_ALLOWED)
 
     async def _ask_for_password(self, users: Mapping[str, str]) -> None:
         given = self.request.headers.get("Authorization", "")
         try:
-            right = await self.application.passwords.are_right(users, given)
+            right = await self.application.passwords.are_right(
+                users, given, str(self.request.remote_ip)
+            )
         except BusyError:
             raise HTTPError(HTTPStatus.SERVICE_UNAVAILABLE) from None
         if not right:
@@ -182,7 +191,7 @@ class _Handler(RequestHandler):
 
     def write_error(self, status_code: int, **_kwargs: Any) -> None:
         if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            self.set_header("Allow", ", ".join(self.SUPPORTED_METHODS))
+            self.set_header("Allow", ", ".join(self.methods))
         elif status_code == HTTPStatus.UNAUTHORIZED:
             self.set_header("WWW-Authenticate", "Basic")
         elif status_code == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -202,6 +211,20 @@ class _Handler(RequestHandler):
                 self.request.path,
                 exc_info=(kind, error, trace),
             )
+
+
+def _may_talk(stream: IOStream, config: WebConfig) -> bool:
+    """Whether a connection, which may be older than the configuration, is as that wants it."""
+    if stream.closed():
+        return False
+    if config.tls is None:
+        return True
+    if not isinstance(stream, SSLIOStream):
+        return False
+    certificate = stream.socket.getpeercert()
+    if config.tls.verify_mode is ssl.CERT_REQUIRED and not certificate:
+        return False
+    return not config.sans or bool(config.sans & tls.names(certificate))
 
 
 class _Metrics(_Handler):
@@ -249,16 +272,21 @@ class _Probe(_Handler):
 class _Reload(_Handler):
     """Reads the configuration again, where that is allowed, as Prometheus does."""
 
-    SUPPORTED_METHODS = ("POST", "PUT")
+    methods = ("POST", "PUT")
 
     async def post(self) -> None:
-        reload = self.application.reload
+        reload, reloading = self.application.reload, self.application.reloading
         if reload is None:
             self.set_status(HTTPStatus.FORBIDDEN)
             self.finish("reload by HTTP is off; start with --web.enable-lifecycle\n")
             return
-        with ThreadPoolExecutor(1, "reload") as thread:  # not the one that answers scrapes
-            faults = await asyncio.get_running_loop().run_in_executor(thread, reload)
+        if self.application.reloads:  # as many as ask would take all connections
+            raise HTTPError(HTTPStatus.SERVICE_UNAVAILABLE)
+        self.application.reloads = True
+        try:
+            faults = await asyncio.get_running_loop().run_in_executor(reloading, reload)
+        finally:
+            self.application.reloads = False
         if faults:
             self.set_status(HTTPStatus.INTERNAL_SERVER_ERROR)
         self.finish("".join(f"{fault}\n" for fault in faults[:_MOST_FAULTS]) or "reloaded\n")

@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import hmac
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _NOBODY = "$2b$10$swyC6.T132Ov7wrQIInXO.T4uZJI5sFTaDFRy/pYfOZJ8xe2SdjSW"  # of what nobody knows
 _MOST_WAITING = 16  # comparisons; each takes some 0.1 s of a core
+_MOST_OF_ONE = 2  # of these from one address, so that who guesses leaves room for others
 _MOST_WRONG = 100  # wrong passwords that are remembered
 _LONGEST = 72  # bytes of a password that bcrypt looks at
 
@@ -39,9 +40,9 @@ class Passwords:
         self._secret = os.urandom(32)
         self._right: dict[str, bytes] = {}  # by user
         self._wrong: OrderedDict[bytes, None] = OrderedDict()
-        self._waiting = 0
+        self._waiting: Counter[str] = Counter()  # by address
 
-    async def are_right(self, users: Mapping[str, str], authorization: str) -> bool:
+    async def are_right(self, users: Mapping[str, str], authorization: str, address: str) -> bool:
         """Say whether a header names a user and the password; raise BusyError."""
         user, password = _credentials(authorization)
         if user is None:
@@ -52,14 +53,15 @@ class Passwords:
             return True
         if known in self._wrong:
             return False
-        if self._waiting >= _MOST_WAITING:
+        if self._waiting.total() >= _MOST_WAITING or self._waiting[address] >= _MOST_OF_ONE:
             raise BusyError
-        self._waiting += 1
+        self._waiting[address] += 1
         try:
             loop = asyncio.get_running_loop()
             equal = await loop.run_in_executor(self._thread, _equal, password, stored)
         finally:
-            self._waiting -= 1
+            self._waiting[address] -= 1
+            self._waiting += Counter()  # forget those of whom none waits
         if equal and user in users:
             self._right[user] = known
             return True
@@ -92,4 +94,7 @@ def _credentials(authorization: str) -> tuple[str | None, bytes]:
 def _equal(password: bytes, stored: str) -> bool:
     import bcrypt  # noqa: PLC0415 - only where there are users
 
-    return bcrypt.checkpw(password[:_LONGEST], stored.encode())
+    try:
+        return bcrypt.checkpw(password[:_LONGEST], stored.encode())
+    except ValueError:  # it only looks like a hash
+        return False

@@ -90,6 +90,7 @@ class WebServer:
             await asyncio.wait(self._pages.unsent, timeout=self._patience)
         await server.close_all_connections()
         self._pages.passwords.stop()
+        self._pages.reloading.shutdown(wait=False)
 
 
 class _CappedServer(HTTPServer):
@@ -106,7 +107,10 @@ class _CappedServer(HTTPServer):
 
     def _handle_connection(self, connection: socket.socket, address: Any) -> None:
         self.ssl_options = self.guard.config.tls  # as the files are now
-        super()._handle_connection(connection, address)
+        try:
+            super()._handle_connection(connection, address)
+        except OSError:  # it has gone already; whoever reaches the port may do so often
+            connection.close()
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
         if self._open >= self.limit:

@@ -6,6 +6,7 @@ import os
 import ssl
 import tempfile
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,9 +72,12 @@ def context(
     _load_pair(made, _pem("cert", cert), _pem("key", key))
     if client_ca is not None:
         try:
-            made.load_verify_locations(cadata=_pem("client_ca", client_ca).decode("ascii"))
-        except (ssl.SSLError, UnicodeDecodeError, ValueError):
+            made.load_verify_locations(
+                cadata=_pem("client_ca", client_ca).decode("ascii", "ignore")
+            )
+        except (ssl.SSLError, ValueError):
             raise UnusableError("client_ca", "holds no certificate in PEM form") from None
+        made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # any of them vouches, as in Go
         made.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
     return made
 
@@ -81,7 +85,15 @@ def context(
 def names(certificate: dict[str, Any] | bytes | None) -> frozenset[str]:
     """Return the subject alternative names of a client's certificate: DNS, IP, e-mail, URI."""
     fields = certificate if isinstance(certificate, dict) else {}
-    return frozenset(value for _, value in fields.get("subjectAltName", ()))
+    return frozenset(plain_name(value) for _, value in fields.get("subjectAltName", ()))
+
+
+def plain_name(name: str) -> str:
+    """Return a name in its one form: there are many for an IPv6 address."""
+    try:
+        return str(ip_address(name))
+    except ValueError:
+        return name
 
 
 def _pem(key: str, given: str | Path) -> bytes:

@@ -43,8 +43,10 @@ _ClientAuth = Literal[
 ]
 
 
-def _path(value: object, info: ValidationInfo) -> object:
-    return cast("Path", info.context) / value if isinstance(value, str) and value else value
+def _path(value: object, info: ValidationInfo) -> Path:
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise ValueError("is not the path of a file")
+    return cast("Path", info.context) / value
 
 
 def _header(value: str) -> str:
@@ -173,7 +175,7 @@ def load(path: Path) -> WebConfig:
         raise ConfigError(lines(path, document, faults))
     return WebConfig(
         tls=context,
-        sans=frozenset(config.client_allowed_sans) if config else frozenset(),
+        sans=frozenset(map(tls.plain_name, config.client_allowed_sans)) if config else frozenset(),
         headers=tuple(file.http_server_config.headers.items()),
         users=file.basic_auth_users or None,
         rate_limit=file.rate_limit,

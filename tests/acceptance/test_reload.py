@@ -128,6 +128,50 @@ def test_bad_file_changes_nothing(shops: Shops) -> None:
         assert exporter.scrape().value(SUCCESSFUL) == 1
 
 
+@pytest.mark.parametrize("how", ["signal", "POST"])
+def test_mistake_that_shows_late_changes_nothing_either(shops: Shops, how: str) -> None:
+    """Options that only the driver's engine can judge; and what is right after it is taken."""
+    with running(shops.folder, shops.config("shop 0"), ON) as exporter:
+        exporter.wait_until(lambda: counted(exporter) == {"shop 0": 1}, "it")
+        config = shops.config("shop 0", "shop 1", poll_interval="150ms")
+        config["backends"][1]["database_engine_options"] = {"nonsense": 1}
+        write(shops.folder, config)
+        if how == "signal":
+            exporter.send(signal.SIGHUP)
+            exporter.wait_for_log("the configuration was not reloaded", "nonsense")
+        else:
+            answer = post(exporter)
+            assert (answer.status, "nonsense" in answer.body) == (500, True)
+        assert exporter.scrape().value(SUCCESSFUL) == 0
+        assert exporter.scrape().value(INTERVAL, backend="shop 0") == 0.1
+        shops.write("shop 0", "shop 1", poll_interval="150ms")
+        assert post(exporter).status == 200
+        exporter.wait_until(lambda: counted(exporter) == {"shop 0": 1, "shop 1": 1}, "both")
+        assert exporter.scrape().value(INTERVAL, backend="shop 0") == 0.15
+
+
+def test_memory_stays_over_many_reloads(shops: Shops) -> None:
+    names = tuple(shops.urls)
+    with running(shops.folder, shops.config(*names), ON) as exporter:
+        exporter.wait_until(lambda: len(counted(exporter)) == len(names), "all")
+        sizes = []
+        for number in range(60):
+            shops.write(*names, poll_interval=f"{100 + number}ms")
+            assert post(exporter).status == 200
+            expected = pytest.approx(0.1 + number / 1000)
+            exporter.wait_until(
+                lambda e=expected: exporter.scrape().value(INTERVAL, backend="shop 0") == e, "it"
+            )
+            sizes.append(resident(exporter))
+        assert sizes[-1] < sizes[19] + 6 * 1024**2
+
+
+def resident(exporter: Exporter) -> int:
+    """Return the bytes of memory that it has."""
+    pages = int(Path(f"/proc/{exporter.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def test_reload_by_http_is_off_unless_asked_for(shops: Shops) -> None:
     with running(shops.folder, shops.config("shop 0")) as exporter:
         answer = post(exporter)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
+import logging
+import socket
 import ssl
+import struct
 import threading
 import time
 from contextlib import closing, contextmanager
@@ -331,6 +335,72 @@ def test_bad_file_keeps_the_old(secured: Secured) -> None:
         wait_until(lambda: secured.ask(**bob).status == 200, "the new file")
         assert not guard.faults
         assert secured.ask(user="alice", password="p@ss").status == 401  # noqa: S106
+
+
+@pytest.mark.parametrize("text", ["", "tls_server_config: {client_allowed_sans: x}", "\0"])
+def test_file_that_is_emptied_or_nonsense_opens_nothing(secured: Secured, text: str) -> None:
+    """A disk may be full, or an editor half done."""
+    users = {"alice": ALICE}
+    with secured.serving(tls_server_config=secured.tls, basic_auth_users=users) as guard:
+        secured.path.write_text(text)
+        wait_until(lambda: secured.ask(context=secured.context()) and guard.faults, "the fault")
+        assert secured.ask(context=secured.context()).status == 401
+        with pytest.raises((http.client.HTTPException, OSError)):
+            secured.ask()
+
+
+def test_connection_that_is_older_than_tls_is_closed(secured: Secured) -> None:
+    with secured.serving(), closing(secured.connect(None)) as connection:
+        connection.request("GET", "/metrics")
+        assert connection.getresponse().read()
+        secured.write(tls_server_config=secured.tls)
+        time.sleep(1.1)
+        with pytest.raises((http.client.HTTPException, OSError)):
+            ask_again(connection)
+
+
+def ask_again(connection: http.client.HTTPConnection) -> None:
+    connection.request("GET", "/metrics")
+    connection.getresponse()
+
+
+def test_hang_ups_and_strangers_leave_no_trace(
+    secured: Secured, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever reaches the port could fill the disk with what is logged."""
+    config = secured.tls | {
+        "client_ca_file": "ca.crt",
+        "client_auth_type": "RequireAndVerifyClientCert",
+        "client_allowed_sans": ["prometheus"],
+    }
+    caplog.set_level(logging.ERROR, "tornado.general")  # as `logs.configure` has it
+    with secured.serving(tls_server_config=config):
+        for data in (b"", b"GET / HTTP/1.1"):
+            for _ in range(50):
+                with socket.create_connection(("127.0.0.1", secured.port)) as raw:
+                    raw.sendall(data)
+                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wrong = secured.context(secured.authority.pair("somebody"))
+        for _ in range(10):
+            with (
+                socket.create_connection(("127.0.0.1", secured.port)) as raw,
+                contextlib.suppress(OSError),
+                wrong.wrap_socket(raw, server_hostname="127.0.0.1") as stranger,
+            ):
+                stranger.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 5)
+                stranger.recv(1)
+        good = secured.context(secured.authority.pair("prometheus"))
+        assert secured.ask(context=good).status == 200
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_methods_are_told_to_nobody_without_a_password(secured: Secured) -> None:
+    with secured.serving(basic_auth_users={"alice": ALICE}):
+        for method in ("POST", "DELETE", "PUT"):
+            for path in ("/metrics", "/-/reload", "/nowhere"):
+                with closing(secured.connect(None)) as connection:
+                    connection.request(method, path)
+                    assert connection.getresponse().status == 401
 
 
 def test_tls_that_is_switched_on(secured: Secured) -> None:
