@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.checkpoint.ownfile import OwnFile
 from exporter.checkpoint.schema import META
-from exporter.runtime.service import TOGETHER
+from exporter.runtime.polling import TOGETHER
 from tests.acceptance.process import (
     FAST,
     Exporter,

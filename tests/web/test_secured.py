@@ -364,6 +364,7 @@ def ask_again(connection: http.client.HTTPConnection) -> None:
     connection.getresponse()
 
 
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket")  # Python's own
 def test_hang_ups_and_strangers_leave_no_trace(
     secured: Secured, caplog: pytest.LogCaptureFixture
 ) -> None:
