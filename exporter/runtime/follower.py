@@ -24,6 +24,7 @@ from exporter.counting.tally import Changes, Tally
 from exporter.errors import BackendAbsent
 from exporter.metrics.catalogue import Metric
 from exporter.metrics.samples import Sample
+from exporter.sql.identity import Identity
 
 log = logging.getLogger(__name__)
 
@@ -89,26 +90,31 @@ class Follower:
         """
         if self._restored or self.checkpoint is None:
             return False
-        known = self.checkpoint.restore(self.settings.name, self.positions, self.tally)
+        known = self._go_on_from(self.checkpoint)
         self._restored = True
-        self.database.expect(known)
-        self._whole = bool(known) and all(self.positions[kind].complete for kind in known)
         words = "going on from the checkpoint" if known else "the checkpoint has nothing yet"
         log.info(words, extra={"backend": self.settings.name})
         return bool(known)
 
-    def carry_on(self, old: Follower) -> None:
-        """Go on from where another stands that reads the same tables, as after a restart."""
+    def _go_on_from(self, checkpoint: Checkpoint) -> Mapping[str, Identity]:
+        known = checkpoint.restore(self.settings.name, self.positions, self.tally)
+        self.database.expect(known)
+        self._whole = bool(known) and all(self.positions[kind].complete for kind in known)
+        return known
+
+    def carry_on(self, old: Follower) -> bool:
+        """Go on from where another stands that reads the same tables, as after a restart.
+
+        Where there is a checkpoint, that is what the first poll does, as often as it takes: return
+        False, and what was served last is served on meanwhile.
+        """
         self.last_read, self.skew, self.waiting = old.last_read, old.skew, old.waiting
         self.tables, self.health = old.tables, old.health
         if self.checkpoint is not None:
-            self.restore()
-            return
+            return False
         name, identities = self.settings.name, old.database.identities()
         with closing(carried(name, identities, old.positions, old.tally)) as checkpoint:
-            known = checkpoint.restore(name, self.positions, self.tally)
-        self.database.expect(known)
-        self._whole = bool(known) and all(self.positions[kind].complete for kind in known)
+            return bool(self._go_on_from(checkpoint))
 
     def go_on(self) -> bool:
         """Make sure that memory and checkpoint agree; say whether anything was restored."""

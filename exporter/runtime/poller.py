@@ -64,8 +64,9 @@ class Poller:
     def succeed(self, old: Poller) -> None:
         """Go on from where another stands that has ended: the same backend, otherwise set up."""
         self.polls = old.polls
-        if self.follower.database.is_that_of(old.follower.database):
-            self.follower.carry_on(old.follower)
+        if not self.follower.database.is_that_of(old.follower.database):
+            return
+        if self.follower.carry_on(old.follower):
             self.publish()
 
     def run(self) -> float:

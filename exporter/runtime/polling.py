@@ -96,9 +96,11 @@ class Polling:
     def _settle(self) -> None:
         """Let stay what is loaded once all were tried: no scrape need wait for a look at it."""
         for poller in self.pollers:
-            while poller in self.pollers and not poller.tried.wait(1.0):
+            while not poller.tried.wait(1.0):
                 if self._stopping.is_set():
                     return
+                if poller not in self.pollers:  # a reload has ended it
+                    break
         gc.unfreeze()
         gc.collect()
         gc.freeze()
