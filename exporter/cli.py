@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 import click
 
 from exporter import commands, flags, redaction
-from exporter.errors import ConfigError, ExporterError
+from exporter.errors import ConfigError, ExporterError, shown
 from exporter.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _LONGEST_FAULT = 1_000  # characters
-_MOST_FAULTS = 50  # one mistake in a template is one in each of thousands of backends
 _FAULT, _USAGE, _INTERRUPTED, _BROKEN_PIPE = 1, 2, 130, 141  # the last two as shells count signals
 _DEFAULT = "run"
 
@@ -94,10 +93,8 @@ def _run(argv: Sequence[str]) -> int:
         return end.exit_code
 
 
-def _complain(faults: Sequence[str], code: int) -> int:
-    lines = [printable(redaction.mask(fault), _LONGEST_FAULT) for fault in faults[:_MOST_FAULTS]]
-    if len(faults) > _MOST_FAULTS:
-        lines.append(f"and {len(faults) - _MOST_FAULTS:,} more")
-    for line in lines:
+def _complain(faults: list[str], code: int) -> int:
+    for fault in shown(faults):
+        line = printable(redaction.mask(fault), _LONGEST_FAULT)
         sys.stderr.write(f"{flags.PROGRAM}: error: {line}\n")
     return code

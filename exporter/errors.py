@@ -20,6 +20,15 @@ class ConfigError(ExporterError):
         self.faults = faults
 
 
+MOST_FAULTS = 50  # shown; one mistake in a template is one in each of thousands of backends
+
+
+def shown(faults: list[str]) -> list[str]:
+    """Return as many as are shown, and how many more there are."""
+    more = len(faults) - MOST_FAULTS
+    return [*faults[:MOST_FAULTS], f"and {more:,} more"] if more > 0 else faults
+
+
 class Reason(StrEnum):
     """Why a poll failed: the values of the ``reason`` label."""
 

@@ -23,17 +23,18 @@ def _url(value: object, info: ValidationInfo) -> URL:
 
 
 def _url_in_file(value: object, info: ValidationInfo) -> URL:
-    return _url(read_secret(_path(value, info)), info)
+    return _url(read_secret(path_of(value, info)), info)
 
 
 def _password_file(value: object, info: ValidationInfo) -> Path:
-    path = _path(value, info)
+    path = path_of(value, info)
     read_secret(path)  # one that is missing now is a slip; one that goes missing later is not
     return path
 
 
-def _path(value: object, info: ValidationInfo) -> Path:
-    if not isinstance(value, str) or not value:
+def path_of(value: object, info: ValidationInfo) -> Path:
+    """Read the path of a file; a relative one begins where the file is that names it."""
+    if not isinstance(value, str) or not value or not value.isprintable():
         raise ValueError("is not the path of a file")
     return _folder(info) / value
 
@@ -56,7 +57,7 @@ class Entry(Settings, frozen=True):
 class CheckpointPlace(Model, frozen=True):
     """Where counts and positions are kept over restarts."""
 
-    path: Annotated[Path | None, PlainValidator(_path)] = None
+    path: Annotated[Path | None, PlainValidator(path_of)] = None
     url: Annotated[URL | None, PlainValidator(_url)] = None
     url_file: Annotated[URL | None, PlainValidator(_url_in_file)] = None
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from tornado.iostream import SSLIOStream
 from tornado.web import Application, Finish, HTTPError, RequestHandler
 
-from exporter.errors import ConfigError
+from exporter.errors import ConfigError, shown
 from exporter.web import tls
 from exporter.web.negotiation import accepts_gzip, choose_format
 from exporter.web.page import CONTENT_SECURITY_POLICY, render
@@ -38,7 +38,6 @@ _log = logging.getLogger(__name__)
 _HEALTHY = ("/-/healthy", "/healthz")
 _READY = ("/-/ready", "/readyz")
 _RELOAD = "/-/reload"
-_MOST_FAULTS = 50  # shown; one mistake in a template is one in each of thousands of backends
 _METHODS = ("GET", "HEAD")
 _PLAIN = "text/plain; charset=utf-8"
 
@@ -289,7 +288,7 @@ class _Reload(_Handler):
             self.application.reloads = False
         if faults:
             self.set_status(HTTPStatus.INTERNAL_SERVER_ERROR)
-        self.finish("".join(f"{fault}\n" for fault in faults[:_MOST_FAULTS]) or "reloaded\n")
+        self.finish("".join(f"{fault}\n" for fault in shown(faults)) or "reloaded\n")
 
     put = post
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from exporter.config.faults import lines, model_faults
+from exporter.config.file import path_of
 from exporter.config.loading import read_text
 from exporter.config.settings import Duration, Model, Text
 from exporter.config.yamlfile import Fault, parse
@@ -43,12 +44,6 @@ _ClientAuth = Literal[
 ]
 
 
-def _path(value: object, info: ValidationInfo) -> Path:
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise ValueError("is not the path of a file")
-    return cast("Path", info.context) / value
-
-
 def _header(value: str) -> str:
     if not value.isprintable() or not value.isascii():
         raise ValueError("holds a character that no header may")
@@ -76,7 +71,7 @@ def _cipher(value: str) -> str:
     return value
 
 
-_File = Annotated[Path, BeforeValidator(_path)]
+_File = Annotated[Path, BeforeValidator(path_of)]
 
 
 class TLSServerConfig(Model, frozen=True):
@@ -165,13 +160,15 @@ def load(path: Path) -> WebConfig:
         named = (config.cert_file, config.key_file, config.client_ca_file)
         files += [(one, stamp(one)) for one in named if one is not None]
         faults += _faults_between(config)
-        if not faults:
+    if config is not None and not faults:
+        try:
             context = _context(config)
-    if isinstance(context, Fault):
-        faults.append(context)
+        except tls.UnusableError as error:
+            key = error.key if getattr(config, error.key) is not None else f"{error.key}_file"
+            faults.append(Fault(("tls_server_config", key), str(error)))
     if file.rate_limit.interval and not file.rate_limit.burst:
         faults.append(Fault(("rate_limit", "burst"), "is 0: that would let no request pass"))
-    if faults or isinstance(context, Fault):
+    if faults:
         raise ConfigError(lines(path, document, faults))
     return WebConfig(
         tls=context,
@@ -216,18 +213,13 @@ def _faults_between(config: TLSServerConfig) -> Iterator[Fault]:
         yield Fault((*place, "min_version"), above)
 
 
-def _context(config: TLSServerConfig) -> ssl.SSLContext | Fault:
-    """Return the context, or what is wrong with a certificate or a key."""
-    try:
-        return tls.context(
-            config.cert or config.cert_file or "",
-            config.key or config.key_file or "",
-            config.client_ca or config.client_ca_file,
-            required=config.client_auth_type in tls.REQUIRED,
-            versions=(config.min_version, config.max_version),
-            ciphers=config.cipher_suites,
-            prefer_ours=config.prefer_server_cipher_suites,
-        )
-    except tls.UnusableError as error:
-        key = error.key if getattr(config, error.key) is not None else f"{error.key}_file"
-        return Fault(("tls_server_config", key), str(error))
+def _context(config: TLSServerConfig) -> ssl.SSLContext:
+    return tls.context(
+        config.cert or config.cert_file or "",
+        config.key or config.key_file or "",
+        config.client_ca or config.client_ca_file,
+        required=config.client_auth_type in tls.REQUIRED,
+        versions=(config.min_version, config.max_version),
+        ciphers=config.cipher_suites,
+        prefer_ours=config.prefer_server_cipher_suites,
+    )

@@ -27,6 +27,7 @@ from tests.servers.database import SQLite
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.acceptance.process import Exporter
     from tests.servers.database import Database
 
 KILLS = int(os.environ.get("KILLS", "3"))
@@ -70,6 +71,19 @@ def groups(database: Database) -> int:
         return connection.execute(text("SELECT count(*) FROM celery_tasksetmeta")).scalar_one()
 
 
+def assert_all_counts(exporter: Exporter, database: Database) -> Counter[tuple[str, ...]]:
+    """Wait for what nobody writes to any more to be counted, and insist that it stays so."""
+    expected = truth(database)
+    exporter.wait_until(
+        lambda: exporter.scrape().sums(RESULTS, *LABELS) == expected,
+        f"all {expected.total()} results count",
+        timeout=30,
+    )
+    exporter.poll_again()
+    assert exporter.scrape().sums(RESULTS, *LABELS) == expected
+    return expected
+
+
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb-pymysql"], indirect=True)
 def test_kill_at_any_moment(database: Database, tmp_path: Path) -> None:
@@ -88,14 +102,7 @@ def test_kill_at_any_moment(database: Database, tmp_path: Path) -> None:
             time.sleep(1.0)
     # The writers have ended; a last exporter catches up with what they wrote meanwhile.
     with running(tmp_path, config) as exporter:
-        expected = truth(database)
-        exporter.wait_until(
-            lambda: exporter.scrape().sums(RESULTS, *LABELS) == expected,
-            f"all {expected.total()} results count",
-            timeout=30,
-        )
-        exporter.poll_again()
-        assert exporter.scrape().sums(RESULTS, *LABELS) == expected
+        expected = assert_all_counts(exporter, database)
         assert exporter.scrape().value("celery_group_results_total") == groups(database) > 0
         late = exporter.scrape().value("celery_backend_late_rows_total", table="task")
     print(  # noqa: T201 - the figures, shown with -s
@@ -178,11 +185,5 @@ def test_kill_while_a_checkpoint_is_written_anew(tmp_path: Path, *, over: bool) 
                     rewritten += bool(exporter.logged("written anew"))
                     exporter.kill()
         with running(tmp_path, config) as exporter:
-            expected = truth(database)
-            exporter.wait_until(
-                lambda: exporter.scrape().sums(RESULTS, *LABELS) == expected,
-                f"all {expected.total()} results count",
-            )
-            exporter.poll_again()
-            assert exporter.scrape().sums(RESULTS, *LABELS) == expected
+            expected = assert_all_counts(exporter, database)
     print(f"{expected.total()} results, {KILLS} kills, {rewritten} after it was written anew")  # noqa: T201

@@ -15,7 +15,7 @@ import pytest
 
 from exporter.runtime.schedule import SPARE
 from tests.acceptance.process import FAST, Answer, running, write
-from tests.acceptance.test_kill import LABELS, RESULTS, groups, truth, writers
+from tests.acceptance.test_kill import RESULTS, assert_all_counts, groups, writers
 from tests.acceptance.watchdog import Watchdog
 from tests.follow import create_tables, insert
 from tests.servers.database import SQLite
@@ -254,13 +254,7 @@ def test_reloads_under_load(database: Database, tmp_path: Path, *, checkpoint: b
                 else:
                     assert post(exporter).status == 200
                 time.sleep(dice.uniform(0.0, 0.6))
-        expected = truth(database)
-        exporter.wait_until(
-            lambda: exporter.scrape().sums(RESULTS, *LABELS) == expected,
-            f"all {expected.total()} results count",
-        )
-        exporter.poll_again()
-        assert exporter.scrape().sums(RESULTS, *LABELS) == expected
+        expected = assert_all_counts(exporter, database)
         assert exporter.scrape().value("celery_group_results_total") == groups(database) > 0
         assert watchdog.went_back == []
         exporter.wait_until(

@@ -186,16 +186,20 @@ def test_two_servers_with_the_host_in_the_query(
             assert "--checkpoint.adopt=celery" in refused(follower)
 
 
+def orders(server: PostgreSQL) -> Database:
+    return Database(
+        server.url("orders", "celery", OWNER_PASSWORD),
+        server.url("orders", "reader", READER_PASSWORD),
+        server,
+    )
+
+
 def test_another_server_behind_the_same_address(path: Path) -> None:
     """Also while the exporter runs: nothing of it is counted."""
     with PostgreSQL() as first, PostgreSQL() as second:
         for server in (first, second):
             server.create("orders")
-        one = Database(
-            first.url("orders", "celery", OWNER_PASSWORD),
-            first.url("orders", "reader", READER_PASSWORD),
-            first,
-        )
+        one = orders(first)
         fill(one, 2)
         fill(Database(one.owner.set(port=second.port), one.reader.set(port=second.port)), 3)
         with following(one.reader, path) as follower:
@@ -217,11 +221,7 @@ def test_physical_copy_of_a_server_goes_on(path: Path) -> None:
     """Under another address: a replica that took over."""
     with PostgreSQL() as first:
         first.create("orders")
-        one = Database(
-            first.url("orders", "celery", OWNER_PASSWORD),
-            first.url("orders", "reader", READER_PASSWORD),
-            first,
-        )
+        one = orders(first)
         fill(one, 2)
         with following(one.reader, path) as follower:
             follower.poll()
