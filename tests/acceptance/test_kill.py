@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from tests.servers.database import Database
 
 KILLS = int(os.environ.get("KILLS", "3"))
+#: Seconds after each result: `make test` shares two cores with other tests, `make soak` does not.
+PAUSE = 0.0 if os.environ.get("SOAK") else 0.01
 RESULTS = "celery_task_results_total"
 LABELS = ("task", "state", "worker", "queue")
 MANY = 5_000  # watched rows, so that to write them takes a while
@@ -47,7 +49,8 @@ SELECT 'task-' || i, 'FAILURE', datetime('now'), 'app.add', 'w1@host', 'celery',
 def writers(database: Database, processes: int) -> Iterator[None]:
     """Let real Celery backends write all the while."""
     with subprocess.Popen(
-        [sys.executable, WRITER, database.celery_url, str(processes)], stdin=subprocess.PIPE
+        [sys.executable, WRITER, database.celery_url, str(processes), f"--pause={PAUSE}"],
+        stdin=subprocess.PIPE,
     ) as child:
         yield
         assert child.stdin is not None

@@ -414,12 +414,12 @@ def test_check_says_what_is_wrong(sqlite: Database, tmp_path: Path) -> None:
 
 
 def test_writers_never_find_a_sqlite_file_locked(tmp_path: Path) -> None:
-    """Celery's own backend writes 2,000 results, less patient than usual, while we read."""
+    """Celery's own backend writes 1,000 results, less patient than usual, while we read."""
     with SQLite(tmp_path).fresh_database() as database:
         create_tables(database)
         with running(tmp_path, one_backend(database.reader_url)) as exporter:
             written = subprocess.run(
-                [sys.executable, WRITER, f"{database.celery_url}?timeout=1", "1", "2000"],
+                [sys.executable, WRITER, f"{database.celery_url}?timeout=1", "1", "1000"],
                 capture_output=True,
                 text=True,
                 timeout=120,
@@ -427,6 +427,6 @@ def test_writers_never_find_a_sqlite_file_locked(tmp_path: Path) -> None:
             )
             assert (written.returncode, written.stdout, written.stderr) == (0, "", "")
             exporter.wait_until(
-                lambda: exporter.scrape().sums(RESULTS)[()] == 2000, "2,000 results"
+                lambda: exporter.scrape().sums(RESULTS)[()] == 1000, "1,000 results"
             )
             assert exporter.scrape().sums("celery_backend_poll_errors_total") == {}
