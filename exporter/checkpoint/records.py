@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from exporter.counting.audit import Segment
 from exporter.counting.lifecycle import Watch
+from exporter.counting.shown import Key
 from exporter.counting.spans import Missing, Span
 from exporter.counting.step import Gap, Mark
-from exporter.counting.tally import Key
 from exporter.counting.values import KINDS, Value
 from exporter.metrics.catalogue import CATALOGUE, Metric
 from exporter.sql.identity import Identity

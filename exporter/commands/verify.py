@@ -83,7 +83,8 @@ def _compare(settings: Backend, checkpoint: Saved, *, adopt: bool) -> tuple[list
             counted[labels] = int(total.value)
         elif metric is catalogue.REVISED:
             revised[labels[1]] += int(total.value)
-    return _report(settings.name, placed(present, counted), counted, revised)
+    placed_rows = placed(present, counted, settings.relabelling())
+    return _report(settings.name, placed_rows, counted, revised)
 
 
 def _try(database: Database) -> None:

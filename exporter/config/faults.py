@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from exporter import redaction
 from exporter.config.file import CheckpointPlace, Entry, File
-from exporter.config.settings import Model
+from exporter.config.model import Model
 from exporter.config.yamlfile import Document, Fault, KeyPath
 from exporter.sql.dialects import file_of
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _LONGEST_SHOWN = 60
-NOT_YET = {"labels", "stale_after", "celery_app"}
+NOT_YET = {"celery_app"}
 # Values that are a secret, or by a slip may be one: a fault names the key alone.
 _NEVER_SHOWN = {
     "result_backend",

@@ -9,8 +9,9 @@ from pydantic import Field, PlainValidator, ValidationInfo
 from sqlalchemy.engine import URL
 
 from exporter.config import urls
+from exporter.config.model import Model, Text
 from exporter.config.secretfiles import read_secret, remembered
-from exporter.config.settings import Backend, Model, Settings, Text
+from exporter.config.settings import Backend, Settings
 from exporter.sql.dialects import file_of
 
 

@@ -11,55 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    InstanceOf,
-    ValidationInfo,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
 from sqlalchemy.engine import URL
 
-from exporter import durations, redaction
+from exporter import redaction
+from exporter.config.labels import ExtraLabels, LabelRule
+from exporter.config.model import Duration, Model, Text, Truth, Whole, at_least
 from exporter.config.secretfiles import read_secret
 from exporter.counting.lifecycle import Rules
+from exporter.counting.relabelling import Relabelling
 from exporter.errors import BackendError, Reason
-
-
-def _filled(text: str) -> str:
-    if not text.strip():
-        raise ValueError("is empty")
-    if not text.isprintable():  # it is shown in logs, on a page, as a label
-        raise ValueError("holds a character that cannot be seen")
-    return text
-
-
-def _seconds(value: object, info: ValidationInfo) -> object:
-    """Read a duration; but our own code, which gives no context, says seconds."""
-    if info.context is None:
-        return value
-    return durations.parse("" if isinstance(value, bool) else str(value))
-
-
-def _number(value: object) -> object:
-    # Longer ones are none, and Python refuses to convert endless digits.
-    digits = isinstance(value, str) and value.isdecimal() and len(value) < 20  # noqa: PLR2004
-    return int(str(value)) if digits else value
-
-
-def _truth(value: object) -> object:
-    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
-
-
-def _at_least(least: str) -> AfterValidator:
-    def check(seconds: float) -> float:
-        if seconds < durations.parse(least):
-            raise ValueError(f"is too short; the least is {least}")
-        return seconds
-
-    return AfterValidator(check)
 
 
 def _zone(value: object) -> ZoneInfo:
@@ -92,18 +53,7 @@ def _remember_options(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-# A value may be typed, or come as text from a variable.
-Text = Annotated[str, AfterValidator(_filled)]
-Duration = Annotated[float, BeforeValidator(_seconds)]
-Whole = Annotated[int, BeforeValidator(_number)]
-Truth = Annotated[bool, BeforeValidator(_truth)]
 _RULES = Rules()
-
-
-class Model(BaseModel, frozen=True):
-    """Knows its keys, and refuses any other."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 class TableNames(Model, frozen=True):
@@ -125,19 +75,22 @@ class Settings(Model, frozen=True):
 
     database_table_names: TableNames = TableNames()
     database_table_schemas: TableSchemas = TableSchemas()
-    database_engine_options: Annotated[
-        dict[str, Any], AfterValidator(_remember_options), Field(repr=False)
-    ] = {}
+    database_engine_options: Annotated[dict[str, Any], AfterValidator(_remember_options)] = Field(
+        default_factory=dict, repr=False
+    )
     result_extended: Truth | None = None  # None: find out
     timezone: Annotated[ZoneInfo, BeforeValidator(_zone)] = Field("UTC", validate_default=True)
-    poll_interval: Annotated[Duration, _at_least("50ms")] = _RULES.poll_interval
-    query_timeout: Annotated[Duration, _at_least("1ms")] = 10.0
-    connect_timeout: Annotated[Duration, _at_least("1ms")] = 5.0
+    poll_interval: Annotated[Duration, at_least("50ms")] = _RULES.poll_interval
+    query_timeout: Annotated[Duration, at_least("1ms")] = 10.0
+    connect_timeout: Annotated[Duration, at_least("1ms")] = 5.0
     start: Literal["end", "beginning"] = _RULES.start
     late_commit_grace: Duration = _RULES.late_commit_grace
     revision_window: Duration = _RULES.revision_window
     first_zero: Duration = 60.0
+    stale_after: Duration = 7 * 86_400.0  # 0: no series ever is
     series_limit: Annotated[Whole, Field(ge=1)] = 20_000
+    labels: list[LabelRule] = Field(default_factory=list)
+    extra_labels: ExtraLabels = Field(default_factory=dict)
 
 
 class Backend(Settings, frozen=True):
@@ -147,6 +100,10 @@ class Backend(Settings, frozen=True):
     url: InstanceOf[URL] = Field(repr=False)
     username: Text | None = None
     password_file: Path | None = None
+
+    def relabelling(self) -> Relabelling:
+        """Return what its rules make of labels."""
+        return Relabelling([rule.rule() for rule in self.labels])
 
     def connection_url(self) -> URL:
         """Return the URL to connect with; the password file is read again, so it may rotate."""

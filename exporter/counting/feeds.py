@@ -5,7 +5,7 @@ A feed takes what one step has learned of a table, and adds it to the totals.
 
 from __future__ import annotations
 
-from exporter.counting.results import FAILURE, Finished
+from exporter.counting.results import FAILURE, OTHER, Finished
 from exporter.counting.step import Change
 from exporter.counting.tally import Draft
 from exporter.metrics import catalogue
@@ -36,7 +36,7 @@ def tasks(draft: Draft, change: Change) -> None:
 def _finished(draft: Draft, outcome: Finished) -> None:
     own = (outcome.task, outcome.worker, outcome.queue)
     task, worker, queue = admitted = draft.admit(*own)
-    if admitted != own:
+    if admitted != own and OTHER in admitted:
         draft.add(catalogue.SERIES_FOLDED, (), outcome.rows)
     result = (task, outcome.state, worker, queue)
     draft.add(catalogue.RESULTS, result, outcome.rows)

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sized
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TypeVar
 
+from exporter.counting.relabelling import Relabelling
 from exporter.counting.results import OTHER, READY_STATES, ladder
 from exporter.metrics import catalogue
 from exporter.metrics.catalogue import Metric
@@ -22,6 +24,8 @@ Number = TypeVar("Number", bound=float)
 # Up to this share of the limit labels are as they are, then one folds, then two, ...
 SHARES = (0.7, 0.8, 0.9, 1.0)
 NAMES_SHARE = 0.9  # up to which a new task keeps its name
+# Beyond this one, totals are kept under what the rules of the configuration make of labels.
+OWN_SHARE = 0.5
 
 _ORDER = {
     catalogue.RESULTS: ("worker", "queue", "task"),
@@ -87,6 +91,10 @@ class Room:
         room = len(self.exceptions) < MAX_EXCEPTIONS
         return name if room or name in self.exceptions else OTHER
 
+    def has_room(self, need: int, share: float) -> bool:
+        """Whether so many series more are within a share of the limit."""
+        return self.taken + need <= share * self.limit
+
     def place(
         self,
         metric: Metric,
@@ -99,13 +107,12 @@ class Room:
         if self._name(labels[0]) == OTHER:
             return folded
         for share, rung in zip(SHARES, finer, strict=False):
-            has_room = self.taken + need <= share * self.limit
-            if has_room or known(rung) or _is_a_tasks_own(metric, rung):
+            if self.has_room(need, share) or known(rung) or _is_a_tasks_own(metric, rung):
                 return rung
         return folded
 
     def _name(self, task: str) -> str:
-        has_room = self.taken + SERIES_A_TASK <= NAMES_SHARE * self.limit
+        has_room = self.has_room(SERIES_A_TASK, NAMES_SHARE)
         return task if has_room or task in self.tasks else OTHER
 
 
@@ -144,7 +151,9 @@ def fold(
 
 
 def placed(
-    present: Mapping[LabelValues, int], counted: Mapping[LabelValues, int]
+    present: Mapping[LabelValues, int],
+    counted: Mapping[LabelValues, int],
+    relabelled: Relabelling | None = None,
 ) -> Counter[LabelValues]:
     """Say among which of the counted results those that are present must be.
 
@@ -154,8 +163,11 @@ def placed(
     result: Counter[LabelValues] = Counter()
     left = Counter(counted)
     order = _FOLDS[catalogue.RESULTS]
+    relabelled = relabelled or Relabelling()
     for labels, count in present.items():
-        *finer, last = [h for h in ladder(labels, order) if h in counted] or [labels]
+        coarser = relabelled.coarser(catalogue.RESULTS, labels)
+        rungs = chain.from_iterable(zip(ladder(labels, order), ladder(coarser, order), strict=True))
+        *finer, last = [rung for rung in dict.fromkeys(rungs) if rung in counted] or [labels]
         rest = count
         for home in finer:
             here = min(rest, left[home])

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TypeVar
 
-from exporter.counting.folding import Room, width
+from exporter.counting.folding import OWN_SHARE, Room, width
 from exporter.counting.lifecycle import ZONE_SLACK
+from exporter.counting.relabelling import Relabelling
 from exporter.counting.results import READY_STATES, SUCCESS, Finished
+from exporter.counting.shown import Key, Shown
 from exporter.counting.step import Change
 from exporter.counting.values import Newest, Total, Value
 from exporter.metrics import catalogue
 from exporter.metrics.catalogue import Metric
 from exporter.metrics.samples import Exemplar, Histogram, LabelValues, Sample
 
-Key = tuple[Metric, LabelValues]
 Kind = TypeVar("Kind", Total, Newest, Histogram)
 
 
@@ -39,15 +40,20 @@ Feed = Callable[["Draft", Change], None]  # adds what a change of one kind of ta
 class Tally:
     """The numbers of one backend, whose task labels make `series_limit` series at most (R10)."""
 
-    def __init__(self, series_limit: int, first_zero: float) -> None:
+    def __init__(
+        self,
+        series_limit: int,
+        first_zero: float,
+        relabelled: Relabelling | None = None,
+        stale_after: float = 0.0,
+    ) -> None:
+        """Durations in seconds; `stale_after` 0: no series ever is."""
         self.room = Room(series_limit)
         self.first_zero = first_zero
+        self.relabelled = relabelled or Relabelling()
         self.values: dict[Key, Value] = {}
         self.exemplars: dict[Key, Exemplar] = {}
-        # What was served last, and what has changed since.
-        self._samples: dict[Metric, list[Sample]] = {}
-        self._served: dict[Metric, dict[LabelValues, Sample]] = {}
-        self._changed: dict[Key, None] = {}  # an ordered set
+        self.shown = Shown(self.values, self.exemplars, self.relabelled, stale_after)
         # Totals served as 0, each with the end of that, by a clock that was last at `_clock`.
         self._zeros: dict[Key, float] = {}
         self._clock = float("inf")
@@ -77,10 +83,15 @@ class Tally:
             latest = now + self.first_zero
             self._zeros = {key: min(until, latest) for key, until in self._zeros.items()}
         self._clock = now
+        self.shown.pass_to(now)
         due = (key for key, until in self._zeros.items() if until <= now)
         values = ((key, self.values[key]) for key in due)
         return Changes(
-            {key: value._replace(zero_until=None) for key, value in values if type(value) is Total}
+            {
+                key: value._replace(zero_until=None, before=0.0)
+                for key, value in values
+                if type(value) is Total
+            }
         )
 
     def apply(self, changes: Changes) -> None:
@@ -95,19 +106,11 @@ class Tally:
                     self._zeros.setdefault(key, value.zero_until)
         self.values.update(changes.values)
         self.exemplars.update(changes.exemplars)
-        self._changed.update(dict.fromkeys(chain(changes.values, changes.exemplars)))
+        self.shown.note(dict.fromkeys(chain(changes.values, changes.exemplars)))
 
     def samples(self) -> dict[Metric, list[Sample]]:
         """List what is served: the same lists while nothing changes."""
-        touched = {metric for metric, _ in self._changed}
-        for key in self._changed:
-            metric, labels = key
-            sample = self.values[key].sample(labels, self.exemplars.get(key))
-            self._served.setdefault(metric, {})[labels] = sample
-        self._changed.clear()
-        lists = {metric: list(self._served[metric].values()) for metric in touched}
-        self._samples = {**self._samples, **lists}
-        return self._samples
+        return self.shown.samples()
 
     def by_task(self) -> Iterator[tuple[str, str, int]]:
         """Finished results as (task, state, count), one for each label set, for any thread."""
@@ -136,11 +139,14 @@ class Draft:
         """Count under these very labels; 0 makes them known."""
         key = (metric, labels)
         before = self._before(key, Total)
+        used = int(self.now) if metric is catalogue.RESULTS else None
         if before is None:
-            zero_until = self.zero_until if metric in catalogue.TASK_METRICS else None
-            self._put(key, Total(amount, self.now, zero_until))
+            self._put(key, Total(amount, self.now, self._zero_until(key), used=used))
         elif amount:
-            self._put(key, before._replace(value=before.value + amount))
+            total = before._replace(value=before.value + amount, used=used)
+            if before.zero_until is None and (until := self._zero_until(key)) is not None:
+                total = total._replace(zero_until=until, before=before.value)
+            self._put(key, total)
 
     def newest(self, metric: Metric, labels: LabelValues, done: float | None) -> None:
         """Note the Unix time of the newest; one that lies ahead is not believed."""
@@ -190,10 +196,20 @@ class Draft:
         """Return the finest labels that are known, or have room."""
         if self._is_known((metric, labels)):
             return labels
+        if not self.room.has_room(series, OWN_SHARE):
+            labels = self.tally.relabelled.coarser(metric, labels)
+            if self._is_known((metric, labels)):
+                return labels
         return self.room.place(metric, labels, lambda rung: self._is_known((metric, rung)), series)
 
     def _is_known(self, key: Key) -> bool:
         return key in self.changes.values or key in self.tally.values
+
+    def _zero_until(self, key: Key) -> float | None:
+        """Return until when what is added now must wait: it would be no increase yet (R12)."""
+        if key[0] not in catalogue.TASK_METRICS or self.tally.shown.serves(key):
+            return None
+        return self.zero_until
 
     def _before(self, key: Key, kind: type[Kind]) -> Kind | None:
         """Return the value that is to change; a metric's are all of its kind."""

@@ -12,16 +12,18 @@ from exporter.metrics.samples import Exemplar, Histogram, LabelValues, Sample
 
 
 class Total(NamedTuple):
-    """A counter's value, its birth, and until when 0 is served in its place (R12)."""
+    """A counter's value, its birth, and what is served in its place until when (R12)."""
 
     value: float
     created: float  # Unix time, seconds
     zero_until: float | None = None  # Unix time, seconds; None: the value is shown, for good
+    before: float = 0.0  # what is served until then: more than 0 where it comes back
+    used: int | None = None  # of results: when there was one last, Unix time, seconds
 
     def sample(self, labels: LabelValues, exemplar: Exemplar | None) -> Sample:
-        """Return what is served; 0 has no exemplar."""
+        """Return what is served; only the value itself has an exemplar."""
         if self.zero_until is not None:
-            return Sample(labels, 0.0, self.created)
+            return Sample(labels, self.before, self.created)
         return Sample(labels, self.value, self.created, exemplar if self.value else None)
 
 

@@ -16,7 +16,14 @@ from types import MappingProxyType
 
 from exporter.exposition.formats import Format
 from exporter.exposition.pieces import Gzip, Piece, Run, plain
-from exporter.exposition.rendering import Renderer, head, render_own, render_process
+from exporter.exposition.rendering import (
+    NOTHING_FIXED,
+    Fixed,
+    Renderer,
+    head,
+    render_own,
+    render_process,
+)
 from exporter.metrics.catalogue import CATALOGUE, Metric
 from exporter.metrics.samples import Samples
 
@@ -29,7 +36,8 @@ _NOTHING: Mapping[Metric, Piece] = MappingProxyType({})
 class _Part:
     """What one backend has published last."""
 
-    def __init__(self, backend: str | None) -> None:
+    def __init__(self, backend: str | None, fixed: Fixed) -> None:
+        self.fixed = fixed
         self._backend = backend
         self._samples: Samples = {}
         self._renderers: dict[Format, Renderer] = {}
@@ -45,7 +53,8 @@ class _Part:
         with self._lock:
             known = self._renderers
             self._renderers = {
-                form: known.get(form) or Renderer(form, self._backend) for form in wanted
+                form: known.get(form) or Renderer(form, self._backend, self.fixed)
+                for form in wanted
             }
             self._pieces = {
                 form: _rendered(renderer, samples, compressed=wanted[form])
@@ -60,7 +69,7 @@ class _Part:
             return found or _NOTHING
         with self._lock:
             if form not in self._pieces:
-                renderer = self._renderers[form] = Renderer(form, self._backend)
+                renderer = self._renderers[form] = Renderer(form, self._backend, self.fixed)
                 self._pieces[form] = renderer.render(self._samples)
             return self._pieces[form]
 
@@ -108,10 +117,12 @@ class Exposition:
         """How many samples were rendered for the copies there are."""
         return sum(part.rendered for part in self._parts.values())
 
-    def publish(self, backend: str | None, samples: Samples) -> None:
+    def publish(self, backend: str | None, samples: Samples, fixed: Fixed = NOTHING_FIXED) -> None:
         """Serve these samples from now on; `backend` None: those of the exporter itself."""
         with self._lock:
-            part = self._parts.setdefault(backend, _Part(backend))
+            part = self._parts.get(backend)
+            if part is None or part.fixed != fixed:
+                part = self._parts[backend] = _Part(backend, fixed)
             wanted = self._wanted(time.monotonic() - FORGET_AFTER)
         part.publish(samples, wanted)
         with self._lock:

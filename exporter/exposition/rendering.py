@@ -66,14 +66,28 @@ class _Rendered(NamedTuple):
 _NOTHING = _Rendered((), {}, None)
 
 
+class Fixed(NamedTuple):
+    """What is said of all series of a backend: labels that they have besides, or have not."""
+
+    extra: tuple[tuple[str, str], ...] = ()
+    without: frozenset[str] = frozenset()
+
+
+NOTHING_FIXED = Fixed()
+
+
 class Renderer:
     """Renders what one backend has, in one format. What has not changed is not rendered again."""
 
-    def __init__(self, form: Format, backend: str | None = None) -> None:
+    def __init__(
+        self, form: Format, backend: str | None = None, fixed: Fixed = NOTHING_FIXED
+    ) -> None:
         """`backend` None: the exporter itself."""
         self.form = form
         self.rendered = 0  # samples, in all: the work done
         self._own = () if backend is None else (backend,)
+        self._without = fixed.without
+        self._extra = tuple(name for name, _ in fixed.extra), tuple(text for _, text in fixed.extra)
         self._kept: dict[Metric, _Rendered] = {}
 
     def render(self, samples: Samples) -> dict[Metric, Piece]:
@@ -94,7 +108,7 @@ class Renderer:
             kept = before.lines.get(sample.labels)
             if kept is None or (kept[0] is not sample and kept[0] != sample):
                 self.rendered += 1
-                kept = sample, "".join(self._sample(metric, (*self._own, *sample.labels), sample))
+                kept = sample, "".join(self._sample(metric, sample))
             lines[sample.labels] = kept
         if rendered == self.rendered and [*lines] == [*before.lines]:
             return _Rendered(samples, lines, before.piece)
@@ -102,8 +116,8 @@ class Renderer:
         text = "".join(map(_line, lines.values())).encode(errors="replace")
         return _Rendered(samples, lines, Piece(text) if text else None)
 
-    def _sample(self, metric: Metric, labels: tuple[str, ...], sample: Sample) -> Iterator[str]:
-        names = metric.label_names
+    def _sample(self, metric: Metric, sample: Sample) -> Iterator[str]:
+        names, labels = self._labels(metric, sample)
         if isinstance(sample.value, Histogram):
             yield from _histogram(metric.name, names, labels, sample.value)
             return
@@ -116,6 +130,14 @@ class Renderer:
         if sample.created is not None:
             name = metric.name.removesuffix("_total")
             yield f"{name}_created{own} {_number(sample.created)}\n"
+
+    def _labels(self, metric: Metric, sample: Sample) -> tuple[LabelValues, LabelValues]:
+        """Return names and values."""
+        names, values = metric.label_names, (*self._own, *sample.labels)
+        if without := self._without:
+            pairs = [(n, v) for n, v in zip(names, values, strict=True) if v or n not in without]
+            names, values = (tuple(side) for side in zip(*pairs, strict=True))
+        return (*names, *self._extra[0]), (*values, *self._extra[1])
 
 
 def _histogram(

@@ -269,6 +269,11 @@ SERIES_FOLDED = Metric(
     "counter",
     "Results counted under __other__ for at least one label, because series_limit is near.",
 )
+RESULTS_DROPPED = Metric(
+    "celery_results_exporter_results_dropped_total",
+    "counter",
+    "Results that counted and are not served, because of a rule with the action drop or keep.",
+)
 
 CATALOGUE: dict[str, Metric] = {
     metric.name: metric for metric in list(globals().values()) if isinstance(metric, Metric)

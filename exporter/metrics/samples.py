@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from operator import add
 from typing import NamedTuple
 
 from exporter.metrics.catalogue import Metric
@@ -29,6 +30,11 @@ class Histogram(NamedTuple):
         counts = (*self.counts[:bucket], self.counts[bucket] + 1, *self.counts[bucket + 1 :])
         return Histogram(self.bounds, counts, self.sum + value)
 
+    def merged(self, other: Histogram) -> Histogram:
+        """Add the observations of another with the same buckets."""
+        counts = tuple(map(add, self.counts, other.counts))
+        return Histogram(self.bounds, counts, self.sum + other.sum)
+
     def sample(self, labels: LabelValues, exemplar: Exemplar | None) -> Sample:
         """Return what is served."""
         del exemplar
@@ -52,3 +58,28 @@ class Sample(NamedTuple):
 
 
 Samples = Mapping[Metric, Iterable[Sample]]
+
+
+def merged(metric: Metric, samples: Iterable[Sample]) -> Sample:
+    """Return the one sample of those that have the same labels: their sum; of times the latest."""
+    first, *others = samples
+    for other in others:
+        first = _merged(metric, first, other)
+    return first
+
+
+def _merged(metric: Metric, one: Sample, other: Sample) -> Sample:
+    if isinstance(one.value, Histogram) and isinstance(other.value, Histogram):
+        return one._replace(value=one.value.merged(other.value))
+    assert not isinstance(one.value, Histogram)  # noqa: S101 - those of a metric are of one kind
+    assert not isinstance(other.value, Histogram)  # noqa: S101
+    if metric.type == "gauge":
+        return one._replace(value=max(one.value, other.value))
+    created = [each.created for each in (one, other) if each.created is not None]
+    exemplars = [each.exemplar for each in (one, other) if each.exemplar is not None]
+    return Sample(
+        one.labels,
+        one.value + other.value,
+        min(created, default=None),
+        max(exemplars, key=lambda each: each.done or 0.0, default=None),
+    )

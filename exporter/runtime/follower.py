@@ -40,7 +40,12 @@ class Follower:
     def __init__(self, settings: Backend, checkpoint: Checkpoint | None = None) -> None:
         self.settings = settings
         self.database = Database(settings)
-        self.tally = Tally(settings.series_limit, settings.first_zero)
+        self.tally = Tally(
+            settings.series_limit,
+            settings.first_zero,
+            settings.relabelling(),
+            settings.stale_after,
+        )
         rules = Rules(
             start=settings.start,
             poll_interval=settings.poll_interval,
@@ -98,6 +103,7 @@ class Follower:
 
     def _go_on_from(self, checkpoint: Checkpoint) -> Mapping[str, Identity]:
         known = checkpoint.restore(self.settings.name, self.positions, self.tally)
+        self.tally.shown.pass_to(time.time())
         self.database.expect(known)
         self._whole = bool(known) and all(self.positions[kind].complete for kind in known)
         return known

@@ -11,6 +11,7 @@ from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.config.settings import Backend
 from exporter.errors import BackendAbsent, BackendError, Reason
 from exporter.exposition.exposition import Exposition
+from exporter.exposition.rendering import Fixed
 from exporter.runtime.follower import Follower
 from exporter.runtime.polls import Polls
 from exporter.runtime.samples import samples
@@ -43,6 +44,8 @@ class Poller:
         self.polls = Polls(settings.name)
         self.tried = threading.Event()
         self._exposition = exposition
+        without = self.follower.tally.relabelled.without
+        self._fixed = Fixed(tuple(settings.extra_labels.items()), without)
         self._freezes = freezes
         self._stop = threading.Event()
         self._phase = 0.0  # monotonic; polls begin so many intervals from then on
@@ -116,7 +119,8 @@ class Poller:
 
     def publish(self) -> None:
         """Serve what is known now."""
-        self._exposition.publish(self.settings.name, samples(self.follower, self.polls))
+        made = samples(self.follower, self.polls)
+        self._exposition.publish(self.settings.name, made, self._fixed)
         self._published = time.monotonic()
 
     @property

@@ -26,12 +26,14 @@ def samples(follower: Follower, polls: Polls) -> Lists:
 
 def _unfinished(follower: Follower, limit: int) -> Lists:
     """Return the gauges of unfinished rows, within what counters leave of the limit."""
-    main = follower.main
-    oldest = fold(catalogue.OLDEST_UNFINISHED, main.oldest().items(), limit // 2, min)
-    rows = fold(catalogue.UNFINISHED, main.unfinished.items(), limit - len(oldest), add)
+    main, relabelled = follower.main, follower.tally.relabelled
+    since = relabelled.merged(catalogue.OLDEST_UNFINISHED, main.oldest().items(), min)
+    oldest = fold(catalogue.OLDEST_UNFINISHED, since, limit // 2, min)
+    unfinished = relabelled.merged(catalogue.UNFINISHED, main.unfinished.items(), add)
+    rows = fold(catalogue.UNFINISHED, unfinished, limit - len(oldest), add)
     return {
         catalogue.UNFINISHED: [Sample(labels, count) for labels, count in rows],
-        catalogue.OLDEST_UNFINISHED: [Sample(labels, since) for labels, since in oldest],
+        catalogue.OLDEST_UNFINISHED: [Sample(labels, first) for labels, first in oldest],
     }
 
 

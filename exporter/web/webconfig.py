@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from exporter.config.faults import lines, model_faults
 from exporter.config.file import path_of
 from exporter.config.loading import read_text
-from exporter.config.settings import Duration, Model, Text
+from exporter.config.model import Duration, Model, Text
 from exporter.config.yamlfile import Fault, parse
 from exporter.errors import ConfigError
 from exporter.web import tls

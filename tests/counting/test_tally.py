@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from exporter.counting import feeds
 from exporter.counting.folding import fold, placed, series
 from exporter.counting.lifecycle import Watch
+from exporter.counting.relabelling import Relabelling, Rule
 from exporter.counting.results import OTHER, READY_STATES, Finished, Vanished
 from exporter.counting.step import Change
 from exporter.counting.tally import Changes, Tally
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 NOW = 1e6
 NAMES = st.sampled_from("abcdef")
+RULES = (
+    Rule(sources=("worker",), target="worker", regex="(worker|[ab]).*", replacement="one"),
+    Rule("labeldrop", labels=("queue",)),
+)
 
 
 def feed(
@@ -230,10 +235,11 @@ class Crowded(RuleBasedStateMachine):
         self.homes: dict[LabelValues, LabelValues] = {}  # where rows of a label set have counted
         self.shown: dict[Key, float] = {}
 
-    @initialize(limit=st.sampled_from([40, 200, 400]))
-    def start(self, limit: int) -> None:
+    @initialize(limit=st.sampled_from([40, 200, 400]), rules=st.sampled_from([(), RULES]))
+    def start(self, limit: int, rules: tuple[Rule, ...]) -> None:
         self.limit = limit
-        self.tally = Tally(limit, first_zero=60.0)
+        self.relabelled = Relabelling(rules)
+        self.tally = Tally(limit, 60.0, self.relabelled)
 
     def feed(self, *outcomes: Finished | Vanished, watch: Watch | None = None) -> None:
         before = self.totals(catalogue.RESULTS)
@@ -292,7 +298,7 @@ class Crowded(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         saved = Changes(self.tally.values)
-        self.tally = Tally(self.limit, first_zero=60.0)
+        self.tally = Tally(self.limit, 60.0, self.relabelled)
         self.tally.apply(saved)
 
     @invariant()
@@ -335,7 +341,7 @@ class Crowded(RuleBasedStateMachine):
     @invariant()
     def verify_agrees(self) -> None:
         counted = Counter({k: int(v) for k, v in self.totals(catalogue.RESULTS).items() if v})
-        assert not placed(self.present, counted) - counted
+        assert not placed(self.present, counted, self.relabelled) - counted
 
 
 TestCrowded = Crowded.TestCase

@@ -7,6 +7,7 @@ import re
 import subprocess
 import tomllib
 from pathlib import Path
+from textwrap import indent
 from typing import NamedTuple
 
 import click
@@ -20,6 +21,7 @@ from exporter.config.faults import NOT_YET
 from exporter.config.file import Entry
 from exporter.config.settings import Settings, TableNames, TableSchemas
 from exporter.errors import Reason
+from exporter.metrics import catalogue
 from exporter.metrics.catalogue import CATALOGUE
 from exporter.sql.dialects import Dialect, Limits
 from exporter.web import webconfig
@@ -166,20 +168,23 @@ def test_every_key_of_a_backend_is_told() -> None:
 
 
 def test_keys_that_are_refused_are_told() -> None:
-    (sentence,) = re.findall(r"^(.*) are refused as not supported yet\.$", README, re.MULTILINE)
+    (sentence,) = re.findall(r"^(.*) is refused as not supported yet\.$", README, re.MULTILINE)
     assert set(re.findall(r"`(\w+)`", sentence)) == NOT_YET
 
 
 def test_example_of_a_file_loads(tmp_path: Path) -> None:
-    example, _ = blocks(README, "yaml")
+    example, labels, _ = blocks(README, "yaml")
     file = tmp_path / "config.yaml"
-    file.write_text(example)
+    file.write_text(example + indent(labels, "    "))
     (backend,) = loading.load(file, {"ORDERS_DB_PASSWORD": "p@ss"}).backends
     assert backend.url.password == "p@ss"  # noqa: S105 - the example's
+    labels_of_a_pod = ("app.add", "SUCCESS", "celery@web-7d9f8b6c5-x2x4z", "mail")
+    expected = ("app.add", "SUCCESS", "web", "")
+    assert backend.relabelling()(catalogue.RESULTS, labels_of_a_pod) == expected
 
 
 def test_example_of_a_web_configuration_loads(tmp_path: Path) -> None:
-    _, example = blocks(README, "yaml")
+    *_, example = blocks(README, "yaml")
     authority = Authority()
     (tmp_path / "ca.crt").write_text(authority.cert)
     authority.pair("localhost").write(tmp_path, "server")

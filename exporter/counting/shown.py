@@ -1,0 +1,155 @@
+"""Which samples are served of the totals: the like ones added up, no stale ones. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
+
+from exporter.counting.relabelling import Relabelling
+from exporter.counting.values import Total, Value
+from exporter.metrics import catalogue
+from exporter.metrics.catalogue import Metric
+from exporter.metrics.samples import Exemplar, LabelValues, Sample, merged
+
+Key = tuple[Metric, LabelValues]
+Users = tuple[str, ...]  # the labels that results need to have, so that a series is in use
+
+LOOK = 60.0  # seconds between looks for what has become stale
+_NEVER = float("inf")
+
+
+class Shown:
+    """Follows the totals, and makes samples of what has changed."""
+
+    def __init__(
+        self,
+        values: Mapping[Key, Value],
+        exemplars: Mapping[Key, Exemplar],
+        relabelled: Relabelling,
+        stale_after: float,
+    ) -> None:
+        """`values` and `exemplars` are the tally's; `stale_after` in seconds, 0 is never."""
+        self._values = values
+        self._exemplars = exemplars
+        self._relabelled = relabelled
+        self._stale_after = stale_after or _NEVER
+        # By the labels that are served: the totals behind them, where there are rules.
+        self._members: dict[Key, dict[LabelValues, None]] = {}
+        self._dropped: dict[Key, None] = {}  # results
+        self._revealed: set[Key] = set()  # what is added to these, as served, is an increase
+        self._changed: dict[Key, None] = {}  # an ordered set, as the labels that are served
+        self._served: dict[Metric, dict[LabelValues, Sample]] = {}
+        self._samples: dict[Metric, list[Sample]] = {}
+        # When there was a result last, Unix time in seconds; None: before anybody took note.
+        self._used: dict[Users, float | None] = {}
+        self._stale: set[Users] = set()
+        self._looked = _NEVER
+        if relabelled.drops:
+            self._changed[catalogue.RESULTS_DROPPED, ()] = None
+
+    def note(self, keys: Iterable[Key]) -> None:
+        """Take note of totals that have changed."""
+        back: set[Users] = set()
+        for key in keys:
+            metric, own = key
+            labels = self._relabelled(metric, own)
+            if labels is None:
+                if metric is catalogue.RESULTS:
+                    self._dropped[key] = None
+                    self._changed[catalogue.RESULTS_DROPPED, ()] = None
+                continue
+            served = (metric, labels)
+            if self._relabelled:
+                self._members.setdefault(served, {})[own] = None
+            self._changed[served] = None
+            value = self._values[key]
+            if metric not in catalogue.TASK_METRICS or not isinstance(value, Total):
+                continue
+            if value.zero_until is None:
+                self._revealed.add(served)
+            if metric is catalogue.RESULTS:
+                back.update(self._used_by((_users(*served), labels[:1]), value.used))
+        if back:
+            again = dict.fromkeys(self._of(back))
+            self._changed |= again
+            self._revealed -= again.keys()
+
+    def _used_by(self, each: Iterable[Users], moment: float | None) -> Iterator[Users]:
+        """Note when a result came; yield those who were stale."""
+        for users in each:
+            before = self._used.setdefault(users, moment)
+            if moment is None or (before is not None and before >= moment):
+                continue
+            self._used[users] = moment
+            if users in self._stale:
+                self._stale.remove(users)
+                yield users
+
+    def serves(self, key: Key) -> bool:
+        """Whether what is added to this total would be an increase of a series that is served."""
+        metric, own = key
+        labels = self._relabelled(metric, own)
+        if labels is None:
+            return True
+        return (metric, labels) in self._revealed and _users(metric, labels) not in self._stale
+
+    def pass_to(self, now: float) -> None:
+        """Leave out what nobody has used for long; `now`: Unix time, seconds."""
+        if 0.0 <= now - self._looked < LOOK:
+            return
+        self._looked = now
+        stale = set()
+        for users, used in self._used.items():
+            if used is None:
+                self._used[users] = now
+            elif now - used > self._stale_after and users not in self._stale:
+                stale.add(users)
+        if stale:
+            self._stale |= stale
+            self._changed.update(dict.fromkeys(self._of(stale)))
+
+    def samples(self) -> dict[Metric, list[Sample]]:
+        """List what is served: the same lists while nothing changes."""
+        for metric, labels in self._changed:
+            samples = self._served.setdefault(metric, {})
+            if metric in catalogue.TASK_METRICS and _users(metric, labels) in self._stale:
+                samples.pop(labels, None)
+            else:
+                samples[labels] = self._sample(metric, labels)
+        touched = {metric for metric, _ in self._changed}
+        self._changed.clear()
+        lists = {metric: list(self._served[metric].values()) for metric in touched}
+        self._samples = {**self._samples, **lists}
+        return self._samples
+
+    def _of(self, users: set[Users]) -> Iterator[Key]:
+        """Yield the series that these use. It looks at all: that is rare."""
+        for metric, labels in self._members or self._values:
+            if metric in catalogue.TASK_METRICS and _users(metric, labels) in users:
+                yield metric, labels
+
+    def _sample(self, metric: Metric, labels: LabelValues) -> Sample:
+        if metric is catalogue.RESULTS_DROPPED:
+            return self._all_dropped()
+        members: Iterable[LabelValues] = self._members.get((metric, labels), (labels,))
+        samples = (
+            self._values[metric, own].sample(labels, self._exemplars.get((metric, own)))
+            for own in members
+        )
+        return merged(metric, samples)
+
+    def _all_dropped(self) -> Sample:
+        counted = [total for key in self._dropped if isinstance(total := self._values[key], Total)]
+        created = min((total.created for total in counted), default=None)
+        return Sample((), sum(total.value for total in counted), created)
+
+
+_RESULT_USERS = itemgetter(0, 2, 3)
+
+
+def _users(metric: Metric, labels: LabelValues) -> Users:
+    """Return task, worker and queue of results and retries, the task of all else."""
+    if metric is catalogue.RESULTS:
+        task, worker, queue = _RESULT_USERS(labels)
+        return task, worker, queue
+    return labels if metric is catalogue.RETRIES else labels[:1]
