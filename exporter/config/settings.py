@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
@@ -21,6 +22,7 @@ from exporter.config.secretfiles import read_secret
 from exporter.counting.lifecycle import Rules
 from exporter.counting.relabelling import Relabelling
 from exporter.errors import BackendError, Reason
+from exporter.metrics.catalogue import RUNTIME_BUCKETS
 
 
 def _zone(value: object) -> ZoneInfo:
@@ -44,6 +46,14 @@ def _no_zone(value: str) -> str:
     return f"is not a time zone; {advice}"
 
 
+def _ascending(bounds: list[float]) -> list[float]:
+    if not 1 <= len(bounds) <= MOST_BUCKETS:
+        raise ValueError(f"has {len(bounds)} buckets; name 1 to {MOST_BUCKETS}")
+    if not all(lower < upper for lower, upper in pairwise([0.0, *bounds])):
+        raise ValueError("do not ascend; begin with the shortest, and name each once")
+    return bounds
+
+
 def _remember_options(value: dict[str, Any]) -> dict[str, Any]:
     for key, option in value.items():
         if isinstance(option, dict):
@@ -54,6 +64,7 @@ def _remember_options(value: dict[str, Any]) -> dict[str, Any]:
 
 
 _RULES = Rules()
+MOST_BUCKETS = 50
 
 
 class TableNames(Model, frozen=True):
@@ -88,6 +99,9 @@ class Settings(Model, frozen=True):
     revision_window: Duration = _RULES.revision_window
     first_zero: Duration = 60.0
     stale_after: Duration = 7 * 86_400.0  # 0: no series ever is
+    runtime_buckets: Annotated[list[Duration], AfterValidator(_ascending)] = Field(
+        default_factory=lambda: list(RUNTIME_BUCKETS)
+    )
     series_limit: Annotated[Whole, Field(ge=1)] = 20_000
     labels: list[LabelRule] = Field(default_factory=list)
     extra_labels: ExtraLabels = Field(default_factory=dict)

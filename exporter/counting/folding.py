@@ -6,8 +6,8 @@ What matters least folds first: the worker, then the queue, the task last.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sized
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from exporter.counting.relabelling import Relabelling
 from exporter.counting.results import OTHER, READY_STATES, ladder
 from exporter.metrics import catalogue
 from exporter.metrics.catalogue import Metric
-from exporter.metrics.samples import LabelValues
+from exporter.metrics.samples import Histogram, LabelValues, Sample
 
 MAX_EXCEPTIONS = 100
 
@@ -47,14 +47,16 @@ _FOLDS = {
 SERIES_A_TASK = 3 * len(READY_STATES) + 3
 
 
-def width(metric: Metric) -> int:
-    """Say how many series a label set of this metric is."""
-    return len(catalogue.RUNTIME_BUCKETS) + 3 if metric.type == "histogram" else 1
-
-
-def series(samples: Mapping[Metric, Sized]) -> int:
+def series(samples: Mapping[Metric, Collection[Sample]]) -> int:
     """Count the series of task metrics."""
-    return sum(width(m) * len(samples[m]) for m in samples.keys() & catalogue.TASK_METRICS)
+    return sum(
+        sum(map(_width, samples[metric])) if metric.type == "histogram" else len(samples[metric])
+        for metric in samples.keys() & catalogue.TASK_METRICS
+    )
+
+
+def _width(sample: Sample) -> int:
+    return len(sample.value.counts) + 2 if isinstance(sample.value, Histogram) else 1
 
 
 @dataclass(slots=True)
@@ -66,13 +68,25 @@ class Room:
     """
 
     limit: int
-    taken: int = SERIES_A_TASK + width(catalogue.RUNTIME)  # by `OTHER`
-    tasks: set[str] = field(default_factory=lambda: {OTHER})
+    buckets: int  # of a histogram
+    taken: int = SERIES_A_TASK
+    tasks: set[str] = field(default_factory=set)
     exceptions: set[str] = field(default_factory=set)
+
+    @classmethod
+    def empty(cls, limit: int, buckets: int) -> Room:
+        """Return what is taken by `OTHER` alone."""
+        room = cls(limit, buckets, tasks={OTHER})
+        room.taken += room.width(catalogue.RUNTIME)
+        return room
 
     def copy(self) -> Room:
         """Return another, to try what would be."""
-        return Room(self.limit, self.taken, self.tasks.copy(), self.exceptions.copy())
+        return replace(self, tasks=self.tasks.copy(), exceptions=self.exceptions.copy())
+
+    def width(self, metric: Metric) -> int:
+        """Say how many series a label set of this metric is: the last bucket, a sum, a count."""
+        return self.buckets + 3 if metric.type == "histogram" else 1
 
     def take(self, metric: Metric, labels: LabelValues) -> None:
         """Note that a label set of a counter is there from now on."""
@@ -82,7 +96,7 @@ class Room:
             self.tasks.add(labels[0])
             self.taken += SERIES_A_TASK
         if not _is_a_tasks_own(metric, labels):
-            self.taken += width(metric)
+            self.taken += self.width(metric)
         if metric is catalogue.FAILURES:
             self.exceptions.add(labels[-1])
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TypeVar
 
-from exporter.counting.folding import OWN_SHARE, Room, width
+from exporter.counting.folding import OWN_SHARE, Room
 from exporter.counting.lifecycle import ZONE_SLACK
 from exporter.counting.relabelling import Relabelling
 from exporter.counting.results import READY_STATES, SUCCESS, Finished
@@ -46,9 +46,11 @@ class Tally:
         first_zero: float,
         relabelled: Relabelling | None = None,
         stale_after: float = 0.0,
+        buckets: tuple[float, ...] = catalogue.RUNTIME_BUCKETS,
     ) -> None:
-        """Durations in seconds; `stale_after` 0: no series ever is."""
-        self.room = Room(series_limit)
+        """Durations and buckets in seconds; `stale_after` 0: no series ever is."""
+        self.room = Room.empty(series_limit, len(buckets))
+        self.buckets = buckets
         self.first_zero = first_zero
         self.relabelled = relabelled or Relabelling()
         self.values: dict[Key, Value] = {}
@@ -104,7 +106,9 @@ class Tally:
                     self._zeros.pop(key, None)
                 else:
                     self._zeros.setdefault(key, value.zero_until)
-        self.values.update(changes.values)
+            # What a checkpoint has kept may have other buckets.
+            own = value.rebucketed(self.buckets) if isinstance(value, Histogram) else value
+            self.values[key] = own
         self.exemplars.update(changes.exemplars)
         self.shown.note(dict.fromkeys(chain(changes.values, changes.exemplars)))
 
@@ -159,8 +163,8 @@ class Draft:
 
     def observe(self, metric: Metric, labels: LabelValues, value: float) -> None:
         """Add to a histogram, of seconds."""
-        key = (metric, self._place(metric, labels, width(metric)))
-        before = self._before(key, Histogram) or Histogram.empty(catalogue.RUNTIME_BUCKETS)
+        key = (metric, self._place(metric, labels, self.room.width(metric)))
+        before = self._before(key, Histogram) or Histogram.empty(self.tally.buckets)
         self._put(key, before.observe(value))
 
     def exemplar(self, metric: Metric, labels: LabelValues, outcome: Finished) -> None:

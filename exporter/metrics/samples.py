@@ -30,6 +30,15 @@ class Histogram(NamedTuple):
         counts = (*self.counts[:bucket], self.counts[bucket] + 1, *self.counts[bucket + 1 :])
         return Histogram(self.bounds, counts, self.sum + value)
 
+    def rebucketed(self, bounds: tuple[float, ...]) -> Histogram:
+        """Return it with other bounds: what was below one is below the next that is not lower."""
+        if bounds == self.bounds:
+            return self
+        counts = [0] * (len(bounds) + 1)
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            counts[bisect_left(bounds, bound)] += count
+        return Histogram(bounds, tuple(counts), self.sum)
+
     def merged(self, other: Histogram) -> Histogram:
         """Add the observations of another with the same buckets."""
         counts = tuple(map(add, self.counts, other.counts))

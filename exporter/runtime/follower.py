@@ -45,6 +45,7 @@ class Follower:
             settings.first_zero,
             settings.relabelling(),
             settings.stale_after,
+            tuple(settings.runtime_buckets),
         )
         rules = Rules(
             start=settings.start,

@@ -214,6 +214,19 @@ def test_runtime_falls_into_its_bucket() -> None:
     assert histogram.sum == 900_002.5
 
 
+def test_other_buckets_keep_what_was_observed() -> None:
+    """What was below one is below the next that is not lower: no bucket claims too much."""
+    tally = Tally(1000, 0.0, buckets=(1.0, 5.0, 60.0))
+    for seconds in (0.5, 3.0, 30.0, 90.0):
+        feed(tally, Finished("SUCCESS", "a", "w", "q", runtime=seconds))
+    again = Tally(1000, 0.0, buckets=(2.0, 10.0))
+    again.apply(Changes(tally.values))
+    feed(again, Finished("SUCCESS", "a", "w", "q", runtime=1.5))
+    (sample,) = again.samples()[catalogue.RUNTIME]
+    assert sample.value == Histogram((2.0, 10.0), (2, 1, 2), 125.0)
+    assert series(again.samples()) == 3 + 1 + 5
+
+
 def test_counting_touches_nothing_until_it_is_taken_over() -> None:
     tally = Tally(1000, first_zero=0.0)
     change = Change(cursor=1, outcomes=[Finished("SUCCESS", "a", "w", "q")])

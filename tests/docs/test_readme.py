@@ -156,6 +156,9 @@ def test_every_shared_key_is_told_with_its_default() -> None:
     for key, default in defaults().items():
         if kinds[key] == "duration":
             assert durations.parse(told[key]) == default, key
+        elif kinds[key] == "list of durations":
+            bounds = told[key].strip("[]").split(", ")
+            assert [durations.parse(bound) for bound in bounds] == default, key
         else:
             assert told[key] == str(default), key
     assert told.keys() == defaults().keys()
