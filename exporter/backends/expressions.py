@@ -30,6 +30,7 @@ from exporter.counting.results import FAILURE, READY_STATES, SUCCESS, Row
 from exporter.sql.dialects import Dialect, decoded
 
 IDS_A_STATEMENT = 1_000  # SQL Server takes 2,100 parameters
+MOST_RETRIES = 2**53  # of a row or a group of rows: no larger ones can be told apart in a sample
 LABELS_KEPT = 20_000  # texts that are kept, so that equal ones are one
 
 
@@ -159,7 +160,9 @@ class Expressions:
 
 def count_of(value: Any) -> int:
     """Return a number of retries; a counter cannot take whatever else SQLite may have stored."""
-    return max(0, int(value)) if isinstance(value, (int, float, Decimal)) and isfinite(value) else 0
+    if not isinstance(value, (int, float, Decimal)) or not isfinite(value):
+        return 0
+    return min(max(0, int(value)), MOST_RETRIES)
 
 
 def portions(ids: Sequence[int]) -> Iterator[Sequence[int]]:

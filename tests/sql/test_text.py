@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
+from exporter.backends.present import count_present
 from exporter.commands.check import check
 from exporter.config.settings import Config
 from tests.follow import Follower, create_tables, insert
+from tests.servers.database import SQLite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from sqlalchemy import Engine
 
@@ -135,4 +138,38 @@ def test_other_character_sets_on_mariadb(
             assert tasks == {shown}
         assert follower.value(FAILURES, exception="OSError") == 1
         assert follower.total("celery_task_unfinished", state="STARTED") == 1
+        follower.close()
+
+
+def test_retries_that_are_none_stop_nothing(tmp_path: Path) -> None:
+    """SQLite stores what it is given: of numbers beyond all reason no sample can be made."""
+    with SQLite(tmp_path).fresh_database() as database:
+        engine = create_tables(database)
+        follower = Follower(database.reader_url).poll()
+        with engine.begin() as connection:
+            for state in ("SUCCESS", "FAILURE"):
+                for retries in ("1e308", "1e308", "-5", "9e999", "'many'", "x'00'", "2"):
+                    row = insert(connection, state)
+                    connection.execute(
+                        text(f"UPDATE celery_taskmeta SET retries = {retries} WHERE id = {row}")
+                    )
+        assert follower.poll().states() == {"SUCCESS": 7, "FAILURE": 7}
+        assert follower.total("celery_task_retries_total") > 2
+        with engine.begin() as connection:
+            insert(connection)
+        assert follower.poll().states() == {"SUCCESS": 8, "FAILURE": 7}
+        follower.close()
+
+
+def test_label_on_sqlite_ends_at_a_nul(tmp_path: Path) -> None:
+    """So SQLite reads it, and `verify` knows."""
+    with SQLite(tmp_path).fresh_database() as database:
+        with create_tables(database).begin() as connection:
+            for state in ("SUCCESS", "FAILURE"):
+                for name in ("a", "a\0b", "a\0c"):
+                    insert(connection, state, name=name)
+        follower = Follower(database.reader_url).poll()
+        assert follower.total("celery_task_results_total", task="a") == 6
+        present = count_present(follower.poller.follower.database, follower.poller.follower.main)
+        assert present == {("a", state, "w1@host", "celery"): 3 for state in ("SUCCESS", "FAILURE")}
         follower.close()

@@ -100,6 +100,7 @@ class Dialect:
     begin: tuple[str, ...] = ()
     end = "COMMIT"
     longest_label: int | None = None  # characters that `label` gives; None: all there are
+    nul_ends_label = False  # whether `label` gives what is before a NUL character
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits

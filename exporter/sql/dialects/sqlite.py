@@ -65,6 +65,7 @@ class SQLite(Dialect):
     catalogue = ("sqlite_master", "NULL", "tbl_name")
     begin = ("BEGIN",)
     longest_label = 512  # SQLite does not keep to VARCHAR(155)
+    nul_ends_label = True  # https://sqlite.org/nulinstr.html
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
