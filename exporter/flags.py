@@ -95,10 +95,17 @@ def options() -> list[click.Parameter]:
         ),
         _flag(
             "web.listen-address",
-            "Where to serve; repeatable, in the variable with commas (default :10224).",
+            "Where to serve, HOST:PORT or unix:/PATH; repeatable, in the variable with commas "
+            "(default :10224).",
             type=_Address(),
-            metavar="HOST:PORT",
+            metavar="ADDRESS",
             multiple=True,
+        ),
+        _flag(
+            "web.systemd-socket",
+            "Serve on the sockets that systemd hands over instead (socket activation).",
+            type=click.BOOL,
+            is_flag=True,
         ),
         _flag(
             "web.telemetry-path", "Where to serve the metrics (default /metrics).", metavar="PATH"
@@ -197,6 +204,7 @@ def _options(context: click.Context) -> Options:
     given, default = context.params, Options()
     return Options(
         listen_addresses=given["web_listen_address"] or default.listen_addresses,
+        systemd_socket=given["web_systemd_socket"],
         telemetry_path=given["web_telemetry_path"] or default.telemetry_path,
         web_config=Path(given["web_config_file"]) if given["web_config_file"] else None,
         lifecycle=given["web_enable_lifecycle"],

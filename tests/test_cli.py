@@ -72,6 +72,7 @@ def test_help_names_every_flag_and_variable() -> None:
         "--config.file": "CELERY_RESULTS_EXPORTER_CONFIG_FILE",
         "--celery.result-backend": "CELERY_RESULT_BACKEND",
         "--web.listen-address": "CELERY_RESULTS_EXPORTER_WEB_LISTEN_ADDRESS",
+        "--web.systemd-socket": "CELERY_RESULTS_EXPORTER_WEB_SYSTEMD_SOCKET",
         "--web.telemetry-path": "CELERY_RESULTS_EXPORTER_WEB_TELEMETRY_PATH",
         "--web.config.file": "CELERY_RESULTS_EXPORTER_WEB_CONFIG_FILE",
         "--web.enable-lifecycle": "CELERY_RESULTS_EXPORTER_WEB_ENABLE_LIFECYCLE",
@@ -189,6 +190,8 @@ def test_flag_wins_over_the_other_ones_variable() -> None:
 def test_unusable_addresses() -> None:
     (line,) = faults("--web.listen-address=here", CELERY_RESULT_BACKEND="sqlite:////x")
     assert line.startswith("--web.listen-address: 'here' is not HOST:PORT")
+    (line,) = faults("--web.listen-address=unix:here", CELERY_RESULT_BACKEND="sqlite:////x")
+    assert line.startswith("--web.listen-address: 'unix:here': the path must be absolute")
     (line,) = faults(
         CELERY_RESULTS_EXPORTER_WEB_LISTEN_ADDRESS=":1,:x", CELERY_RESULT_BACKEND="sqlite:////x"
     )
@@ -314,8 +317,8 @@ class TestOptions:
             ),
             (
                 ["--web.telemetry-path=/m"],
-                {"CELERY_RESULTS_EXPORTER_WEB_LISTEN_ADDRESS": ":3, :4"},
-                (":3", ":4"),
+                {"CELERY_RESULTS_EXPORTER_WEB_LISTEN_ADDRESS": ":3, unix:/run/x.sock"},
+                (":3", "unix:/run/x.sock"),
                 "/m",
             ),
         ],

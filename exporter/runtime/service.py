@@ -262,7 +262,8 @@ def run(config: Config, options: Options) -> NoReturn:
     # Blocked in every thread to come, and waited for here. A handler would do for one thread: with
     # many, another one may be given the signal, and the main thread sleeps on (seen under load).
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
-    addresses = [parse_address(address) for address in options.listen_addresses]
+    listen_on = () if options.systemd_socket else options.listen_addresses
+    addresses = [parse_address(address) for address in listen_on]
     reload = partial(_reload, service, options.config_file)
     server = WebServer(
         service,

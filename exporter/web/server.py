@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tornado.httpserver import HTTPServer
 
-from exporter.web.addresses import Address, listen, parse_address
+from exporter.web.addresses import (
+    Address,
+    UnixAddress,
+    address_of,
+    inherited,
+    listen,
+    parse_address,
+)
 from exporter.web.guard import Guard
 from exporter.web.handlers import Limits, Pages, Site
 
@@ -21,7 +28,7 @@ if TYPE_CHECKING:
     from tornado.httputil import HTTPConnection, HTTPMessageDelegate
     from tornado.iostream import IOStream
 
-__all__ = ["Address", "Guard", "Limits", "Site", "WebServer", "parse_address"]
+__all__ = ["Address", "Guard", "Limits", "Site", "UnixAddress", "WebServer", "parse_address"]
 
 _DEFAULT_LIMITS = Limits()
 
@@ -32,14 +39,17 @@ class WebServer:
     def __init__(
         self,
         site: Site,
-        addresses: Sequence[Address],
+        addresses: Sequence[Address | UnixAddress],
         telemetry_path: str = "/metrics",
         *,
         guard: Guard | None = None,
         reload: Callable[[], list[str]] | None = None,
         limits: Limits = _DEFAULT_LIMITS,
     ) -> None:
-        """`reload`: what a POST may ask for, None: nothing; it returns what is wrong."""
+        """No addresses: those that systemd hands over.
+
+        `reload`: what a POST may ask for, None: nothing; it returns what is wrong.
+        """
         self.addresses = list(addresses)
         self._pages = Pages(site, telemetry_path, guard or Guard(), limits, reload)
         self._stopping = asyncio.Event()
@@ -49,8 +59,8 @@ class WebServer:
 
     def start(self) -> None:
         """Listen, in the caller's thread so that it gets the error, then serve."""
-        sockets = listen(self.addresses)
-        self.addresses = [Address(*sock.getsockname()[:2]) for sock in sockets]
+        sockets = listen(self.addresses) if self.addresses else inherited()
+        self.addresses = [address_of(sock) for sock in sockets]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._run, args=(self._loop, sockets), name="web", daemon=True

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from typing import TYPE_CHECKING
 
 import pytest
 
 from exporter.errors import ConfigError
-from exporter.web.addresses import Address, listen, parse_address
+from exporter.web import addresses
+from exporter.web.addresses import Address, UnixAddress, inherited, listen, parse_address
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 IPV6 = socket.has_ipv6
 try:
@@ -33,9 +39,20 @@ def test_address(text: str, host: str, port: int) -> None:
     assert str(address) == text.strip()
 
 
+@pytest.mark.parametrize("text", ["unix:/run/exporter.sock", " unix:/tmp/a:1 "])
+def test_unix_address(text: str) -> None:
+    address = parse_address(text)
+    assert isinstance(address, UnixAddress)
+    assert str(address) == text.strip()
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
+        *(
+            (text, f"{text!r}: the path must be absolute, such as unix:/run/exporter.sock")
+            for text in ("unix:", "unix:exporter.sock", "unix:80", "unix:@abstract")
+        ),
         ("10224", "'10224' is not HOST:PORT, such as ':10224' or '[::1]:10224'"),
         ("", "'' is not HOST:PORT, such as ':10224' or '[::1]:10224'"),
         ("::1:10224", "'::1:10224' is not HOST:PORT, such as ':10224' or '[::1]:10224'"),
@@ -105,3 +122,74 @@ def test_unknown_host() -> None:
     (fault,) = caught.value.faults
     assert fault.startswith("--web.listen-address: cannot listen on no such host:0: ")
     assert "name or service not known" in fault
+
+
+def test_unix_socket_beside_a_port(tmp_path: Path) -> None:
+    """Where one cannot be had, nothing is left of the other."""
+    path = tmp_path / "exporter.sock"
+    for sock in listen([Address("127.0.0.1", 0), UnixAddress(str(path))]):
+        assert isinstance(addresses.address_of(sock), Address | UnixAddress)
+        sock.close()
+    with pytest.raises(ConfigError):
+        listen([UnixAddress(str(path)), Address("192.0.2.1", 0)])
+    assert not path.exists()
+
+
+def test_unix_sockets_that_cannot_be_had(tmp_path: Path) -> None:
+    used, file, folder = tmp_path / "used", tmp_path / "file", tmp_path / "folder"
+    file.write_text("precious")
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(used)
+    names = ["used", "file", "folder", "link", "none/a", "file/a", "x" * 108, "x" * 300]
+    with listen([UnixAddress(str(used))])[0], pytest.raises(ConfigError) as caught:
+        listen(UnixAddress(str(tmp_path / name)) for name in names)
+    in_use = "address already in use; is another exporter running? Stop it or choose another path"
+    no_socket = "file exists, and is no socket; choose another path"
+    assert caught.value.faults == [
+        f"--web.listen-address: cannot listen on unix:{tmp_path / name}: {reason}"
+        for name, reason in zip(
+            names,
+            (
+                in_use,
+                *[no_socket] * 3,
+                "no such file or directory; create its folder",
+                "not a directory",
+                "the path is too long for a socket",
+                "file name too long",
+            ),
+            strict=True,
+        )
+    ]
+    assert file.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("pid", "count"), [("", ""), ("1", "1"), ("ours", "0"), ("ours", "x"), ("ours", "")]
+)
+def test_systemd_hands_nothing_over(monkeypatch: pytest.MonkeyPatch, pid: str, count: str) -> None:
+    """As when it is started by hand, or the variables are another process's."""
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()) if pid == "ours" else pid)
+    monkeypatch.setenv("LISTEN_FDS", count)
+    with pytest.raises(ConfigError) as caught:
+        inherited()
+    assert caught.value.faults == [
+        "--web.systemd-socket: systemd handed over no socket; start its .socket unit"
+    ]
+
+
+def test_systemd_hands_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What listens; not a connection, as Accept=yes has it, nor a pipe."""
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    server = socket.create_server(("127.0.0.1", 0))
+    port = server.getsockname()[1]
+    client = socket.create_connection(("127.0.0.1", port))
+    monkeypatch.setattr(addresses, "_FIRST_FD", server.detach())
+    assert bound(inherited()) == {("127.0.0.1", port)}
+    reader, writer = os.pipe()
+    for fd in (client.detach(), reader):
+        monkeypatch.setattr(addresses, "_FIRST_FD", fd)
+        with pytest.raises(ConfigError, match=f"file descriptor {fd} does not listen; use Listen"):
+            inherited()
+    os.close(reader)
+    os.close(writer)

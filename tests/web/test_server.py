@@ -17,7 +17,7 @@ import pytest
 
 from exporter.errors import ConfigError
 from exporter.exposition.formats import Format
-from exporter.web.server import Address, Limits, WebServer
+from exporter.web.server import Address, Limits, UnixAddress, WebServer
 from exporter.web.status import BackendStatus, ServiceStatus, TaskStatus
 
 if TYPE_CHECKING:
@@ -529,3 +529,17 @@ def refused(port: int) -> bool:
     except ConnectionRefusedError:
         return True
     return False
+    def test_unix_socket(self, shop: Shop, tmp_path: Path) -> None:
+        path = tmp_path / "exporter.sock"
+        server = WebServer(shop, [LOOPBACK, UnixAddress(str(path))])
+        server.start()
+        assert str(server.addresses[1]) == f"unix:{path}"
+        assert ask(server.addresses[0].port, "/metrics")[0].status == 200
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(REQUEST)
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+            server.stop()
+            assert closed(client)
+        assert not path.exists()
+
