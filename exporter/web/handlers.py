@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import ssl
 import time
@@ -69,6 +70,8 @@ class Limits:
     body: float = 5.0
     answer: float = 30.0  # to take a whole answer
     connections: int = 256  # well below the 1024 open files that many systems allow
+    requests: int = 20  # in flight: not answered yet, or with an answer that is not taken yet
+    slow: float = 1.0  # to take an answer, while another request wants its place
     head_bytes: int = 16 * 1024
     body_bytes: int = 1024
 
@@ -107,7 +110,8 @@ class Pages(Application):
         self.guard = guard
         self.passwords = Passwords()
         self.limits = limits
-        self.waiting: dict[IOStream, None] = {}  # connections from which a request is yet to come
+        self.waiting: dict[IOStream, None] = {}  # connections that may be hung up on
+        self.answering: dict[_Handler, asyncio.Future[None]] = {}  # requests in flight
         self.unsent: set[asyncio.Task[None]] = set()  # answers on their way
         self.faults: dict[str, bool] = {}  # whether each probe answered 503 last, by path
 
@@ -121,14 +125,15 @@ def _check_telemetry_path(path: str) -> None:
 
 
 class _Handler(RequestHandler):
-    """Rules for every answer: safe headers, a deadline, errors in one plain line."""
+    """Rules for every answer: its turn, safe headers, a deadline, errors in one plain line."""
 
     application: Pages
     methods = _METHODS
     for_all = False  # without a password and a limit
+    ready = math.inf  # when there was an answer; monotonic
 
     async def prepare(self) -> None:
-        stream = self._connection.stream
+        stream = self.connection.stream
         self.application.waiting.pop(stream, None)
         guard = self.application.guard
         config = guard.config
@@ -140,6 +145,7 @@ class _Handler(RequestHandler):
                 raise HTTPError(HTTPStatus.TOO_MANY_REQUESTS)
             if config.users is not None:
                 await self._ask_for_password(config.users)
+            self._take_turn()
         if self.request.method not in self.methods:
             raise HTTPError(HTTPStatus.METHOD_NOT_ALLOWED)
 
@@ -154,8 +160,25 @@ class _Handler(RequestHandler):
         if not right:
             raise HTTPError(HTTPStatus.UNAUTHORIZED)
 
+    def _take_turn(self) -> None:
+        """Be one of the requests in flight. Whoever takes an answer slowly makes room."""
+        answering, limits = self.application.answering, self.application.limits
+        if len(answering) >= limits.requests:
+            slowest = min(answering, key=lambda handler: handler.ready)
+            if time.monotonic() - slowest.ready < limits.slow:
+                raise HTTPError(HTTPStatus.SERVICE_UNAVAILABLE)
+            slowest.end_turn()
+            slowest.connection.stream.close()
+        answering[self] = asyncio.get_running_loop().create_future()
+
+    def end_turn(self) -> None:
+        """Be no longer one of them."""
+        if (turn := self.application.answering.pop(self, None)) is not None:
+            turn.set_result(None)
+
     @property
-    def _connection(self) -> HTTP1Connection:
+    def connection(self) -> HTTP1Connection:
+        """Whose request it is."""
         return cast("HTTP1Connection", self.request.connection)
 
     def head(self) -> Awaitable[None] | None:
@@ -176,7 +199,13 @@ class _Handler(RequestHandler):
 
     def finish(self, chunk: str | bytes | dict[Any, Any] | None = None) -> asyncio.Future[None]:
         sent = super().finish(chunk)
-        if not sent.done():
+        self.ready = time.monotonic()
+        stream = self.connection.stream
+        if self not in self.application.answering and not stream.closed():
+            self.application.waiting[stream] = None  # an answer that need not arrive
+        if sent.done():
+            self.end_turn()
+        else:
             sending = asyncio.create_task(self._send(sent))
             self.application.unsent.add(sending)
             sending.add_done_callback(self.application.unsent.discard)
@@ -186,7 +215,8 @@ class _Handler(RequestHandler):
         """Hang up on a client that does not take its answer: tornado has no such deadline."""
         _, late = await asyncio.wait([sent], timeout=self.application.limits.answer)
         if late:
-            self._connection.close()
+            self.connection.close()
+        self.end_turn()
 
     def write_error(self, status_code: int, **_kwargs: Any) -> None:
         if status_code == HTTPStatus.METHOD_NOT_ALLOWED:

@@ -96,8 +96,8 @@ class WebServer:
         server.add_sockets(sockets)
         await self._stopping.wait()
         server.stop()
-        if self._pages.unsent:
-            await asyncio.wait(self._pages.unsent, timeout=self._patience)
+        if unanswered := [*self._pages.answering.values(), *self._pages.unsent]:
+            await asyncio.wait(unanswered, timeout=self._patience)
         await server.close_all_connections()
         self._pages.passwords.stop()
         self._pages.reloading.shutdown(wait=False)
@@ -106,13 +106,13 @@ class WebServer:
 class _CappedServer(HTTPServer):
     """Keeps to a limit of connections, so that open files never run out.
 
-    One more takes the place of the one that has kept silent for the longest time; where all of them
-    are being answered, it is hung up on.
+    One more takes the place of the one that has kept silent for the longest time. Requests in
+    flight keep theirs: they have a limit of their own, and leave room for others.
     """
 
     guard: Guard
     limit = 0
-    waiting: dict[IOStream, None]  # from which no whole request has come, the longest wait first
+    waiting: dict[IOStream, None]  # that may be hung up on, the longest wait first
     _open = 0
 
     def _handle_connection(self, connection: socket.socket, address: Any) -> None:

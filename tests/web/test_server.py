@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import http.client
 import logging
+import math
 import socket
 import threading
 import time
@@ -28,6 +29,8 @@ QUICK = Limits(idle=0.5, body=0.5, answer=0.5, connections=20, head_bytes=4096)
 PATIENCE = 30.0  # seconds; only what hangs takes as long
 PATIENT = replace(QUICK, idle=10 * PATIENCE, body=10 * PATIENCE, answer=10 * PATIENCE)
 REQUEST = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+PROBE = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
+MOST_TAKEN = 20_000_000  # bytes; the kernel's buffers hold nearly as much for us
 METRICS = b"# TYPE celery_backend_up gauge\ncelery_backend_up 1\n"
 
 
@@ -127,11 +130,11 @@ def closed(sock: socket.socket, within: float = PATIENCE) -> bool:
     return False
 
 
-def received(sock: socket.socket) -> int:
-    """Count the bytes that come until the other side hangs up."""
+def received(sock: socket.socket, until: float = math.inf) -> int:
+    """Count the bytes that come until the other side hangs up, or so many have come."""
     count = 0
     try:
-        while data := sock.recv(65536):
+        while count < until and (data := sock.recv(65536)):
             count += len(data)
     except ConnectionResetError:
         pass
@@ -186,6 +189,23 @@ class TestMetrics:
         assert connection.getresponse().read() == b"TEXT\n" + METRICS
         assert connection.sock is sock
         connection.close()
+
+    @pytest.mark.parametrize(
+        ("version", "header", "kept"),
+        [
+            ("1.0", b"", False),
+            ("1.0", b"Connection: keep-alive\r\n", True),
+            ("1.1", b"", True),
+            ("1.1", b"Connection: close\r\n", False),
+        ],
+    )
+    def test_connection_is_kept_as_the_client_wants(
+        self, port: int, version: str, header: bytes, *, kept: bool
+    ) -> None:
+        request = f"GET /metrics HTTP/{version}\r\nHost: x\r\n".encode() + header + b"\r\n"
+        with connect(port, request) as client:
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+            assert closed(client, within=0.1) != kept
 
     def test_a_scrape_that_must_wait_holds_nobody_up(self, shop: Shop, port: int) -> None:
         with shop.rendering:
@@ -407,16 +427,93 @@ class TestUnfriendlyClients:
             assert not closed(others[-1], within=0.1)
 
     def test_too_many_requests_at_once(self, shop: Shop) -> None:
-        """Where all are being answered one more is hung up on; when others leave there is room."""
-        with serving(shop, PATIENT) as (_, port), ExitStack() as stack:
+        """One more is told to come back; probes are answered; when others leave there is room."""
+        limits = replace(PATIENT, requests=5)
+        with serving(shop, limits) as (_, port), ExitStack() as stack:
             with shop.rendering:
-                clients = [
-                    stack.enter_context(connect(port, REQUEST)) for _ in range(QUICK.connections)
-                ]
-                eventually(lambda: shop.scrapes == QUICK.connections)
+                clients = [stack.enter_context(connect(port, REQUEST)) for _ in range(5)]
+                eventually(lambda: shop.scrapes == 5)
+                for path in ("/metrics", "/", "/nothing"):
+                    answer, body = ask(port, path)
+                    assert (answer.status, body) == (503, b"503 Service Unavailable\n")
+                    assert answer.headers["Retry-After"] == "1"
+                assert ask(port, "/-/healthy")[0].status == 200
+                assert ask(port, "/readyz")[0].status == 200
+            assert all(client.recv(1000).startswith(b"HTTP/1.1 200") for client in clients)
+            assert ask(port, "/metrics")[0].status == 200
+
+    def test_who_is_gone_keeps_his_place_until_the_work_is_done(self, shop: Shop) -> None:
+        """Or whoever asks and hangs up, over and over, would make a queue without end."""
+        limits = replace(PATIENT, requests=1)
+        with serving(shop, limits) as (_, port):
+            with shop.rendering:
+                connect(port, REQUEST).close()
+                eventually(lambda: shop.scrapes == 1)
+                eventually(lambda: served(port) == 0)
+                assert ask(port, "/metrics")[0].status == 503
+            eventually(lambda: ask(port, "/metrics")[0].status == 200)
+
+    def test_no_more_connections_than_requests(self, shop: Shop) -> None:
+        """Where all are being answered one more is hung up on; when others leave there is room."""
+        limits = replace(PATIENT, connections=5, requests=5)
+        with serving(shop, limits) as (_, port), ExitStack() as stack:
+            with shop.rendering:
+                clients = [stack.enter_context(connect(port, REQUEST)) for _ in range(5)]
+                eventually(lambda: shop.scrapes == 5)
                 assert closed(stack.enter_context(connect(port)))
             assert clients[0].recv(1000).startswith(b"HTTP/1.1 200")
             eventually(lambda: ask(port, "/metrics")[0].status == 200)
+
+    def test_who_takes_an_answer_slowly_makes_room(self, shop: Shop) -> None:
+        """The slowest of them, and only where there is no other place."""
+        shop.metrics = b"x" * 30_000_000
+        limits = replace(PATIENT, requests=3, slow=0.3)
+        with serving(shop, limits) as (_, port), ExitStack() as stack:
+            clients = []
+            for number in range(3):
+                clients.append(stack.enter_context(connect(port, REQUEST)))
+                eventually(lambda number=number: shop.scrapes == number + 1)
+            assert ask(port, "/")[0].status == 503
+            eventually(lambda: ask(port, "/")[0].status == 200)
+            assert received(clients[0]) < len(shop.metrics)
+            assert received(clients[1], until=len(shop.metrics)) >= len(shop.metrics)
+
+    def test_small_answers_that_are_not_taken_make_room(self, shop: Shop) -> None:
+        """Those of probes, and those that say no, have no place of their own."""
+        shop.ill = "x" * 1_000_000
+        limits = replace(PATIENT, connections=4)
+        with serving(shop, limits) as (_, port), ExitStack() as stack:
+            clients = [stack.enter_context(connect(port, PROBE * 20)) for _ in range(4)]
+            time.sleep(0.5)  # their answers fill what the kernel has room for
+            for _ in range(3):
+                assert ask(port, "/readyz")[0].status == 200
+            assert received(clients[0]) < 20 * len(shop.ill)
+
+    @pytest.mark.parametrize(
+        ("start", "more"),
+        [
+            (b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Endless: ", b"x"),
+            (
+                b"POST /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+                b"1\r\nx\r\n",
+            ),
+            (b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1024\r\n\r\n", b"x"),
+            (REQUEST, REQUEST),
+        ],
+        ids=["head", "chunks", "body", "requests"],
+    )
+    def test_pouring(self, shop: Shop, start: bytes, more: bytes) -> None:
+        """Nobody fills our memory; what comes while an answer is made waits in the kernel."""
+        with serving(shop, PATIENT) as (_, port), shop.rendering, connect(port, start) as client:
+            client.settimeout(0.5)
+            block, taken = more * (65536 // len(more)), 0
+            try:
+                while taken <= MOST_TAKEN:
+                    taken += client.send(block)
+            except (ConnectionError, TimeoutError):
+                pass
+            assert taken <= MOST_TAKEN
+            assert ask(port, "/-/healthy")[0].status == 200
 
     @pytest.mark.parametrize(
         "data",
@@ -469,6 +566,20 @@ class TestLife:
             with pytest.raises(ConnectionRefusedError):
                 connect(address.port)
 
+    def test_unix_socket(self, shop: Shop, tmp_path: Path) -> None:
+        path = tmp_path / "exporter.sock"
+        server = WebServer(shop, [LOOPBACK, UnixAddress(str(path))])
+        server.start()
+        assert str(server.addresses[1]) == f"unix:{path}"
+        assert ask(server.addresses[0].port, "/metrics")[0].status == 200
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(REQUEST)
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+            server.stop()
+            assert closed(client)
+        assert not path.exists()
+
     def test_port_in_use(self, shop: Shop) -> None:
         with serving(shop) as (_, port):
             second = WebServer(shop, [Address("127.0.0.1", port)])
@@ -511,6 +622,17 @@ class TestLife:
             stopping.join()
             connection.close()
 
+    def test_stop_lets_an_answer_be_made(self, shop: Shop) -> None:
+        with serving(shop, Limits()) as (server, port), connect(port) as client:
+            with shop.rendering:
+                client.sendall(REQUEST)
+                eventually(lambda: shop.scrapes == 1)
+                stopping = threading.Thread(target=server.stop, args=(PATIENCE,))
+                stopping.start()
+                eventually(lambda: refused(port))
+            assert received(client) > len(METRICS)
+            stopping.join()
+
     def test_stop_does_not_wait_for_ever(self, shop: Shop) -> None:
         shop.metrics = b"x" * 30_000_000
         with (
@@ -529,17 +651,3 @@ def refused(port: int) -> bool:
     except ConnectionRefusedError:
         return True
     return False
-    def test_unix_socket(self, shop: Shop, tmp_path: Path) -> None:
-        path = tmp_path / "exporter.sock"
-        server = WebServer(shop, [LOOPBACK, UnixAddress(str(path))])
-        server.start()
-        assert str(server.addresses[1]) == f"unix:{path}"
-        assert ask(server.addresses[0].port, "/metrics")[0].status == 200
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(path))
-            client.sendall(REQUEST)
-            assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
-            server.stop()
-            assert closed(client)
-        assert not path.exists()
-
