@@ -25,7 +25,7 @@ from exporter.web.server import WebServer
 from exporter.web.webconfig import RateLimit
 from tests.servers.process import wait_until
 from tests.web.certificates import Authority, Pair
-from tests.web.test_server import LOOPBACK, METRICS, PATIENT, Shop
+from tests.web.test_server import LOOPBACK, METRICS, PATIENT, Shop, closed, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +52,8 @@ class Secured:
         self.server_pair.write(folder, "server")
         self.tls: dict[str, Any] = {"cert_file": "server.crt", "key_file": "server.key"}
         self.port = 0
+        self.shop = Shop()
+        self.limits = replace(PATIENT, connections=100)
 
     def write(self, **config: Any) -> None:
         self.path.write_text(yaml.safe_dump(config))
@@ -60,9 +62,7 @@ class Secured:
     def serving(self, **config: Any) -> Iterator[Guard]:
         self.write(**config)
         guard = Guard(self.path)
-        server = WebServer(
-            Shop(), [LOOPBACK], guard=guard, limits=replace(PATIENT, connections=100)
-        )
+        server = WebServer(self.shop, [LOOPBACK], guard=guard, limits=self.limits)
         server.start()
         self.port = server.addresses[0].port
         try:
@@ -112,6 +112,17 @@ def test_https_and_no_plain_http(secured: Secured) -> None:
         assert METRICS in answer.body  # type: ignore[attr-defined]
         with pytest.raises((http.client.HTTPException, OSError)):
             secured.ask()
+
+
+@pytest.mark.parametrize("start", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"])
+def test_handshakes_that_never_end(secured: Secured, start: bytes) -> None:
+    """They keep nobody waiting, and are hung up on."""
+    secured.limits = replace(secured.limits, idle=1)
+    with secured.serving(tls_server_config=secured.tls), contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(secured.port, start)) for _ in range(50)]
+        for _ in range(5):
+            assert secured.ask(context=secured.context()).status == 200
+        assert all(closed(client) for client in clients)
 
 
 def test_inline_certificate_and_key(secured: Secured) -> None:
@@ -221,6 +232,37 @@ def test_credentials_that_are_none(secured: Secured, header: str) -> None:
         connection.request("GET", "/metrics", headers={"Authorization": header})
         assert connection.getresponse().status == 401
         connection.close()
+
+
+def test_wrong_passwords_take_as_long_for_everybody(secured: Secured) -> None:
+    """Whatever the hashes cost, and whether or not there is such a user."""
+    cheap, dear = (bcrypt.hashpw(b"p@ss", bcrypt.gensalt(cost)).decode() for cost in (4, 9))
+    took: dict[str, list[float]] = {"cheap": [], "dear": [], "nobody": []}
+    with secured.serving(basic_auth_users={"cheap": cheap, "dear": dear}):
+        for number in range(5):
+            for user, times in took.items():
+                begun = time.perf_counter()
+                assert secured.ask(user=user, password=f"wrong {number}").status == 401
+                times.append(time.perf_counter() - begun)
+        assert secured.ask(user="cheap", password="p@ss").status == 200  # noqa: S106
+    least = {user: min(times) for user, times in took.items()}
+    assert max(least.values()) < 2 * min(least.values()), least
+
+
+def test_too_many_requests_are_told_to_come_back(secured: Secured) -> None:
+    """After the password: whoever has none gets no place, and learns nothing."""
+    secured.limits = replace(secured.limits, requests=1)
+    alice = {"user": "alice", "password": "p@ss"}
+    with secured.serving(basic_auth_users={"alice": ALICE}):
+        with secured.shop.rendering:
+            first = threading.Thread(target=secured.ask, kwargs=alice)
+            first.start()
+            wait_until(lambda: secured.shop.scrapes, "the first request")
+            assert secured.ask(user="alice", password="wrong").status == 401  # noqa: S106
+            assert secured.ask(**alice).status == 503
+            assert secured.ask("/-/healthy").status == 200
+        first.join()
+        assert secured.ask(**alice).status == 200
 
 
 def test_password_longer_than_bcrypt_looks_at(secured: Secured) -> None:
