@@ -1,4 +1,4 @@
-"""Times: read as Prometheus writes durations (``15s``, ``1h30m``, ``0``), written for people."""
+"""Times: read as Prometheus or Go write durations (``15s``, ``1h30m``), written for people."""
 
 from __future__ import annotations
 
@@ -16,27 +16,58 @@ _MILLISECONDS = {
     "ms": 1,
 }
 _DURATION = re.compile("".join(f"(?:([0-9]+){unit})?" for unit in _MILLISECONDS))
+# Go's units, in any order and with fractions; the two signs for micro look alike.
+_GO_SECONDS = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "\u00b5s": 1e-6,
+    "\u03bcs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+}
+_GO_PART = re.compile(rf"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)({'|'.join(_GO_SECONDS)})")
+_GO_DURATION = re.compile(f"(?:{_GO_PART.pattern})+")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LONGEST = (2**63 - 1) // 1_000_000  # Prometheus counts nanoseconds in a signed 64-bit integer
+_LONGEST = (2**63 - 1) // 1_000_000 / 1000  # both count nanoseconds in a signed 64-bit integer
 
 
 def parse(text: str) -> float:
     """Return the seconds; ValueError says what is wrong, to be read after the value itself."""
     if text == "0":
         return 0.0
-    # Longer text cannot be in range, and Python refuses to convert endless digits.
-    match = _DURATION.fullmatch(text) if len(text) <= 100 else None  # noqa: PLR2004
-    if not text or match is None:
-        unit = "; it lacks a unit" if text.isdecimal() else ""
-        raise ValueError(f"is not a duration{unit}; write it like 15s or 5m")
+    match = _matched(_DURATION, text)
     total = sum(
         int(digits) * size
         for digits, size in zip(match.groups(), _MILLISECONDS.values(), strict=True)
         if digits is not None
     )
-    if total > _LONGEST:
+    return _in_range(total / 1000)
+
+
+def parse_go(text: str) -> float:
+    """Return the seconds of a duration as Go's time.ParseDuration reads it, but none below 0."""
+    if text == "0":
+        return 0.0
+    _matched(_GO_DURATION, text)
+    parts = _GO_PART.findall(text)
+    return _in_range(sum(float(number) * _GO_SECONDS[unit] for number, unit in parts))
+
+
+def _matched(pattern: re.Pattern[str], text: str) -> re.Match[str]:
+    # Longer text cannot be in range, and Python refuses to convert endless digits.
+    match = pattern.fullmatch(text) if len(text) <= 100 else None  # noqa: PLR2004
+    if not text or match is None:
+        unit = "; it lacks a unit" if text.isdecimal() else ""
+        raise ValueError(f"is not a duration{unit}; write it like 15s or 5m")
+    return match
+
+
+def _in_range(seconds: float) -> float:
+    if seconds > _LONGEST:
         raise ValueError("is too long: durations end at about 292 years")
-    return total / 1000
+    return seconds
 
 
 def span(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Durations are Prometheus's, and people read them."""
+"""Durations are Prometheus's or Go's, and people read them."""
 
 from __future__ import annotations
 
@@ -56,11 +56,38 @@ def test_a_bare_number_is_told_what_it_lacks() -> None:
         durations.parse("15")
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        *(("0", 0.0), ("0s", 0.0), ("1.5s", 1.5), (".5s", 0.5), ("1.s", 1.0), ("500ms", 0.5)),
+        *(("1m30s", 90.0), ("30s1m", 90.0), ("1h1h", 7200.0), ("1.5h2.5m", 5550.0)),
+        *(("100us", 1e-4), ("100\u00b5s", 1e-4), ("100\u03bcs", 1e-4), ("5ns", 5e-9)),
+        ("2562047h47m16.8s", 9223372036.8),
+    ],
+)
+def test_good_for_go(text: str, seconds: float) -> None:
+    assert durations.parse_go(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "s", ".s", ".", "15", "1.5", "00", "-1s", "+1s", "1 s", "1s ", "1s\n", "1m 1s"),
+        *("1d", "1w", "1y", "1S", "1e3s", "1,5s", "1.5.5s", "\u0661s", "1sm"),
+        *("2562048h", "9" * 5000 + "s", "1s" * 5000),
+    ],
+)
+def test_bad_for_go(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^is (not a duration|too long)"):
+        durations.parse_go(text)
+
+
 @given(st.text())
 @example("1h")
 def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
-    with contextlib.suppress(ValueError):
-        assert durations.parse(text) >= 0
+    for parse in (durations.parse, durations.parse_go):
+        with contextlib.suppress(ValueError):
+            assert parse(text) >= 0
 
 
 @pytest.mark.parametrize(
