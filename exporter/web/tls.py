@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import tempfile
 from contextlib import contextmanager
@@ -42,6 +43,12 @@ _VERSIONS = {
 }
 
 
+_BEGIN = "-----BEGIN {}-----"
+_CERTIFICATE = re.compile(b"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+# As OpenSSL says that key and certificate are of two pairs, of the same kind or not.
+_FOREIGN = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+
+
 class UnusableError(Exception):
     """A certificate, key or CA that cannot be used; `key` names which."""
 
@@ -71,12 +78,7 @@ def context(
         made.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
     _load_pair(made, _pem("cert", cert), _pem("key", key))
     if client_ca is not None:
-        try:
-            made.load_verify_locations(
-                cadata=_pem("client_ca", client_ca).decode("ascii", "ignore")
-            )
-        except (ssl.SSLError, ValueError):
-            raise UnusableError("client_ca", "holds no certificate in PEM form") from None
+        _load_certificates(made, "client_ca", _pem("client_ca", client_ca))
         made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # any of them vouches, as in Go
         made.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
     return made
@@ -105,8 +107,40 @@ def _pem(key: str, given: str | Path) -> bytes:
         raise UnusableError(key, f"cannot be read: {error.strerror}") from None
 
 
+def _load_certificates(made: ssl.SSLContext, key: str, content: bytes) -> None:
+    """Trust these certificates."""
+    try:
+        made.load_verify_locations(cadata=content.decode("ascii", "ignore"))
+    except (ssl.SSLError, ValueError):
+        raise UnusableError(key, _no_pem(content, "CERTIFICATE")) from None
+
+
 def _load_pair(made: ssl.SSLContext, cert: bytes, key: bytes) -> None:
-    """Load both as they were read: from the files themselves, one may have changed since.
+    """Load both as they were read: from the files themselves, one may have changed since."""
+    _load_certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "cert", cert)  # only to look at
+    fault = _refused(made, cert, key)
+    if fault is None:
+        return
+    if b"ENCRYPTED" in key:
+        raise UnusableError("key", "is encrypted; decrypt it with openssl pkey")
+    if fault in _FOREIGN:
+        scratch = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if any(_refused(scratch, later, key) is None for later in _CERTIFICATE.findall(cert)[1:]):
+            raise UnusableError("cert", "begins with another certificate; put the key's own first")
+        raise UnusableError("key", "does not belong to the certificate")
+    if fault:  # a key too short, for one
+        raise UnusableError("cert", f"is refused by OpenSSL: {fault.replace('_', ' ').lower()}")
+    raise UnusableError("key", _no_pem(key, "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY"))
+
+
+def _no_pem(content: bytes, *labels: str) -> str:
+    if any(_BEGIN.format(label).encode() in content for label in labels):
+        return "is damaged"
+    return f"has no line {_BEGIN.format(labels[0])}: is it PEM, and the right file?"
+
+
+def _refused(made: ssl.SSLContext, cert: bytes, key: bytes) -> str | None:
+    """Load a pair; return OpenSSL's name for what is wrong, which may be empty, or None.
 
     OpenSSL would ask the terminal for the passphrase of an encrypted key.
     """
@@ -114,11 +148,8 @@ def _load_pair(made: ssl.SSLContext, cert: bytes, key: bytes) -> None:
         try:
             made.load_cert_chain(cert_path, key_path, password=lambda: "")
         except ssl.SSLError as error:
-            if error.reason == "KEY_VALUES_MISMATCH":
-                raise UnusableError("key", "does not belong to the certificate") from None
-            which = "cert" if b"-----BEGIN CERTIFICATE-----" not in cert else "key"
-            what = {"cert": "certificate", "key": "private key without a passphrase"}[which]
-            raise UnusableError(which, f"holds no {what} in PEM form") from None
+            return error.reason or ""
+    return None
 
 
 @contextmanager

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 DAY = dt.timedelta(days=1)
 
 
@@ -46,9 +47,9 @@ class Authority:
         self._made = self._sign(self._key, self._name, [], ca=True)
         self.cert = self._made.public_bytes(serialization.Encoding.PEM).decode()
 
-    def pair(self, *names: str) -> Pair:
+    def pair(self, *names: str, key: PrivateKey | None = None) -> Pair:
         """Return a certificate for these subject alternative names."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = key or ec.generate_private_key(ec.SECP256R1())
         made = self._sign(key, _name("somebody"), [_general(name) for name in names], ca=False)
         pem = serialization.Encoding.PEM
         return Pair(
@@ -60,7 +61,7 @@ class Authority:
 
     def _sign(
         self,
-        key: ec.EllipticCurvePrivateKey,
+        key: PrivateKey,
         name: x509.Name,
         names: list[x509.GeneralName],
         *,
