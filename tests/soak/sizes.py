@@ -21,6 +21,7 @@ ROUNDS = _size("SOAK_ROUNDS", 1, 10)  # of faults of networks, of full disks, of
 CUTS = _size("SOAK_CUTS", 5, 100)
 DELETION_SECONDS = _size("SOAK_DELETION_SECONDS", 9, 120)
 SQLITE_ROWS = _size("SOAK_SQLITE_ROWS", 1_000, 10_000)
+SLOW_SECONDS = _size("SOAK_SLOW_SECONDS", 3, 60)
 OLD_ROWS = _size("SOAK_OLD_ROWS", 100_000, 100_000)
 MINUTES = float(os.environ.get("SOAK_MINUTES") or 10)
 
