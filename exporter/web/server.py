@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Address", "Guard", "Limits", "Site", "UnixAddress", "WebServer", "parse_address"]
 
 _DEFAULT_LIMITS = Limits()
+_NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
+_MOMENT = 0.05  # seconds
 
 
 class WebServer:
@@ -93,6 +97,7 @@ class WebServer:
         server.guard = self._pages.guard
         server.limit = limits.connections
         server.waiting = self._pages.waiting
+        asyncio.get_running_loop().set_exception_handler(server.on_exception)
         server.add_sockets(sockets)
         await self._stopping.wait()
         server.stop()
@@ -123,14 +128,29 @@ class _CappedServer(HTTPServer):
             connection.close()
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
-        if self._open >= self.limit:
-            silent = next(iter(self.waiting), stream)
-            silent.close()
-            if silent is stream:
-                return
-            del self.waiting[silent]
+        if self._open >= self.limit and not self._make_room():
+            stream.close()
+            return
         self._open += 1
         super().handle_stream(stream, address)
+
+    def _make_room(self) -> bool:
+        silent = next(iter(self.waiting), None)
+        if silent is not None:
+            del self.waiting[silent]
+            silent.close()
+        return silent is not None
+
+    def on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Make room where open files have run out all the same: the limit is low, or backends many.
+
+        To accept is tried again at once, and a line for each time would fill the disk.
+        """
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in _NO_MORE_FILES:
+            loop.default_exception_handler(context)
+        elif not self._make_room():
+            time.sleep(_MOMENT)
 
     def start_request(
         self, server_conn: object, request_conn: HTTPConnection

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+FILES = 50  # that may be open
 # What systemd does before it starts a service: sd_listen_fds(3).
 ACTIVATE = f"""
 import os, socket, sys
@@ -81,6 +84,19 @@ def test_systemd_socket(backend: dict[str, Any], path: Path, tmp_path: Path) -> 
         assert exporter.logged("listening", f"unix:{path}")
         assert status(path) == "200"
     assert path.exists()
+
+
+def test_open_files_run_out(backend: dict[str, Any], tmp_path: Path) -> None:
+    """Silent connections make room then, too; and the log does not fill the disk."""
+    program = ("sh", "-c", f'ulimit -n {FILES}; exec "$0" -m exporter "$@"', sys.executable)
+    with running(tmp_path, backend, program=program) as exporter, contextlib.ExitStack() as stack:
+        for _ in range(2 * FILES):
+            host, _, port = exporter.address.partition(":")
+            stack.enter_context(socket.create_connection((host, int(port))))
+        for _ in range(3):
+            assert exporter.get("/metrics").status == 200
+            assert exporter.get("/-/healthy").status == 200
+        assert len(exporter.logs()) < 20
 
 
 def test_without_systemd() -> None:
