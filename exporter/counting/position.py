@@ -307,3 +307,10 @@ class Position(Standing):
         if self.top is None or self.cursor is None:
             return 0
         return max(0, self.top - self.cursor)
+
+    @property
+    def left(self) -> int:
+        """How many ids are to be read: the backlog, and where unfinished rows are looked for."""
+        if self.below is None or not self.anchors:
+            return self.backlog
+        return self.backlog + max(0, self.below - self.anchors[0].id)

@@ -24,6 +24,7 @@ from exporter.counting.tally import Changes, Tally
 from exporter.errors import BackendAbsent
 from exporter.metrics.catalogue import Metric
 from exporter.metrics.samples import Sample
+from exporter.runtime.recent import Recent, minute
 from exporter.sql.identity import Identity
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Follower:
         self.checkpoint = checkpoint
         self.waiting = ""  # for a table, and which
         self.last_read: float | None = None  # Unix time, seconds
+        self.recent = Recent()
         self._restored = checkpoint is None
         self._unanswered: Save | None = None  # we do not know whether it was kept
         # What is served of the tally. History comes at once, when all of it is counted: served bit
@@ -116,7 +118,7 @@ class Follower:
         False, and what was served last is served on meanwhile.
         """
         self.last_read, self.skew, self.waiting = old.last_read, old.skew, old.waiting
-        self.tables, self.health = old.tables, old.health
+        self.tables, self.health, self.recent = old.tables, old.health, old.recent
         if self.checkpoint is not None:
             return False
         name, identities = self.settings.name, old.database.identities()
@@ -166,11 +168,24 @@ class Follower:
             raise
         moved = self._take_over(batches)
         self.last_read = time.time()
+        left = sum(self.positions[layout.kind].left for layout in self.layouts)
+        self.recent.catch_up.note(left, time.monotonic())
         return moved
 
     def busy(self, now: float) -> bool:
         """Whether another step has work to do at once; `now`: Unix time, seconds."""
         return any(self.positions[layout.kind].busy(now) for layout in self.layouts)
+
+    def capabilities(self) -> dict[str, bool]:
+        """Say what the backend offers, as far as it was seen."""
+        present = {table.layout.kind: table for table in self.tables or ()}
+        main = present.get(self.database.family.main.kind)
+        return {
+            "extended": main is not None and main.extended,
+            "date_done_index": main is not None and main.date_done_index,
+            "snapshot": self.database.dialect.snapshot,
+            **{f"table_{layout.kind}": layout.kind in present for layout in self.layouts},
+        }
 
     def ask_less(self) -> None:
         """Read less at once: it may have been too much."""
@@ -245,6 +260,8 @@ class Follower:
         self._apply(save)
 
     def _apply(self, save: Save) -> None:
+        if self.main.live:  # else it is history, which is not of the last hour
+            self.recent.minutes.take(self.tally.values, save.changes.values, minute())
         for stage in save.staged:
             self._note(stage.kind, stage.position, stage.change)
             stage.position.apply(stage.change)
@@ -282,6 +299,7 @@ class Follower:
             return
         connection = session.connection
         self.health = {kind: reader.health(connection) for kind, reader in self._readers.items()}
+        self.recent.looked(self.health)
         self._health_due = time.monotonic() + HEALTH_INTERVAL
 
     def _note(self, kind: str, position: Position, change: Change) -> None:

@@ -121,12 +121,13 @@ class Poller:
         """Serve what is known now."""
         made = samples(self.follower, self.polls)
         self._exposition.publish(self.settings.name, made, self._fixed)
+        self.follower.recent.oldest = self.follower.main.oldest()  # other threads must not ask
         self._published = time.monotonic()
 
     @property
     def status(self) -> BackendStatus:
         """What people want to know, made when they ask. Called from another thread."""
-        return backend_status(self.follower, self.polls)
+        return backend_status(self.follower, self.polls, stuck=self.stuck())
 
     def _failed(self, error: BackendError, failures: int) -> None:
         self.polls.failed(error, failures)

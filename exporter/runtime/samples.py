@@ -58,12 +58,6 @@ def _of_tables(follower: Follower, tables: tuple[ResultTable, ...]) -> Lists:
     main = present.get(family.main.kind)
     version = family.version(main.all_columns) if main else ""
     info = (dialect, database.driver, database.server.split(" ")[-1], version)
-    capabilities = {
-        "extended": main is not None and main.extended,
-        "date_done_index": main is not None and main.date_done_index,
-        "snapshot": database.dialect.snapshot,
-        **{f"table_{layout.kind}": layout.kind in present for layout in family.layouts},
-    }
     watched = {kind: positions[kind].watched for kind in present}
     by_table: dict[Metric, dict[str, Any]] = {
         catalogue.BACKLOG: {kind: positions[kind].backlog for kind in present},
@@ -76,7 +70,9 @@ def _of_tables(follower: Follower, tables: tuple[ResultTable, ...]) -> Lists:
     }
     return {
         catalogue.INFO: [Sample(info, 1)],
-        catalogue.CAPABILITY: [Sample((name,), float(has)) for name, has in capabilities.items()],
+        catalogue.CAPABILITY: [
+            Sample((name,), float(has)) for name, has in follower.capabilities().items()
+        ],
         **{
             metric: [Sample((kind,), value) for kind, value in values.items() if value is not None]
             for metric, values in by_table.items()

@@ -33,7 +33,7 @@ from exporter.exposition.formats import Format
 from exporter.metrics import catalogue
 from exporter.metrics.samples import Sample, Samples
 from exporter.printable import some
-from exporter.runtime.election import RETRY_INTERVAL, Election
+from exporter.runtime.election import RETRY_INTERVAL, STANDING_BY, Election
 from exporter.runtime.options import Options
 from exporter.runtime.poller import Poller
 from exporter.runtime.polling import Polling
@@ -233,8 +233,20 @@ class Service:
 
     def status(self) -> ServiceStatus:
         """Return what the status page shows."""
-        backends = tuple(poller.status for poller in self._pollers())
-        return ServiceStatus(__version__, self.started, backends)
+        election, guard = self._election, self._guard
+        refused = {
+            "the configuration file": self._refused,
+            "the web configuration": guard is not None and bool(guard.faults),
+        }
+        return ServiceStatus(
+            version=__version__,
+            started=self.started,
+            backends=tuple(poller.status for poller in self._pollers()),
+            unhealthy=self.unhealthy(),
+            unready=self.unready(),
+            standby=election is not None and election.fault == STANDING_BY,
+            refused=tuple(name for name, wrong in refused.items() if wrong),
+        )
 
     def _pollers(self) -> list[Poller]:
         polling = self.polling
