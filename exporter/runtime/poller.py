@@ -17,14 +17,16 @@ from exporter.runtime.polls import Polls
 from exporter.runtime.samples import samples
 from exporter.runtime.statuses import backend_status, server
 from exporter.sql.connection import unexpected
-from exporter.sql.waiting import waiting
+from exporter.sql.waiting import minded, waiting
 from exporter.web.status import BackendStatus
 
 PUBLISH_INTERVAL = 1.0  # seconds, while a poll lasts
 PROGRESS_INTERVAL = 10.0  # seconds between lines on a backlog
 LONGEST_BACKOFF = 60.0  # seconds
 PAUSE_BETWEEN_STEPS = 0.005  # seconds between two steps, for everybody else who uses the database
-STUCK_AFTER = 60.0  # seconds beyond all timeouts
+BEGIN_WITHIN = 60.0  # seconds; later than that no thread is left to poll
+INTERVALS = 3  # without progress, beyond all timeouts: a poll that hangs
+LATE = 2.0  # seconds by which a timeout may come late
 
 
 class Poller:
@@ -78,7 +80,7 @@ class Poller:
         self.try_poll()
         now = time.monotonic()
         due = now + self._delay(now, now - started)
-        self._patient_until = due + STUCK_AFTER
+        self._patient_until = due + BEGIN_WITHIN
         return due
 
     def stop(self) -> None:
@@ -103,7 +105,8 @@ class Poller:
         started = time.monotonic()
         self.polls.begin()
         try:
-            self._poll()
+            with minded(self._goes_on):
+                self._poll()
         except BackendAbsent as error:
             self._failed(error, 1)
         except BackendError as error:
@@ -142,15 +145,21 @@ class Poller:
         backoff = min(interval * 2.0 ** min(failures - 1, 16), LONGEST_BACKOFF)
         return max(interval, backoff) * random.uniform(0.9, 1.1)  # noqa: S311  # jitter
 
+    def _goes_on(self) -> None:
+        """Be patient for as long as the next wait for a database may last."""
+        settings, checkpoint = self.settings, self.follower.checkpoint
+        limit = settings.connect_timeout + settings.query_timeout
+        if checkpoint is not None:
+            limit = max(limit, checkpoint.patience)
+        patience = limit + LATE + INTERVALS * settings.poll_interval
+        self._patient_until = time.monotonic() + patience
+
     def _poll(self) -> None:
         """Read step by step until there is nothing left to read."""
         began = time.time()
         logged = time.monotonic()
-        limits = self.settings.connect_timeout + 2 * self.settings.query_timeout
-        if self.follower.checkpoint is not None:
-            limits += 2 * self.follower.checkpoint.patience
         while True:
-            self._patient_until = time.monotonic() + limits + STUCK_AFTER
+            self._goes_on()
             if self.follower.go_on():
                 self.publish()
             moved = self.follower.step()

@@ -1,4 +1,4 @@
-"""Tells whoever shares a processor with this thread when it waits for a database."""
+"""Tells others how a thread gets on with its database: when it waits, and that it goes on."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ Tell = Callable[[int], None]  # takes by how many threads more compute now: -1 o
 
 class _Mine(threading.local):
     tell: Tell | None = None  # nobody shares with this thread, or it waits already
+    mind: Callable[[], None] | None = None
 
 
 _mine = _Mine()
@@ -22,6 +23,16 @@ _mine = _Mine()
 def share(tell: Tell) -> None:
     """Let `tell` know whenever this thread begins to wait, and when it has waited."""
     _mine.tell = tell
+
+
+@contextmanager
+def minded(mind: Callable[[], None]) -> Iterator[None]:
+    """Let `mind` know whenever this thread turns to a database, which then has its own limits."""
+    before, _mine.mind = _mine.mind, mind
+    try:
+        yield
+    finally:
+        _mine.mind = before
 
 
 @contextmanager
@@ -40,16 +51,23 @@ def waiting() -> Iterator[None]:
 
 
 def _connect(dialect: Dialect, _record: Any, args: Any, kwargs: Any) -> Any:
+    _goes_on()
     with waiting():
         return dialect.connect(*args, **kwargs)
 
 
 def _execute(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+    _goes_on()
     if _mine.tell is None:
         return False
     with waiting():
         context.dialect.do_execute(cursor, statement, parameters, context)
     return True
+
+
+def _goes_on() -> None:
+    if _mine.mind is not None:
+        _mine.mind()
 
 
 # For every engine, since nothing changes for a thread that shares with nobody.
