@@ -17,10 +17,10 @@ from tornado.iostream import SSLIOStream
 from tornado.web import Application, Finish, HTTPError, RequestHandler
 
 from exporter.errors import ConfigError, shown
-from exporter.web import tls
+from exporter.web import data, page, tls
 from exporter.web.negotiation import accepts_gzip, choose_format
-from exporter.web.page import CONTENT_SECURITY_POLICY, render
 from exporter.web.passwords import BusyError, Passwords
+from exporter.web.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -39,6 +39,7 @@ _log = logging.getLogger(__name__)
 _HEALTHY = ("/-/healthy", "/healthz")
 _READY = ("/-/ready", "/readyz")
 _RELOAD = "/-/reload"
+_DATA = "/status.json"
 _METHODS = ("GET", "HEAD")
 _PLAIN = "text/plain; charset=utf-8"
 
@@ -59,7 +60,7 @@ class Site(Protocol):
         """Return why the metrics are not complete yet, or ""."""
 
     def status(self) -> ServiceStatus:
-        """Return what the status page shows."""
+        """Return what the status page shows. Called from a thread of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,8 @@ class Pages(Application):
         super().__init__(
             [
                 (re.escape(telemetry_path), _Metrics),
-                ("/", _Status),
+                ("/", _Page),
+                (_DATA, _Data),
                 (_RELOAD, _Reload),
                 *((path, _Probe, healthy) for path in _HEALTHY),
                 *((path, _Probe, ready) for path in _READY),
@@ -105,7 +107,9 @@ class Pages(Application):
         self.site = site
         self.reload = reload
         self.reloads = False  # at the moment
-        self.reloading = ThreadPoolExecutor(1, "reload")  # not the one that answers scrapes
+        # Not those that answer scrapes.
+        self.reloading = ThreadPoolExecutor(1, "reload")
+        self.rendering = ThreadPoolExecutor(1, "page")
         self.telemetry_path = telemetry_path
         self.guard = guard
         self.passwords = Passwords()
@@ -120,7 +124,7 @@ def _check_telemetry_path(path: str) -> None:
     name = "--web.telemetry-path"
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+/?", path):
         raise ConfigError([f"{name}: {path!r} is not a path such as '/metrics'"])
-    if path.startswith("/-/") or path in {*_HEALTHY, *_READY}:
+    if path.startswith("/-/") or path in {*_HEALTHY, *_READY, _DATA}:
         raise ConfigError([f"{name}: {path!r} is taken by another page; use '/metrics'"])
 
 
@@ -190,7 +194,7 @@ class _Handler(RequestHandler):
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Referrer-Policy", "no-referrer")
-        self.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+        self.set_header("Content-Security-Policy", page.CONTENT_SECURITY_POLICY)
         for name, value in self.application.guard.config.headers:
             self.set_header(name, value)
 
@@ -324,19 +328,35 @@ class _Reload(_Handler):
 
 
 class _Status(_Handler):
-    def get(self) -> None:
-        site = self.application.site
-        page = render(
-            site.status(),
-            time.time(),
-            # Relative, so that it also works behind a proxy that adds a path prefix.
-            metrics=self.application.telemetry_path.lstrip("/"),
-            unhealthy=site.unhealthy(),
-            unready=site.unready(),
-            refresh=self.request.query_arguments.get("refresh") != [b"off"],
-        )
-        self.set_header("Content-Type", "text/html; charset=utf-8")
-        self.finish(page)
+    """What is going on: made when asked for, by one thread, which is none of those that scrape."""
+
+    form = ""
+
+    async def get(self) -> None:
+        view = View.of(self.request.query_arguments)
+        loop, rendering = asyncio.get_running_loop(), self.application.rendering
+        answer = await loop.run_in_executor(rendering, self.render_status, view)
+        self.set_header("Content-Type", f"{self.form}; charset=utf-8")
+        self.finish(answer)
+
+    def render_status(self, view: View) -> str:
+        raise NotImplementedError
+
+
+class _Page(_Status):
+    form = "text/html"
+
+    def render_status(self, view: View) -> str:
+        # Relative, so that it also works behind a proxy that adds a path prefix.
+        metrics = self.application.telemetry_path.lstrip("/")
+        return page.render(self.application.site.status(), time.time(), view, metrics=metrics)
+
+
+class _Data(_Status):
+    form = "application/json"
+
+    def render_status(self, view: View) -> str:
+        return data.render(self.application.site.status(), time.time(), view)
 
 
 class _NotFound(_Handler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import json
 import logging
 import math
 import socket
@@ -44,6 +45,7 @@ class Shop:
         self.broken: Exception | None = None
         self.scrapes = 0
         self.rendering = threading.Lock()
+        self.looking = threading.Lock()
 
     def cached(self, form: Format, *, gzip: bool) -> bytes | None:
         del form, gzip
@@ -64,9 +66,13 @@ class Shop:
 
     def status(self) -> ServiceStatus:
         now = time.time()
+        with self.looking:
+            pass
         tasks = (TaskStatus("<script>alert(1)</script>", {"SUCCESS": 1}, {}, now),)
         backend = BackendStatus("orders", True, "", "", 15, now, 0.1, tasks=tasks)  # noqa: FBT003
-        return ServiceStatus("1.2.3", now, (backend,))
+        if self.broken:
+            raise self.broken
+        return ServiceStatus("1.2.3", now, (backend,), self.ill, self.busy)
 
 
 compress = gzip.compress
@@ -236,6 +242,7 @@ class TestMetrics:
             ("/healthz", "'/healthz' is taken by another page; use '/metrics'"),
             ("/-/ready", "'/-/ready' is taken by another page; use '/metrics'"),
             ("/-/reload", "'/-/reload' is taken by another page; use '/metrics'"),
+            ("/status.json", "'/status.json' is taken by another page; use '/metrics'"),
         ],
     )
     def test_impossible_path(self, shop: Shop, path: str, fault: str) -> None:
@@ -309,7 +316,70 @@ class TestPages:
         assert 'http-equiv="refresh"' in page
         assert 'http-equiv="refresh"' not in ask(port, "/?refresh=off")[1].decode()
 
-    @pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy", "/nothing"])
+    def test_status_as_data(self, shop: Shop, port: int) -> None:
+        shop.ill = "stuck"
+        answer, body = ask(port, "/status.json")
+        assert answer.status == 200
+        assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
+        assert json.loads(body)["headline"] == "Not well: the exporter is not healthy"
+        assert [backend["name"] for backend in json.loads(body)["backends"]] == ["orders"]
+        assert json.loads(ask(port, "/status.json?backend=none")[1])["backends"] == []
+        head, nothing = ask(port, "/status.json", "HEAD")
+        assert (head.status, nothing) == (200, b"")
+
+    @pytest.mark.parametrize("path", ["/", "/status.json"])
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "sort=nonsense&sort=task&refresh=",
+            "task=%ff%fe%00%0a%1b%E2%80%AE&backend=%",
+            "task=" + "x" * 3000,
+            "task=%3Cscript%3Ealert(1)%3C/script%3E",
+            "&&&=&==&a=b;c=d&task",
+            "&".join(f"task={n}" for n in range(500)),
+            "backend=../../etc/passwd&task={{7*7}}{%25 raw x %25}",
+        ],
+    )
+    def test_whatever_is_asked_is_a_view(
+        self, port: int, path: str, query: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        answer, body = ask(port, f"{path}?{query}")
+        assert answer.status == 200
+        assert b"<script" not in body
+        assert len(body) < 30_000
+        assert caplog.records == []
+
+    @pytest.mark.parametrize("path", ["/", "/status.json"])
+    def test_a_page_that_takes_its_time_holds_no_scrape_up(
+        self, shop: Shop, port: int, path: str
+    ) -> None:
+        with shop.looking:
+            waiting = connect(port, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert ask(port, "/metrics")[0].status == 200
+            assert ask(port, "/-/healthy")[0].status == 200
+            waiting.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                waiting.recv(1)
+        waiting.settimeout(PATIENCE)
+        assert waiting.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        waiting.close()
+
+    @pytest.mark.parametrize("path", ["/", "/status.json"])
+    def test_a_page_that_fails_says_nothing(
+        self, shop: Shop, port: int, path: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        shop.broken = KeyError("hunter2")
+        answer, body = ask(port, path)
+        assert (answer.status, body) == (500, b"500 Internal Server Error\n")
+        (record,) = caplog.records
+        assert record.message == f"cannot answer GET {path}"
+
+    def test_forms_lead_to_this_site_only(self, port: int) -> None:
+        policy = ask(port, "/")[0].headers["Content-Security-Policy"]
+        assert "form-action 'self';" in policy
+        assert "script" not in policy
+
+    @pytest.mark.parametrize("path", ["/", "/status.json", "/metrics", "/-/healthy", "/nothing"])
     def test_safe_headers(self, port: int, path: str) -> None:
         headers = ask(port, path)[0].headers
         assert headers["X-Content-Type-Options"] == "nosniff"
