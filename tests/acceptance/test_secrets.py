@@ -146,6 +146,7 @@ def test_running_exporter_shows_no_password(
             ("/metrics", "text/plain"),
             ("/metrics", OPENMETRICS),
             ("/", "text/html"),
+            ("/status.json", "application/json"),
             ("/-/ready", "*/*"),
             ("/-/healthy", "*/*"),
         ):
