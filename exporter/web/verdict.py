@@ -57,7 +57,7 @@ def _up(status: ServiceStatus) -> str:
 
 def _newest(status: ServiceStatus, now: float) -> str:
     moments = [t.last_finished for b in status.backends for t in b.tasks if t.last_finished]
-    return f"; the newest result is of {ago(max(moments), now)}" if moments else ""
+    return f"; newest result {ago(max(moments), now)}" if moments else ""
 
 
 def _down(status: ServiceStatus, troubles: Sequence[Trouble], now: float) -> str:

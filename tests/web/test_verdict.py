@@ -42,7 +42,7 @@ def task(**changes: Any) -> TaskStatus:
 
 def test_all_is_well() -> None:
     one = judge(backend("Orders", tasks=(lately("a", 5),)))
-    assert one == Verdict("All is well: Orders is up; the newest result is of 30 s ago", (), {})
+    assert one == Verdict("All is well: Orders is up; newest result 30 s ago", (), {})
     assert one.level is Level.WELL
     assert judge(backend("a"), backend("b")).headline == "All is well: all 2 backends are up"
 
