@@ -19,6 +19,7 @@ NAMES = (
     "idle",
     "catch_up",
     "scrape",
+    "labels",
     "memory",
     "start",
     "freshness",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import time
@@ -17,7 +16,7 @@ from sqlalchemy import URL
 
 from bench.figures import Figure, Finding, Plot, count, quantile, seconds, timed
 from bench.lab import KINDS, Lab
-from bench.process import LONGEST, Scraper, rss, series
+from bench.process import LONGEST, TICK, Scraper, cpu_seconds, rss, series
 from bench.tables import DAY, Shape
 from tests.acceptance.process import PROMISED_END, Exporter, running
 from tests.servers.database import Database, DatabaseServer
@@ -29,7 +28,6 @@ SHAPE = Shape(rows=1_000, tasks=5, workers=4, age=30 * DAY)
 SCRAPE_INTERVAL = 15.0  # seconds; so are polls
 PAUSE = 0.05  # seconds between scrapes that are timed
 MOST_UP, MOST_CPU, MOST_MEMORY, MOST_SCRAPE = 5.0, 0.03, 0.5, 0.015
-TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
 
 
 @dataclass(frozen=True)
@@ -151,17 +149,11 @@ def _ready(process: Exporter) -> bool:
 def _idle(pid: int, scraper: Scraper, seconds: float) -> float:
     """Return the share of a core that is used, with a scrape now and then."""
     scraper.scrape()
-    before, begun = _cpu(pid), time.monotonic()
+    before, begun = cpu_seconds(pid), time.monotonic()
     while (left := begun + seconds - time.monotonic()) > 0:
         time.sleep(min(left, SCRAPE_INTERVAL))
         scraper.scrape()
-    return (_cpu(pid) - before) / (time.monotonic() - begun)
-
-
-def _cpu(pid: int) -> float:
-    """Return the seconds that a process has computed."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * TICK  # user and system
+    return (cpu_seconds(pid) - before) / (time.monotonic() - begun)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from tests.servers.database import Database
 from tests.servers.process import wait_until
 
 LONGEST = 300.0  # seconds
+TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
 # As Prometheus asks since 2.5.
 ACCEPT = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
@@ -67,6 +69,12 @@ def rss(pid: int, *, peak: bool = False) -> float:
     if found is None:
         raise RuntimeError(f"process {pid} has ended")
     return int(found[1]) / 1024
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the seconds that a process has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * TICK  # user and system
 
 
 @contextmanager
