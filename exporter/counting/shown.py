@@ -58,7 +58,7 @@ class Shown:
                     self._dropped[key] = None
                     self._changed[catalogue.RESULTS_DROPPED, ()] = None
                 continue
-            served = (metric, labels)
+            served = key if labels is own else (metric, labels)
             if self._relabelled:
                 self._members.setdefault(served, {})[own] = None
             self._changed[served] = None
