@@ -250,7 +250,7 @@ class Database(KeptConnection[Connection]):
                     "GRANT SELECT on it to this account",
                 )
         try:
-            return build(layout, name, schema, facts, readable, self.dialect.adapt)
+            return build(layout, name, schema, facts, readable, self.dialect.fitted)
         except UnfitColumn as error:
             raise BackendError(
                 Reason.SCHEMA,

@@ -79,8 +79,9 @@ class Layout:
             self.retries: Kind.NUMBER,
             self.result: Kind.BYTES,
             self.done: Kind.MOMENT,
+            self.traceback: Kind.TEXT,
         }
-        return kinds.get(name, Kind.TEXT)
+        return kinds.get(name, Kind.LABEL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,9 +32,15 @@ class Kind(StrEnum):
 
     WHOLE = "a whole number"
     NUMBER = "a number"
-    TEXT = "text"
+    LABEL = "text"
+    TEXT = "text of any length"
     BYTES = "bytes or text"
     MOMENT = "a date and time"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is read as text."""
+        return self in (Kind.LABEL, Kind.TEXT)
 
     def holds(self, declared: TypeEngine[Any]) -> bool:
         """Whether what is declared so can be read as this."""
@@ -43,7 +49,7 @@ class Kind(StrEnum):
                 return isinstance(declared, Integer) or is_decimal(declared)
             case Kind.NUMBER:
                 return isinstance(declared, (Integer, Numeric, Float))
-            case Kind.TEXT:
+            case Kind.LABEL | Kind.TEXT:
                 return isinstance(declared, (String, Uuid))
             case Kind.BYTES:
                 return isinstance(declared, (*BYTES, String, JSON))

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import text
 
+from exporter.backends.present import count_present
 from tests.follow import TASKS, Follower, insert
 
 if TYPE_CHECKING:
@@ -229,3 +230,23 @@ def test_view_that_converts_is_read(database: Database, engine: Engine) -> None:
     assert follower.states() == {"SUCCESS": 1}
     assert follower.total("celery_task_retries_total") == 7
     follower.close()
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mariadb-pymysql"], indirect=True)
+def test_label_is_bounded_where_its_column_is_not(follower: Follower, engine: Engine) -> None:
+    """As on SQLite. Two that are alike so far are one, and `verify` knows."""
+    for column in ("name", "worker", "queue", "task_id"):
+        retype(engine, column, "TEXT")
+    for number, state in enumerate(STORED, 1):
+        whole = f"{number}, '{state}', 1"
+        texts = ", ".join(f"CONCAT(REPEAT('é', 600), '{number}{c}')" for c in "abcd")
+        columns = "id, status, retries, name, worker, queue, task_id"
+        alter(engine, f"INSERT INTO celery_taskmeta ({columns}) VALUES ({whole}, {texts})")
+    follower.poll()
+    assert follower.states() == {"SUCCESS": 2, "FAILURE": 1, "REVOKED": 1}
+    cut = "é" * 512
+    labels = {"task": cut, "worker": cut, "queue": cut}
+    assert follower.value("celery_task_results_total", state="SUCCESS", **labels) == 2
+    assert follower.value("celery_task_unfinished", state="STARTED", **labels) == 1
+    present = count_present(follower.poller.follower.database, follower.poller.follower.main)
+    assert present == {(cut, s, cut, cut): n for s, n in follower.states().items()}

@@ -179,12 +179,12 @@ def test_tables_are_looked_at_by_one_statement() -> None:
 @pytest.mark.parametrize(
     ("kind", "declared", "expression"),
     [
-        (Kind.TEXT, CHAR(50), "rtrim(c)"),
-        (Kind.TEXT, TEXT(), "CAST(c AS NVARCHAR(max))"),
-        (Kind.TEXT, UNIQUEIDENTIFIER(), "CAST(c AS NVARCHAR(max))"),
+        (Kind.LABEL, CHAR(50), "rtrim(c)"),
+        (Kind.LABEL, TEXT(), "CAST(c AS NVARCHAR(max))"),
+        (Kind.LABEL, UNIQUEIDENTIFIER(), "CAST(c AS NVARCHAR(max))"),
         (Kind.BYTES, NVARCHAR(), "CAST(CAST(c AS VARCHAR(max)) AS VARBINARY(max))"),
         (Kind.BYTES, IMAGE(), "c"),
-        (Kind.TEXT, IMAGE(), None),
+        (Kind.LABEL, IMAGE(), None),
         (Kind.WHOLE, NVARCHAR(), None),
         (Kind.WHOLE, DECIMAL(38, 0), "c"),
         (Kind.MOMENT, DATETIME2(), "c"),

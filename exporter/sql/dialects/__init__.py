@@ -99,7 +99,7 @@ class Dialect:
     catalogue = ("information_schema.tables", "table_schema", "table_name")
     begin: tuple[str, ...] = ()
     end = "COMMIT"
-    longest_label: int | None = None  # characters that `label` gives; None: all there are
+    longest_label = 512  # characters that `label` gives: Celery's columns have 155
     nul_ends_label = False  # whether `label` gives what is before a NUL character
 
     def __init__(self, limits: Limits) -> None:
@@ -221,6 +221,20 @@ class Dialect:
     ) -> ColumnElement[Any] | None:
         """Return the column as one of Celery's own type; None where that cannot be."""
         return column if kind.holds(declared) else None
+
+    def fitted(
+        self, column: Column[Any], kind: Kind, declared: TypeEngine[Any]
+    ) -> ColumnElement[Any] | None:
+        """Adapt the column, and bound what is a label, for whoever stores it need not."""
+        adapted = self.adapt(column, kind, declared)
+        length = getattr(declared, "length", None)
+        if adapted is None or kind is not Kind.LABEL or (length and length <= self.longest_label):
+            return adapted
+        return self.cut(adapted)
+
+    def cut(self, text: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the first characters of a text, as many as a label has at most."""
+        return func.left(text, literal_column(str(self.longest_label)), type_=text.type)
 
     def tables_like(
         self, connection: Connection, parts: Sequence[str], most: int

@@ -143,6 +143,10 @@ class SQLServer(Dialect):
         pairs = zip(columns, indexed, strict=True)
         return [Facts(types, frozenset(leading)) if types else None for types, leading in pairs]
 
+    def cut(self, text: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Leave it: `exact` does this."""
+        return text
+
     def adapt(
         self, column: Column[Any], kind: Kind, declared: TypeEngine[Any]
     ) -> ColumnElement[Any] | None:
@@ -150,9 +154,9 @@ class SQLServer(Dialect):
 
         TEXT is neither compared nor counted; a text beside UNIQUEIDENTIFIER has to be one.
         """
-        if kind is Kind.TEXT and isinstance(declared, (Text, Uuid)):
+        if kind.is_text and isinstance(declared, (Text, Uuid)):
             return cast(column, Unicode())
-        if kind is Kind.TEXT and isinstance(declared, (CHAR, NCHAR)):
+        if kind.is_text and isinstance(declared, (CHAR, NCHAR)):
             return func.rtrim(column, type_=Unicode)
         if kind is Kind.BYTES and isinstance(declared, String):
             return cast(cast(column, VARCHAR()), VARBINARY())

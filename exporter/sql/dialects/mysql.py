@@ -202,7 +202,7 @@ class MySQL(Dialect):
         self, column: Column[Any], kind: Kind, declared: TypeEngine[Any]
     ) -> ColumnElement[Any] | None:
         """Take the bytes of what is stored as text; a text beside UUID has to be one."""
-        if kind is Kind.TEXT and isinstance(declared, Uuid):
+        if kind.is_text and isinstance(declared, Uuid):
             return cast(column, String())
         if kind is Kind.BYTES and isinstance(declared, (String, JSON)):
             return self.exact(column)

@@ -285,7 +285,7 @@ class PostgreSQL(Dialect):
         if not kind.holds(declared):
             return None
         plain = type(declared) in (VARCHAR, TEXT) and not getattr(declared, "collation", None)
-        if kind is Kind.TEXT and not plain:
+        if kind.is_text and not plain:
             return cast(column, Text).collate("C")
         if kind is Kind.BYTES and not isinstance(declared, LargeBinary):
             return func.convert_to(cast(column, Text), "SQL_ASCII")  # the bytes, as they are

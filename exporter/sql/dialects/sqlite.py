@@ -64,7 +64,6 @@ class SQLite(Dialect):
     snapshot = True
     catalogue = ("sqlite_master", "NULL", "tbl_name")
     begin = ("BEGIN",)
-    longest_label = 512  # SQLite does not keep to VARCHAR(155)
     nul_ends_label = True  # https://sqlite.org/nulinstr.html
 
     def __init__(self, limits: Limits) -> None:
@@ -161,6 +160,10 @@ class SQLite(Dialect):
     ) -> ColumnElement[Any] | None:
         """Take it as it is: a declared type says nothing of what is stored, but for the id."""
         return column if kind is not Kind.WHOLE else super().adapt(column, kind, declared)
+
+    def cut(self, text: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Leave it: `label` does this, for what is declared means nothing."""
+        return text
 
     def exact(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Compare bytes, even in a NOCASE column."""
