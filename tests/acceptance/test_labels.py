@@ -57,7 +57,7 @@ RULES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("rules", [RULES[:number] for number in range(1, len(RULES) + 1)])
+@pytest.mark.parametrize("rules", [RULES[:3], RULES], ids=["some", "all"])
 def test_prometheus_relabels_alike(
     rules: list[dict[str, Any]], prometheus: Callable[[str], Prometheus], tmp_path: Path
 ) -> None:
