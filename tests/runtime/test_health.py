@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
     from tests.servers.database import Database
 
-pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+pytestmark = [
+    pytest.mark.parametrize("database", ["sqlite"], indirect=True),
+    pytest.mark.usefixtures("engine"),
+]
 
 INTERVAL, TIMEOUT = 0.4, 0.3  # seconds
 
