@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from exporter.printable import printable
+from exporter.web.charts import bars
 from exporter.web.page import LONGEST_STATE, MISSING, breakable, cards, render
 from exporter.web.status import (
     BackendStatus,
@@ -186,6 +187,17 @@ def test_the_last_hour_is_drawn() -> None:
     assert "Results in the last 40 min 70" in one_line(page)
     assert "Failed in the last 40 min 2 2.9%" in one_line(page)
     assert "svg" not in Page(render(service(backend(tasks=(task("a"),))), NOW)).tags
+
+
+def test_a_chart_is_whole() -> None:
+    """However long its outline is, of which `escaped` would show the ends only."""
+    counts = tuple(number * 7919 % 1009 for number in range(60))
+    made = HourStatus(NOW - 3570, 60, counts, counts, (True, False) * 30)
+    one = backend(hour=made, tasks=(TaskStatus("a", {}, {}, None, {}, counts, counts),))
+    page = Page(render(service(one), NOW))
+    paths = [value for name, value in page.attributes if name == "d"]
+    assert paths.count(bars(counts)) == 4
+    assert paths.count(bars((1, 0) * 30)) == 2
 
 
 def test_an_outage_that_is_over_is_told() -> None:
