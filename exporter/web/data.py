@@ -32,8 +32,9 @@ def _parts(status: ServiceStatus, now: float, view: View) -> Iterator[str]:
     del whole["backends"]
     yield json.dumps(whole)[:-1]
     yield ', "backends": ['
-    for number, backend in enumerate(view.of_status(status).backends):
-        yield ", " * bool(number) + json.dumps(plain(backend))
+    for number, backend in enumerate(view.backends(status.backends)):
+        found = replace(backend, tasks=tuple(view.tasks(backend.tasks)))
+        yield ", " * bool(number) + json.dumps(plain(found))
     yield "]}\n"
 
 

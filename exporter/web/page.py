@@ -85,7 +85,7 @@ def render(
     """Return the whole page; ``now`` is Unix time, ``metrics`` a relative link."""
     view = view or View()
     judged = verdict(status, now)
-    found = view.of_status(status).backends
+    found = view.backends(status.backends)
     page: bytes = _template().generate(
         style=_STYLE,
         status=status,
@@ -95,7 +95,7 @@ def render(
         cards=cards(found, judged, view),
         found=found,
         metrics=metrics,
-        data=f"status.json{view.link(sort=BY_FAILED, refresh=True).rstrip('?')}",
+        data=f"status.json{view.link(refresh=True).rstrip('?')}",
         link=xhtml_escape,
         by_failed=BY_FAILED,
         refresh=REFRESH,
@@ -159,8 +159,8 @@ def cards(backends: Sequence[BackendStatus], judged: Verdict, view: View) -> lis
             backend=backend,
             level=level(backend),
             open=len(shown) <= FEW or level(backend) > Level.BEHIND,
-            tasks=(ordered := view.ordered(backend.tasks))[:rows],
-            more=_more(backend, ordered[:rows], ordered[rows:], whole=not view.task),
+            tasks=(tasks := view.tasks(backend.tasks))[:rows],
+            more=_more(backend, tasks[:rows], tasks[rows:], whole=not view.task),
         )
         for backend in shown
     ]

@@ -135,7 +135,7 @@ def _of_reading(backend: BackendStatus, now: float) -> Trouble | None:
         return Trouble(
             Level.DOWN,
             backend.name,
-            f"is stuck{_since(backend.last_poll, now)}",
+            "is stuck" if backend.last_poll is None else _since("stuck", backend.last_poll, now),
             backend.last_poll,
             why="a poll hangs, and no timeout ends it",
             todo="Restart the exporter. SIGABRT ends it with the stack of each thread in its log, "
@@ -173,7 +173,7 @@ def _down(backend: BackendStatus, now: float) -> Trouble:
     return Trouble(
         Level.DOWN,
         backend.name,
-        f"is down{_since(backend.since, now)}",
+        "is down" if backend.since is None else _since("down", backend.since, now),
         backend.since,
         why=backend.message,
         todo=" ".join(filter(None, (TODO.get(backend.reason), TRY, nothing_is_lost))),
@@ -200,7 +200,7 @@ def _late(backend: BackendStatus, now: float) -> Trouble | None:
     return Trouble(
         Level.DOWN,
         backend.name,
-        f"was not polled{_since(backend.last_poll, now)}",
+        _since("without a poll", backend.last_poll, now),
         backend.last_poll,
         why=f"it is to be polled every {span(backend.poll_interval)}",
         todo="See whether the machine has processor time and memory left for the exporter.",
@@ -235,7 +235,7 @@ def _of_failures(backend: BackendStatus) -> Iterator[Trouble]:
     yield Trouble(
         Level.LOOK,
         backend.name,
-        f"has failing tasks: in {MOMENT} min {_few([said for *_, said in found])}",
+        f"has failing tasks: {_few([said for *_, said in found])} in the last {MOMENT} min",
         why=f"classes of the last hour: {'; '.join(classes)}" if classes else "",
         todo="See in the metrics whether one worker or one queue stands out, then read the "
         "traceback of the newest failed rows.",
@@ -265,11 +265,12 @@ def day(moment: float, now: float) -> str:
     """Say when something will be, by its day; what is far off is not worth one."""
     if moment - now > 100 * 365 * DAY:
         return "in more than 100 years"
-    return f"on {utc(moment)[:10]}, {ago(moment, now)}"
+    date = f"on {utc(moment)[:10]}"
+    return date if moment - now > 365 * DAY else f"{date}, {ago(moment, now)}"
 
 
-def _since(moment: float | None, now: float) -> str:
-    return "" if moment is None else f" since {utc(moment)}, {ago(moment, now)}"
+def _since(what: str, moment: float, now: float) -> str:
+    return f"has been {what} since {utc(moment)}, {ago(moment, now)}"
 
 
 def _few(said: Sequence[str]) -> str:

@@ -43,7 +43,7 @@ def _headline(status: ServiceStatus, troubles: Sequence[Trouble], now: float) ->
     if worst is Level.DOWN:
         others = sum(trouble.level is Level.LOOK for trouble in troubles)
         more = f"; and {_things(others)} more to look at" if others else ""
-        return f"Not well: {_down(status, those, now)}{more}"
+        return f"Not well{_down(status, those, now)}{more}"
     first = those[0].said + (f"; and {_things(len(those) - 1)} more" if those[1:] else "")
     if worst is Level.LOOK:
         return f"Worth a look: {first}"
@@ -62,11 +62,13 @@ def _newest(status: ServiceStatus, now: float) -> str:
 
 def _down(status: ServiceStatus, troubles: Sequence[Trouble], now: float) -> str:
     names = {trouble.backend for trouble in troubles if trouble.backend}
+    count = len(status.backends)
     if len(names) <= 1:
-        return troubles[0].said
+        share = f", 1 of {count:,} backends" if names and count > 1 else ""
+        return f"{share}: {troubles[0].said}"
     since = min((t.since for t in troubles if t.since is not None), default=None)
     longest = f", the first of them for {span(now - since)}" if since is not None else ""
-    return f"{len(names):,} of {len(status.backends):,} backends are not read{longest}"
+    return f": {len(names):,} of {count:,} backends are not read{longest}"
 
 
 def _things(count: int) -> str:

@@ -5,12 +5,12 @@ Whatever a query says, it is a view: what is too long is cut, what is unknown is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from exporter.web.status import ServiceStatus, TaskStatus
+from exporter.web.status import BackendStatus, TaskStatus
 
 LONGEST = 200  # characters; Celery's names of tasks have 155 at most
 
@@ -71,21 +71,20 @@ class View:
         }
         return "?" + urlencode({name: value for name, value in said.items() if value})
 
-    def of_status(self, status: ServiceStatus) -> ServiceStatus:
-        """Return what of the status has the names that are looked for."""
-        if not self.task and not self.backend:
-            return status
-        backends = (
-            replace(backend, tasks=tuple(t for t in backend.tasks if _has(t.task, self.task)))
-            for backend in status.backends
+    def backends(self, backends: Iterable[BackendStatus]) -> list[BackendStatus]:
+        """Return those with the names that are looked for, their own and their tasks'."""
+        return [
+            backend
+            for backend in backends
             if _has(backend.name, self.backend)
-        )
-        return replace(status, backends=tuple(backends))
+            and (not self.task or any(_has(task.task, self.task) for task in backend.tasks))
+        ]
 
-    def ordered(self, tasks: Sequence[TaskStatus]) -> list[TaskStatus]:
-        """Sort tasks; those that are alike by their names."""
+    def tasks(self, tasks: Iterable[TaskStatus]) -> list[TaskStatus]:
+        """Return those with the name that is looked for, sorted; the alike by their names."""
         key = SORTS[self.sort]
-        return sorted(tasks, key=lambda task: (key(task), task.task))
+        found = (task for task in tasks if _has(task.task, self.task))
+        return sorted(found, key=lambda task: (key(task), task.task))
 
 
 def _has(name: str, part: str) -> bool:

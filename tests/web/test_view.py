@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.web.status import TaskStatus
+from exporter.web.status import BackendStatus, TaskStatus
 from exporter.web.view import LONGEST, SORTS, View
-from tests.web.statuses import backend, lately, service, task
+from tests.web.statuses import backend, lately, task
 
 
 def asked(**arguments: str) -> View:
@@ -57,17 +57,27 @@ def test_links_keep_what_does_not_change() -> None:
     assert View().link() == "?"
 
 
-def test_names_are_found_in_any_case() -> None:
-    status = service(
-        backend("Orders", tasks=(task("Mail.send"), task("pay"))), backend("shop", tasks=())
-    )
-    found = View(task="mail").of_status(status).backends
-    assert [[t.task for t in b.tasks] for b in found] == [["Mail.send"], []]
-    (only,) = View(backend="ORD").of_status(status).backends
-    assert only is not status.backends[0]
-    assert only == status.backends[0]
-    assert View().of_status(status) is status
-    assert View(backend="none").of_status(status).backends == ()
+ORDERS = backend("Orders", tasks=(task("Mail.send"), task("pay")))
+SHOP = backend("shop")
+
+
+@pytest.mark.parametrize(
+    ("view", "backends", "tasks"),
+    [
+        (View(), [ORDERS, SHOP], ["Mail.send", "pay"]),
+        (View(task="mail"), [ORDERS], ["Mail.send"]),
+        (View(backend="ORD"), [ORDERS], ["Mail.send", "pay"]),
+        (View(backend="shop"), [SHOP], []),
+        (View(task="mail", backend="shop"), [], []),
+        (View(backend="none"), [], []),
+    ],
+)
+def test_names_are_found_in_any_case(
+    view: View, backends: list[BackendStatus], tasks: list[str]
+) -> None:
+    """A backend without such a task is not looked for."""
+    assert view.backends((ORDERS, SHOP)) == backends
+    assert [t.task for each in backends for t in view.tasks(each.tasks)] == tasks
 
 
 TASKS = (
@@ -77,7 +87,7 @@ TASKS = (
     lately("busy", 5),
     TaskStatus("waits", {"SUCCESS": 3}, {"STARTED": 7}, 5.0),
 )
-ORDERS = {
+SORTED = {
     "failed": ["fails", "busy", "waits", "a", "b"],
     "task": ["a", "b", "busy", "fails", "waits"],
     "results": ["busy", "fails", "a", "b", "waits"],
@@ -89,4 +99,4 @@ ORDERS = {
 
 @pytest.mark.parametrize("sort", SORTS)
 def test_orders(sort: str) -> None:
-    assert [found.task for found in View(sort=sort).ordered(TASKS)] == ORDERS[sort]
+    assert [found.task for found in View(sort=sort).tasks(TASKS)] == SORTED[sort]
