@@ -91,11 +91,20 @@ class Pages(Application):
         _check_telemetry_path(telemetry_path)
         healthy = {"good": "healthy", "fault": site.unhealthy}
         ready = {"good": "ready", "fault": site.unready}
+
+        def html(view: View) -> str:
+            # Relative, so that it also works behind a proxy that adds a path prefix.
+            metrics = telemetry_path.lstrip("/")
+            return page.render(site.status(), time.time(), view, metrics=metrics)
+
+        def json(view: View) -> str:
+            return data.render(site.status(), time.time(), view)
+
         super().__init__(
             [
                 (re.escape(telemetry_path), _Metrics),
-                ("/", _Page),
-                (_DATA, _Data),
+                ("/", _Status, {"form": "text/html", "made": html}),
+                (_DATA, _Status, {"form": "application/json", "made": json}),
                 (_RELOAD, _Reload),
                 *((path, _Probe, healthy) for path in _HEALTHY),
                 *((path, _Probe, ready) for path in _READY),
@@ -110,7 +119,6 @@ class Pages(Application):
         # Not those that answer scrapes.
         self.reloading = ThreadPoolExecutor(1, "reload")
         self.rendering = ThreadPoolExecutor(1, "page")
-        self.telemetry_path = telemetry_path
         self.guard = guard
         self.passwords = Passwords()
         self.limits = limits
@@ -330,33 +338,16 @@ class _Reload(_Handler):
 class _Status(_Handler):
     """What is going on: made when asked for, by one thread, which is none of those that scrape."""
 
-    form = ""
+    def initialize(self, form: str, made: Callable[[View], str]) -> None:
+        self.form = form
+        self.made = made
 
     async def get(self) -> None:
         view = View.of(self.request.query_arguments)
         loop, rendering = asyncio.get_running_loop(), self.application.rendering
-        answer = await loop.run_in_executor(rendering, self.render_status, view)
+        answer = await loop.run_in_executor(rendering, self.made, view)
         self.set_header("Content-Type", f"{self.form}; charset=utf-8")
         self.finish(answer)
-
-    def render_status(self, view: View) -> str:
-        raise NotImplementedError
-
-
-class _Page(_Status):
-    form = "text/html"
-
-    def render_status(self, view: View) -> str:
-        # Relative, so that it also works behind a proxy that adds a path prefix.
-        metrics = self.application.telemetry_path.lstrip("/")
-        return page.render(self.application.site.status(), time.time(), view, metrics=metrics)
-
-
-class _Data(_Status):
-    form = "application/json"
-
-    def render_status(self, view: View) -> str:
-        return data.render(self.application.site.status(), time.time(), view)
 
 
 class _NotFound(_Handler):
