@@ -102,13 +102,13 @@ def _alone(lab: Lab, kind: str, database: Database, rows: int) -> float:
 
 def _ours(database: Database, rows: int) -> tuple[float, float]:
     """Count all there is; return the seconds, and those of this process's CPU."""
-    follower = poller(database, start="beginning")
+    ours = poller(database, start="beginning")
     cpu = time.process_time()
-    took = timed(lambda: poll(follower))
+    took = timed(lambda: poll(ours))
     cpu = time.process_time() - cpu
-    follower.database.close()
-    counted = sum(number for _, _, number in follower.tally.by_task())
-    unfinished = sum(follower.positions["task"].unfinished.values())
+    ours.close()
+    counted = sum(number for _, _, number in ours.follower.tally.by_task())
+    unfinished = sum(ours.follower.positions["task"].unfinished.values())
     if counted + unfinished != present(rows):
         raise RuntimeError(f"{counted} + {unfinished} of {present(rows)} rows were counted")
     return took, cpu

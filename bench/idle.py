@@ -37,7 +37,7 @@ def _on(lab: Lab, kind: str, name: str) -> Iterator[Finding]:
     first_look = [timed(partial(poll, each)) for each in pollers]
     durations, sent = _polls(pollers, lab.sizes.polls)
     for each in pollers:
-        each.database.close()
+        each.close()
 
     smallest, largest = power(sizes[0]), power(sizes[-1])
     idle = [median(some) for some in durations]

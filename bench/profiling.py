@@ -26,32 +26,32 @@ def run(lab: Lab) -> Iterator[Finding]:
     """Profile on PostgreSQL: there, none of the database's own work is in our process."""
     rows = lab.sizes.backlog
     database = lab.database("postgresql", Shape(rows, rows // 2_000))
-    follower = poller(database, start="beginning")
+    ours = poller(database, start="beginning")
     yield Listing(
         f"Profile of catch-up, {count(rows)} rows, PostgreSQL",
-        _profile(lambda: poll(follower)),
+        _profile(lambda: poll(ours)),
     )
-    follower.database.close()
+    ours.close()
 
     exposition = Exposition()
     settings = from_url(
         lab.database("postgresql", SERIES).reader_url, start="beginning", first_zero=0.0
     )
-    follower = Poller(settings.backends[0], exposition)
-    poll(follower)
+    ours = Poller(settings.backends[0], exposition)
+    poll(ours)
 
     number = count(series(exposition.body(Format.TEXT)))
 
     def publish_and_render() -> None:
         for _ in range(RENDERINGS):
-            poll(follower)
+            poll(ours)
             exposition.body(Format.OPENMETRICS)
 
     yield Listing(
         f"Profile of {RENDERINGS} idle polls, each with a rendering of {number} series",
         _profile(publish_and_render),
     )
-    follower.database.close()
+    ours.close()
 
 
 def _profile(function: Callable[[], object]) -> str:

@@ -32,15 +32,15 @@ def run(lab: Lab) -> Iterator[Finding]:
 def _on(lab: Lab, kind: str, name: str, share: int) -> Iterator[Finding]:
     unfinished = lab.sizes.unfinished
     database = lab.database(kind, Shape(rows=share * unfinished, unfinished=unfinished))
-    follower = poller(database)
+    ours = poller(database)
     polls = []
     with clock() as now:
-        poll(follower)
+        poll(ours)
         for number in range(1, round(LIFE / INTERVAL) + 1):
             now.forward(INTERVAL)
-            polls.append((number * INTERVAL, timed(lambda: poll(follower))))
-    watched = len(follower.positions["task"].watched)
-    follower.database.close()
+            polls.append((number * INTERVAL, timed(lambda: poll(ours))))
+    watched = len(ours.follower.positions["task"].watched)
+    ours.close()
     mean = fmean(took for _, took in polls)
     fetching = _fetch(database)
     rows = f"{count(watched)} unfinished rows, 1 in {share}"
