@@ -49,7 +49,6 @@ class Checkpoint(Saved):
 
     def __init__(self, store: Store, fence: Fence = _no_fence, adopt: Collection[str] = ()) -> None:
         super().__init__(store)
-        self.patience = store.patience  # seconds that anything here takes at most
         self.last_commit: float | None = None  # Unix time, seconds
         self.size: int | None = None  # bytes on disk as of then; None where it is not a file
         self.rewrites: Counter[str] = Counter()  # by backend

@@ -16,7 +16,7 @@ from exporter.errors import CheckpointError, ExporterError
 from exporter.sql import dialects
 from exporter.sql.connection import KeptConnection, message, reading_engine
 from exporter.sql.dialects import Limits
-from exporter.sql.waiting import waiting
+from exporter.sql.waiting import limited, waiting
 
 # Called first in a transaction that writes: raises CheckpointError where another may write, too.
 Fence = Callable[[Connection], None]
@@ -34,8 +34,6 @@ class Store(KeptConnection[Connection]):
         self.place = place  # for people
         self.driver = url.get_driver_name()
         self.connections = 0  # so far: each may be to what was put in place of the last
-        # Waiting for another's transaction, then connecting anew, then our own.
-        self.patience = 2 * (limits.connect + limits.query)
         self._engine = self._make_engine(url)
         self._turn = threading.Lock()
         self._closed = False
@@ -44,7 +42,9 @@ class Store(KeptConnection[Connection]):
     @contextmanager
     def transaction(self, seconds: float | None = None) -> Iterator[Connection]:
         """Do all of it or nothing, in so many seconds; raise CheckpointError for any trouble."""
-        with self._translated(), waiting(), self._my_turn(seconds):
+        limits = self.dialect.limits
+        limit = limits.connect + (seconds or limits.query)
+        with self._translated(), waiting(), limited(limit), self._my_turn(limit):
             try:
                 connection = self._open()
                 with self.dialect.deadline(connection, seconds):
@@ -112,9 +112,8 @@ class Store(KeptConnection[Connection]):
             raise CheckpointError(f"{self.place}: is closed")
 
     @contextmanager
-    def _my_turn(self, seconds: float | None) -> Iterator[None]:
-        limits = self.dialect.limits
-        if not self._turn.acquire(timeout=limits.connect + (seconds or limits.query)):
+    def _my_turn(self, limit: float) -> Iterator[None]:
+        if not self._turn.acquire(timeout=limit):
             raise CheckpointError(f"{self.place}: another backend still waits for its answer")
         try:
             self._go_on()

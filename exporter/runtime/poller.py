@@ -105,7 +105,8 @@ class Poller:
         started = time.monotonic()
         self.polls.begin()
         try:
-            with minded(self._goes_on):
+            limit = self.settings.connect_timeout + self.settings.query_timeout
+            with minded(self._goes_on, limit):
                 self._poll()
         except BackendAbsent as error:
             self._failed(error, 1)
@@ -145,13 +146,9 @@ class Poller:
         backoff = min(interval * 2.0 ** min(failures - 1, 16), LONGEST_BACKOFF)
         return max(interval, backoff) * random.uniform(0.9, 1.1)  # noqa: S311  # jitter
 
-    def _goes_on(self) -> None:
-        """Be patient for as long as the next wait for a database may last."""
-        settings, checkpoint = self.settings, self.follower.checkpoint
-        limit = settings.connect_timeout + settings.query_timeout
-        if checkpoint is not None:
-            limit = max(limit, checkpoint.patience)
-        patience = limit + LATE + INTERVALS * settings.poll_interval
+    def _goes_on(self, limit: float) -> None:
+        """Be patient with the wait that begins now, and may take so long."""
+        patience = limit + LATE + INTERVALS * self.settings.poll_interval
         self._patient_until = time.monotonic() + patience
 
     def _poll(self) -> None:
@@ -159,7 +156,6 @@ class Poller:
         began = time.time()
         logged = time.monotonic()
         while True:
-            self._goes_on()
             if self.follower.go_on():
                 self.publish()
             moved = self.follower.step()

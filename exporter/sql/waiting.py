@@ -10,11 +10,13 @@ from typing import Any
 from sqlalchemy import Dialect, Engine, event
 
 Tell = Callable[[int], None]  # takes by how many threads more compute now: -1 or 1
+Mind = Callable[[float], None]  # takes how many seconds the wait that now begins may take
 
 
 class _Mine(threading.local):
     tell: Tell | None = None  # nobody shares with this thread, or it waits already
-    mind: Callable[[], None] | None = None
+    mind: Mind | None = None
+    limit = 0.0  # seconds that one wait may take
 
 
 _mine = _Mine()
@@ -26,13 +28,26 @@ def share(tell: Tell) -> None:
 
 
 @contextmanager
-def minded(mind: Callable[[], None]) -> Iterator[None]:
-    """Let `mind` know whenever this thread turns to a database, which then has its own limits."""
+def minded(mind: Mind, limit: float) -> Iterator[None]:
+    """Let `mind` know whenever this thread turns to a database, and for how long at most."""
     before, _mine.mind = _mine.mind, mind
+    try:
+        with limited(limit):
+            yield
+    finally:
+        _mine.mind = before
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Let each wait inside take so long, the one for one's turn, too."""
+    before, _mine.limit = _mine.limit, seconds
+    _goes_on()
     try:
         yield
     finally:
-        _mine.mind = before
+        _mine.limit = before
+        _goes_on()
 
 
 @contextmanager
@@ -67,7 +82,7 @@ def _execute(cursor: Any, statement: str, parameters: Any, context: Any) -> bool
 
 def _goes_on() -> None:
     if _mine.mind is not None:
-        _mine.mind()
+        _mine.mind(_mine.limit)
 
 
 # For every engine, since nothing changes for a thread that shares with nobody.
