@@ -72,6 +72,7 @@ class Limits:
     answer: float = 30.0  # to take a whole answer
     connections: int = 256  # well below the 1024 open files that many systems allow
     requests: int = 20  # in flight: not answered yet, or with an answer that is not taken yet
+    pages: int = 4  # of these for people, being made: that takes long with thousands of backends
     slow: float = 1.0  # to take an answer, while another request wants its place
     head_bytes: int = 16 * 1024
     body_bytes: int = 1024
@@ -157,7 +158,7 @@ class _Handler(RequestHandler):
                 raise HTTPError(HTTPStatus.TOO_MANY_REQUESTS)
             if config.users is not None:
                 await self._ask_for_password(config.users)
-            self._take_turn()
+            self.take_turn()
         if self.request.method not in self.methods:
             raise HTTPError(HTTPStatus.METHOD_NOT_ALLOWED)
 
@@ -172,7 +173,7 @@ class _Handler(RequestHandler):
         if not right:
             raise HTTPError(HTTPStatus.UNAUTHORIZED)
 
-    def _take_turn(self) -> None:
+    def take_turn(self) -> None:
         """Be one of the requests in flight. Whoever takes an answer slowly makes room."""
         answering, limits = self.application.answering, self.application.limits
         if len(answering) >= limits.requests:
@@ -341,6 +342,12 @@ class _Status(_Handler):
     def initialize(self, form: str, made: Callable[[View], str]) -> None:
         self.form = form
         self.made = made
+
+    def take_turn(self) -> None:
+        pages = (other for other in self.application.answering if isinstance(other, _Status))
+        if sum(page.ready == math.inf for page in pages) >= self.application.limits.pages:
+            raise HTTPError(HTTPStatus.SERVICE_UNAVAILABLE)
+        super().take_turn()
 
     async def get(self) -> None:
         view = View.of(self.request.query_arguments)

@@ -106,6 +106,7 @@ class WebServer:
         await server.close_all_connections()
         self._pages.passwords.stop()
         self._pages.reloading.shutdown(wait=False)
+        self._pages.rendering.shutdown(wait=False)
 
 
 class _CappedServer(HTTPServer):

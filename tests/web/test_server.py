@@ -512,6 +512,19 @@ class TestUnfriendlyClients:
             assert all(client.recv(1000).startswith(b"HTTP/1.1 200") for client in clients)
             assert ask(port, "/metrics")[0].status == 200
 
+    def test_pages_leave_room_for_scrapes(self, shop: Shop) -> None:
+        """However long it takes to make one, and whoever asks for them all the time."""
+        limits = replace(PATIENT, requests=5, pages=2)
+        with serving(shop, limits) as (server, port), ExitStack() as stack:
+            with shop.looking:
+                page = REQUEST.replace(b"/metrics", b"/status.json")
+                clients = [stack.enter_context(connect(port, page)) for _ in range(2)]
+                eventually(lambda: len(server._pages.answering) == 2)
+                assert ask(port, "/")[0].status == 503
+                assert ask(port, "/metrics")[0].status == 200
+            assert all(client.recv(1000).startswith(b"HTTP/1.1 200") for client in clients)
+            assert ask(port, "/")[0].status == 200
+
     def test_who_is_gone_keeps_his_place_until_the_work_is_done(self, shop: Shop) -> None:
         """Or whoever asks and hangs up, over and over, would make a queue without end."""
         limits = replace(PATIENT, requests=1)
