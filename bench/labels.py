@@ -13,7 +13,9 @@ from bench.scrape import MOST, PAUSE, RATE, SHAPE
 from bench.writer import writing
 
 Rules = Sequence[Mapping[str, str]]
-RULES: Rules = [{"source": "worker", "regex": "(.+)@(.+)", "replacement": "$1@$2"}] * 10
+RULES: Rules = [
+    {"source": "worker", "regex": "(.+)@(.+)", "replacement": "$1@$2"} for _ in range(10)
+]
 
 
 class Cost(NamedTuple):
