@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from tests.acceptance.process import Exporter, Scrape, one_backend, run, running, write
-from tests.acceptance.test_kill import LABELS, truth, writers
+from tests.acceptance.test_kill import assert_all_counts, writers
 from tests.follow import create_tables, insert
 from tests.servers.process import wait_until
 
@@ -141,14 +141,7 @@ def test_takeover(database: Database, tmp_path: Path) -> None:
         leader, other = first.exporter, second.exporter
         assert leader is not None
         assert other is not None
-        expected = truth(database)
-        leader.wait_until(
-            lambda: leader.scrape().sums(RESULTS, *LABELS) == expected,
-            f"all {expected.total()} results count",
-            timeout=30,
-        )
-        leader.poll_again()
-        assert leader.scrape().sums(RESULTS, *LABELS) == expected
+        expected = assert_all_counts(leader, database)
         check_that_it_does_nothing(other)
     print(f"{expected.total()} results, {watch.scrapes} scrapes of leaders")  # noqa: T201
     assert watch.went_back == []
