@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo
@@ -17,11 +18,15 @@ def _filled(text: str) -> str:
     return text
 
 
-def _seconds(value: object, info: ValidationInfo) -> object:
+def seconds(parse: Callable[[str], float]) -> BeforeValidator:
     """Read a duration; but our own code, which gives no context, says seconds."""
-    if info.context is None:
-        return value
-    return durations.parse("" if isinstance(value, bool) else str(value))
+
+    def read(value: object, info: ValidationInfo) -> object:
+        if info.context is None:
+            return value
+        return parse("" if isinstance(value, bool) else str(value))
+
+    return BeforeValidator(read)
 
 
 def _number(value: object) -> object:
@@ -37,17 +42,17 @@ def _truth(value: object) -> object:
 def at_least(least: str) -> AfterValidator:
     """Refuse shorter durations."""
 
-    def check(seconds: float) -> float:
-        if seconds < durations.parse(least):
+    def check(given: float) -> float:
+        if given < durations.parse(least):
             raise ValueError(f"is too short; the least is {least}")
-        return seconds
+        return given
 
     return AfterValidator(check)
 
 
 # A value may be typed, or come as text from a variable.
 Text = Annotated[str, AfterValidator(_filled)]
-Duration = Annotated[float, BeforeValidator(_seconds)]
+Duration = Annotated[float, seconds(durations.parse)]
 Whole = Annotated[int, BeforeValidator(_number)]
 Truth = Annotated[bool, BeforeValidator(_truth)]
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from exporter import durations
 from exporter.config.faults import lines, model_faults
 from exporter.config.file import path_of
 from exporter.config.loading import read_text
-from exporter.config.model import Model, Text
+from exporter.config.model import Model, Text, seconds
 from exporter.config.yamlfile import Fault, parse
 from exporter.errors import ConfigError
 from exporter.web import tls
@@ -72,13 +72,6 @@ def _cipher(value: str) -> str:
     return value
 
 
-def _interval(value: object, info: ValidationInfo) -> object:
-    """Read a duration of Go's; but our own code, which gives no context, says seconds."""
-    if info.context is None:
-        return value
-    return durations.parse_go("" if isinstance(value, bool) else str(value))
-
-
 _File = Annotated[Path, BeforeValidator(path_of)]
 
 
@@ -112,7 +105,7 @@ class HTTPServerConfig(Model, frozen=True):
 class RateLimit(Model, frozen=True):
     """``rate_limit``: `burst` requests at once, and one more after each `interval` of seconds."""
 
-    interval: Annotated[float, BeforeValidator(_interval)] = 0.0
+    interval: Annotated[float, seconds(durations.parse_go)] = 0.0
     burst: Annotated[int, Field(ge=0)] = 0
 
 
