@@ -92,7 +92,5 @@ def _texts(database: Database, table: ResultTable, values: Any) -> Labels:
 
 
 def _text(database: Database, table: ResultTable, name: str, value: Any) -> str:
-    text = decoded(value)[: database.dialect.longest_label]
-    if database.dialect.nul_ends_label:
-        text = text.partition("\0")[0]
+    text = database.dialect.labelled(decoded(value))
     return text.rstrip(" ") if name in table.padded else text

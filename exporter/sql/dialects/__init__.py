@@ -100,7 +100,6 @@ class Dialect:
     begin: tuple[str, ...] = ()
     end = "COMMIT"
     longest_label = 512  # characters that `label` gives: Celery's columns have 155
-    nul_ends_label = False  # whether `label` gives what is before a NUL character
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -255,6 +254,10 @@ class Dialect:
     def label(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return an expression that fetches what `exact` compares, of a bounded length."""
         return self.exact(column)
+
+    def labelled(self, text: str) -> str:
+        """Return what `label` gives of a whole text."""
+        return text[: self.longest_label]
 
     def exact_value(self, value: str) -> str | bytes:
         """Return what `exact` of a column with this text equals."""

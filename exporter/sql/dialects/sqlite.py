@@ -64,7 +64,6 @@ class SQLite(Dialect):
     snapshot = True
     catalogue = ("sqlite_master", "NULL", "tbl_name")
     begin = ("BEGIN",)
-    nul_ends_label = True  # https://sqlite.org/nulinstr.html
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
@@ -172,6 +171,10 @@ class SQLite(Dialect):
     def label(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Cut it: this is done for each row that is fetched, not for each that is compared."""
         return func.substr(self.exact(column), 1, self.longest_label)
+
+    def labelled(self, text: str) -> str:
+        """Stop at a NUL, too: substr() does. Source: https://sqlite.org/nulinstr.html."""
+        return super().labelled(text).partition("\0")[0]
 
     def start_of_bytes(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
         """Cut bytes, whatever type the value was stored with."""
