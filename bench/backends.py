@@ -16,8 +16,9 @@ from sqlalchemy import URL
 
 from bench.figures import Figure, Finding, Plot, count, quantile, seconds, timed
 from bench.lab import KINDS, Lab
-from bench.process import LONGEST, TICK, Scraper, cpu_seconds, rss, series
+from bench.process import LONGEST, TICK, Scraper, cpu_seconds, series
 from bench.tables import DAY, Shape
+from tests.acceptance.footprint import rss
 from tests.acceptance.process import PROMISED_END, Exporter, running
 from tests.servers.database import Database, DatabaseServer
 from tests.servers.process import wait_until

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from bench.figures import Figure, Finding, count, quantile, seconds, timed
 from bench.lab import Lab
-from bench.process import Scraper, cpu_seconds, exporter, rss, series
+from bench.process import Scraper, cpu_seconds, exporter, series
 from bench.scrape import MOST, PAUSE, RATE, SHAPE
 from bench.writer import writing
+from tests.acceptance.footprint import rss
 
 Rules = Sequence[Mapping[str, str]]
 RULES: Rules = [

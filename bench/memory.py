@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from bench.figures import Figure, Finding, count
 from bench.lab import KINDS, Lab
-from bench.process import Scraper, exporter, plain, rss, series
+from bench.process import Scraper, exporter, plain, series
 from bench.tables import Shape
 from bench.writer import writing
+from tests.acceptance.footprint import rss
 
 MOST_SMALL, MOST_LARGE, MOST_GROWTH, MOST_PEAK = 75, 120, 2.0, 120  # MiB
 SMALL = Shape(rows=10_000, tasks=20, workers=4)

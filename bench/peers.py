@@ -16,8 +16,9 @@ import yaml
 
 from bench.figures import Figure, Finding, count, power, seconds, typical
 from bench.lab import Lab
-from bench.process import LONGEST, Scraper, exporter, plain, rss, series
+from bench.process import LONGEST, Scraper, exporter, plain, series
 from bench.tables import Shape
+from tests.acceptance.footprint import rss
 from tests.servers.database import Database
 from tests.servers.process import HOST, accepts_connections, free_port, wait_until
 

@@ -61,16 +61,6 @@ def series(body: bytes) -> int:
     return sum(not line.startswith(b"#") for line in body.splitlines())
 
 
-def rss(pid: int, *, peak: bool = False) -> float:
-    """Return the resident memory of a process in MiB, as it is or was at most."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    name = "VmHWM" if peak else "VmRSS"
-    found = re.search(rf"^{name}:\s+(\d+) kB$", status, re.MULTILINE)
-    if found is None:
-        raise RuntimeError(f"process {pid} has ended")
-    return int(found[1]) / 1024
-
-
 def cpu_seconds(pid: int) -> float:
     """Return the seconds that a process has computed."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.acceptance.process import Scrape, one_backend, run, running, write
+from tests.acceptance.process import one_backend, run, running, write
 from tests.acceptance.test_kill import LABELS, RESULTS, truth, writers
 from tests.acceptance.test_reload import ON, post
 from tests.follow import create_tables, insert
@@ -84,10 +84,6 @@ def test_prometheus_relabels_alike(
             wait_until(lambda: series("here") == series("there"), "the same series")
 
 
-def sums(scrape: Scrape, *by: str) -> Counter[tuple[str, ...]]:
-    return scrape.sums(RESULTS, *by)
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 def test_rules_change_under_load(database: Database, tmp_path: Path) -> None:
@@ -119,17 +115,17 @@ def test_rules_change_under_load(database: Database, tmp_path: Path) -> None:
 
             def counted(expected: Counter[tuple[str, ...]] = expected) -> bool:
                 scrape = exporter.scrape()
-                return sums(scrape)[()] + (scrape.value(DROPPED) or 0) == expected.total()
+                return scrape.sums(RESULTS)[()] + (scrape.value(DROPPED) or 0) == expected.total()
 
             exporter.wait_until(counted, f"all of {expected.total()} with {labels}")
             exporter.poll_again()
             assert counted()
-            by = sums(exporter.scrape(), "state")
+            by = exporter.scrape().sums(RESULTS, "state")
             if not any(rule.get("action") == "drop" for rule in labels):
                 for state in ("SUCCESS", "FAILURE", "REVOKED"):
                     assert by[state,] == sum(n for key, n in expected.items() if key[1] == state)
             if not labels:
-                assert +sums(exporter.scrape(), *LABELS) == expected
+                assert exporter.scrape().sums(RESULTS, *LABELS) == expected
             assert all(
                 sample.get("team") == "billing"
                 for _, sample, _ in exporter.scrape().samples

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from exporter.runtime.schedule import SPARE
+from tests.acceptance.footprint import footprint, rss
 from tests.acceptance.process import FAST, Answer, running, write
 from tests.acceptance.test_kill import RESULTS, assert_all_counts, groups, writers
 from tests.acceptance.watchdog import Watchdog
@@ -163,14 +164,8 @@ def test_memory_stays_over_many_reloads(shops: Shops) -> None:
             exporter.wait_until(
                 lambda e=expected: exporter.scrape().value(INTERVAL, backend="shop 0") == e, "it"
             )
-            sizes.append(resident(exporter))
-        assert sizes[-1] < sizes[19] + 6 * 1024**2
-
-
-def resident(exporter: Exporter) -> int:
-    """Return the bytes of memory that it has."""
-    pages = int(Path(f"/proc/{exporter.pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+            sizes.append(rss(exporter.pid))
+        assert sizes[-1] < sizes[19] + 6
 
 
 def test_reload_by_http_is_off_unless_asked_for(shops: Shops) -> None:
@@ -245,7 +240,7 @@ def test_reloads_under_load(database: Database, tmp_path: Path, *, checkpoint: b
     with Watchdog() as watchdog, running(tmp_path, config(100), ON) as exporter:
         watchdog.exporter = exporter
         exporter.wait_until(exporter.polls, "a first poll")
-        before = left_over(exporter)
+        before = footprint(exporter)
         with writers(database, 2):
             for number in range(RELOADS):
                 write(tmp_path, config(101 + number % 2))
@@ -259,14 +254,8 @@ def test_reloads_under_load(database: Database, tmp_path: Path, *, checkpoint: b
         assert watchdog.went_back == []
         exporter.wait_until(
             lambda: all(
-                now <= then + SPARE for now, then in zip(left_over(exporter), before, strict=True)
+                now <= then + SPARE for now, then in zip(footprint(exporter), before, strict=True)
             ),
             f"{before} threads and files",
         )
         print(f"{expected.total()} results, {RELOADS} reloads, {watchdog.scrapes} scrapes")  # noqa: T201
-
-
-def left_over(exporter: Exporter) -> tuple[int, int]:
-    """Count threads and open files."""
-    process = Path(f"/proc/{exporter.pid}")
-    return len([*(process / "task").iterdir()]), len([*(process / "fd").iterdir()])

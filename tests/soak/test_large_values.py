@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
+from tests.acceptance.footprint import rss
 from tests.acceptance.process import one_backend, running
 from tests.follow import create_tables
 from tests.soak.sizes import LONG
-from tests.soak.test_many_workers import mebibytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,6 +57,6 @@ def test_large_values(database: Database, tmp_path: Path) -> None:
         )
         assert exporter.scrape().sums("celery_task_unfinished")[()] == 1
         exporter.poll_again()
-        peak = mebibytes(exporter.pid)
+        peak = rss(exporter.pid, peak=True)
     print(f"{dialect}: {size / 1024**2:g} MiB in each of 6 columns, at most {peak:.0f} MiB")  # noqa: T201
     assert peak < 150

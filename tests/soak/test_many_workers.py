@@ -16,9 +16,10 @@ from exporter.counting.folding import series
 from exporter.counting.relabelling import Relabelling, Rule
 from exporter.counting.results import Finished
 from exporter.counting.step import Change
-from exporter.counting.tally import Tally
+from exporter.counting.tally import Changes, Tally
 from exporter.metrics import catalogue
 from exporter.sql.identity import Identity
+from tests.acceptance.footprint import rss
 from tests.acceptance.process import running
 from tests.acceptance.test_labels import PODS
 from tests.follow import create_tables
@@ -42,13 +43,6 @@ SELECT 'task-' || i, 'SUCCESS', '2026-01-01', 'app.task' || (i % 10),
 """
 
 
-def mebibytes(exporter_pid: int) -> float:
-    """Return the most memory that a process had."""
-    status = Path(f"/proc/{exporter_pid}/status").read_text()
-    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
-
-
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("labels", [[], [PODS]], ids=["as they are", "folded by a rule"])
 def test_all_at_once(tmp_path: Path, labels: list[dict[str, Any]]) -> None:
@@ -62,7 +56,7 @@ def test_all_at_once(tmp_path: Path, labels: list[dict[str, Any]]) -> None:
             )
             workers = exporter.scrape().sums(RESULTS, "worker")
             served = exporter.scrape().value("celery_results_exporter_series")
-            peak = mebibytes(exporter.pid)
+            peak = rss(exporter.pid, peak=True)
             exporter.stop()
         size = sum(file.stat().st_size for file in tmp_path.glob("checkpoint.sqlite*")) / 1024**2
     print(  # noqa: T201 - the figures, shown with -s
@@ -94,6 +88,11 @@ def test_new_ones_every_day(tmp_path: Path, *, folded: bool) -> None:
     checkpoint = open_file(file)
     checkpoint.recognise("shop", {"task": Identity("celery_taskmeta", "a")})
     sizes: list[tuple[float, float, int]] = []
+
+    def keep(changes: Changes) -> None:
+        checkpoint.save("shop", Save(changes=changes), {}, tally)
+        tally.apply(changes)
+
     for number in range(0, DAYS * NEW_A_DAY, TASKS):
         now = 1e9 + number * DAY / NEW_A_DAY
         workers = [f"celery@web-7d9f8b6c5-{number + index:05x}" for index in range(TASKS)]
@@ -102,13 +101,8 @@ def test_new_ones_every_day(tmp_path: Path, *, folded: bool) -> None:
             for index, worker in enumerate(workers)
         ]
         change = Change(cursor=1, outcomes=results)
-        for make in (
-            lambda c=change, n=now: tally.count("task", feeds.tasks, c, n, live=True),
-            lambda n=now: tally.reveal(n),
-        ):
-            changes = make()
-            checkpoint.save("shop", Save(changes=changes), {}, tally)
-            tally.apply(changes)
+        keep(tally.count("task", feeds.tasks, change, now, live=True))
+        keep(tally.reveal(now))
         if (number + TASKS) % NEW_A_DAY == 0:
             assert series(tally.samples()) <= LIMIT
             memory, _ = tracemalloc.get_traced_memory()

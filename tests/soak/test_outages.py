@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
+from tests.acceptance.footprint import at_rest
 from tests.acceptance.process import running
 from tests.acceptance.watchdog import Watchdog
 from tests.follow import create_tables
 from tests.servers.database import OWNER_PASSWORD, Database, DatabaseServer, SQLite
 from tests.servers.proxy import Mode, Proxy
 from tests.soak.load import Load, assert_counts, backend, config, load
-from tests.soak.process import at_rest
 from tests.soak.sizes import CUTS, OUTAGES, ROUNDS, kinds
 
 if TYPE_CHECKING:
