@@ -530,8 +530,8 @@ class TestUnfriendlyClients:
         limits = replace(PATIENT, requests=1)
         with serving(shop, limits) as (_, port):
             with shop.rendering:
-                connect(port, REQUEST).close()
-                eventually(lambda: shop.scrapes == 1)
+                with connect(port, REQUEST):
+                    eventually(lambda: shop.scrapes == 1)
                 eventually(lambda: served(port) == 0)
                 assert ask(port, "/metrics")[0].status == 503
             eventually(lambda: ask(port, "/metrics")[0].status == 200)
