@@ -22,7 +22,7 @@ from exporter.config.settings import Backend
 from exporter.errors import BackendAbsent, BackendError, ConfigError, Reason
 from exporter.printable import some
 from exporter.sql import compiled, dialects
-from exporter.sql.connection import KeptConnection, message, reading_engine, unexpected
+from exporter.sql.connection import KeptConnection, connect, message, reading_engine, unexpected
 from exporter.sql.identity import Identity, Origin
 from exporter.sql.inspection import Facts
 
@@ -143,7 +143,7 @@ class Database(KeptConnection[Connection]):
         absent = self.dialect.absent(self.settings.url)
         if absent:
             raise BackendAbsent(f"{absent}; waiting for Celery to create it")
-        connection = self._make_engine(self.settings.connection_url()).connect()
+        connection = connect(self._make_engine(self.settings.connection_url()), self.dialect)
         compiled.share(connection)
         self._connection = connection
         with self.dialect.deadline(connection):

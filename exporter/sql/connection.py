@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from exporter import redaction
@@ -68,6 +68,17 @@ def reading_engine(
         connect_args={**arguments, **connect_args},
         **options,
     )
+
+
+def connect(engine: Engine, dialect: Dialect) -> Connection:
+    """Connect, also within bounds where SQLAlchemy asks the server about itself."""
+    with ExitStack() as bounds:
+
+        def bound(raw: Any, _: object) -> None:
+            bounds.enter_context(dialect.bounded(raw, dialect.limits.query))
+
+        event.listen(engine, "connect", bound, insert=True, once=True)
+        return engine.connect()
 
 
 def unexpected(error: Exception, reason: Reason, advice: str = "") -> BackendError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -172,10 +172,16 @@ class Dialect:
         del connection
         return None
 
-    @contextmanager
-    def deadline(self, connection: Connection, seconds: float | None = None) -> Iterator[None]:
+    def deadline(
+        self, connection: Connection, seconds: float | None = None
+    ) -> AbstractContextManager[None]:
         """Make sure that what is done inside ends, even if the server never answers."""
-        del connection, seconds
+        return self.bounded(connection.connection.driver_connection, seconds or self.limits.query)
+
+    @contextmanager
+    def bounded(self, raw: Any, seconds: float) -> Iterator[None]:
+        """Do the same for the driver's connection."""
+        del raw, seconds
         yield
 
     def server(self, connection: Connection) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy
@@ -35,6 +36,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType, TypeEngine
 
 from exporter.errors import Reason
+from exporter.sql.cutting import cut_off
 from exporter.sql.dialects import LONGEST_PAUSE, Dialect, Driver
 from exporter.sql.identity import Origin
 from exporter.sql.inspection import Facts
@@ -60,6 +62,8 @@ _PACKAGES = {
     "cryptography": "'pymysql[rsa]'",
     "pynacl": "'celery-results-exporter[ed25519]'",
 }
+
+STATEMENTS = 10  # that may take as long as they may, one after the other
 
 _OWN_VARIABLES = """SHOW GLOBAL VARIABLES WHERE variable_name IN
     ('server_uuid', 'server_uid', 'hostname', 'port', 'datadir')"""
@@ -128,6 +132,19 @@ class MySQL(Dialect):
             "read_timeout": math.ceil(self.limits.query) + 1,
             "write_timeout": math.ceil(self.limits.query) + 1,
         }
+
+    @contextmanager
+    def bounded(self, raw: Any, seconds: float) -> Iterator[None]:
+        """Cut the connection's socket when the server never stops to answer.
+
+        It is late by far: the server bounds statements, the driver each wait for some bytes.
+        """
+        descriptor = _descriptor(raw)
+        if descriptor is None:
+            yield
+            return
+        with cut_off(descriptor, STATEMENTS * seconds):
+            yield
 
     def prepare(self, connection: Connection) -> None:
         """Bound statements and waits for locks; make every transaction a snapshot, read whole."""
@@ -326,6 +343,14 @@ def _type(name: str, scale: int | None) -> TypeEngine[Any]:
         return LargeBinary()
     known: type[TypeEngine[Any]] = ischema_names.get(name, NullType)
     return Numeric(scale=scale) if issubclass(known, Numeric) else known()
+
+
+def _descriptor(raw: Any) -> int | None:
+    """Return that of the connection's socket, where the driver tells."""
+    if hasattr(raw, "fileno"):
+        return int(raw.fileno())
+    wire = getattr(raw, "_sock", None)  # PyMySQL has no other name for it
+    return None if wire is None else int(wire.fileno())
 
 
 DIALECT = MySQL

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -36,7 +33,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType, TypeEngine
 
 from exporter.errors import Reason
-from exporter.sql.alarm import alarm
+from exporter.sql.cutting import cut_off
 from exporter.sql.dialects import LONGEST_PAUSE, Dialect, Driver, Limits, decoded
 from exporter.sql.identity import Origin
 from exporter.sql.inspection import Facts, Transactions
@@ -252,18 +249,12 @@ class PostgreSQL(Dialect):
         return {name: round(seconds * 1000) for name, seconds in limits.items()}
 
     @contextmanager
-    def deadline(self, connection: Connection, seconds: float | None = None) -> Iterator[None]:
-        """Cut the connection's socket when the server never answers.
+    def bounded(self, raw: Any, seconds: float) -> Iterator[None]:
+        """Cut the connection's socket when the server never answers, or never stops to.
 
         libpq waits for ever on a server whose process is stopped: TCP still acknowledges for it.
         """
-        raw = connection.connection.driver_connection
-        assert raw is not None  # noqa: S101  # we have just connected
-        late = (seconds or self.limits.query) + 1
-        with (
-            socket.socket(fileno=os.dup(_descriptor(raw))) as handle,
-            alarm(late, partial(_cut, handle)),
-        ):
+        with cut_off(_descriptor(raw), seconds + 1):
             yield
 
     def server(self, connection: Connection) -> str:
@@ -407,14 +398,9 @@ def _fetch_text(connection: Connection, *, as_bytes: bool) -> None:
 def _descriptor(raw: Any) -> int:
     if hasattr(raw, "fileno"):
         return int(raw.fileno())
-    wire: socket.socket = raw._usock  # noqa: SLF001  # pg8000 has no other name for it
+    wire = raw._usock  # noqa: SLF001  # pg8000 has no other name for it
     wire.settimeout(None)  # what bounded connecting would bound each answer as well
-    return wire.fileno()
-
-
-def _cut(handle: socket.socket) -> None:
-    with suppress(OSError):
-        handle.shutdown(socket.SHUT_RDWR)
+    return int(wire.fileno())
 
 
 DIALECT = PostgreSQL

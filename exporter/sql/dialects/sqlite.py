@@ -126,10 +126,9 @@ class SQLite(Dialect):
         connection.exec_driver_sql("PRAGMA synchronous = FULL")
 
     @contextmanager
-    def deadline(self, connection: Connection, seconds: float | None = None) -> Iterator[None]:
+    def bounded(self, raw: Any, seconds: float) -> Iterator[None]:
         """Interrupt statements that run too long."""
-        raw = _raw(connection)
-        end = time.monotonic() + (seconds or self.limits.query)
+        end = time.monotonic() + seconds
         raw.set_progress_handler(lambda: int(time.monotonic() > end), DEADLINE_STEPS)
         try:
             yield
