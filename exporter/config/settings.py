@@ -16,9 +16,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
 from sqlalchemy.engine import URL
 
 from exporter import redaction
+from exporter.config.expected import ExpectedTask
 from exporter.config.labels import ExtraLabels, LabelRule
 from exporter.config.model import Duration, Model, Text, Truth, Whole, at_least
 from exporter.config.secretfiles import read_secret
+from exporter.counting.expected import Expectations
 from exporter.counting.lifecycle import Rules
 from exporter.counting.relabelling import Relabelling
 from exporter.errors import BackendError, Reason
@@ -105,6 +107,7 @@ class Settings(Model, frozen=True):
     series_limit: Annotated[Whole, Field(ge=1)] = 20_000
     labels: list[LabelRule] = Field(default_factory=list)
     extra_labels: ExtraLabels = Field(default_factory=dict)
+    expected: list[ExpectedTask] = Field(default_factory=list)
 
 
 class Backend(Settings, frozen=True):
@@ -118,6 +121,10 @@ class Backend(Settings, frozen=True):
     def relabelling(self) -> Relabelling:
         """Return what its rules make of labels."""
         return Relabelling([rule.rule() for rule in self.labels])
+
+    def expectations(self) -> Expectations:
+        """Return which tasks have to succeed how often."""
+        return Expectations([each.expectation() for each in self.expected])
 
     def connection_url(self) -> URL:
         """Return the URL to connect with; the password file is read again, so it may rotate."""

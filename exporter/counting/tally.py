@@ -58,6 +58,7 @@ class Tally:
         self.shown = Shown(self.values, self.exemplars, self.relabelled, stale_after)
         # Totals served as 0, each with the end of that, by a clock that was last at `_clock`.
         self._zeros: dict[Key, float] = {}
+        self.succeeded: dict[str, float] = {}  # when each task last did, Unix time, seconds
         self._clock = float("inf")
 
     def count(self, table: str, feed: Feed, change: Change, now: float, *, live: bool) -> Changes:
@@ -109,12 +110,21 @@ class Tally:
             # What a checkpoint has kept may have other buckets.
             own = value.rebucketed(self.buckets) if isinstance(value, Histogram) else value
             self.values[key] = own
+            metric, labels = key
+            if metric is catalogue.LAST_FINISHED and labels[1] == SUCCESS:
+                self.succeeded[labels[0]] = own.value  # type: ignore[union-attr]
         self.exemplars.update(changes.exemplars)
         self.shown.note(dict.fromkeys(chain(changes.values, changes.exemplars)))
 
     def samples(self) -> dict[Metric, list[Sample]]:
         """List what is served: the same lists while nothing changes."""
         return self.shown.samples()
+
+    @property
+    def began(self) -> float | None:
+        """When the tasks' table was first read, Unix time; None: never."""
+        first = self.values.get((catalogue.SERIES_FOLDED, ()))
+        return first.created if isinstance(first, Total) else None
 
     def by_task(self) -> Iterator[tuple[str, str, int]]:
         """Finished results as (task, state, count), one for each label set, for any thread."""

@@ -81,6 +81,19 @@ LAST_FINISHED = Metric(
     "Newest date_done of the finished results, Unix time.",
     ("task", "state"),
 )
+OVERDUE = Metric(
+    "celery_task_overdue",
+    "gauge",
+    "Whether a task that is configured as expected has not succeeded for too long (1) or has (0), "
+    "as of the last poll that left nothing to read.",
+    ("task",),
+)
+EXPECTED_WITHIN = Metric(
+    "celery_task_expected_within_seconds",
+    "gauge",
+    "Longest time between two successes of the task, as configured.",
+    ("task",),
+)
 RUNTIME = Metric(
     "celery_task_observed_runtime_seconds",
     "histogram",

@@ -17,8 +17,11 @@ from exporter.checkpoint.checkpoint import Checkpoint, carried
 from exporter.checkpoint.writing import Save, Staged
 from exporter.config.settings import Backend
 from exporter.counting import dates
+from exporter.counting.expected import Expected
 from exporter.counting.lifecycle import Rules
 from exporter.counting.position import Position
+from exporter.counting.relabelling import DROPPED
+from exporter.counting.results import OTHER
 from exporter.counting.step import CHUNK_ROWS, Batch, Change, Plan
 from exporter.counting.tally import Changes, Tally
 from exporter.errors import BackendAbsent
@@ -63,6 +66,8 @@ class Follower:
         self.checkpoint = checkpoint
         self.waiting = ""  # for a table, and which
         self.last_read: float | None = None  # Unix time, seconds
+        self.expectations = settings.expectations()
+        self.expected: list[Expected] = []  # as of when everything was read last
         self.recent = Recent()
         self._restored = checkpoint is None
         self._unanswered: Save | None = None  # we do not know whether it was kept
@@ -119,6 +124,7 @@ class Follower:
         """
         self.last_read, self.skew, self.waiting = old.last_read, old.skew, old.waiting
         self.tables, self.health, self.recent = old.tables, old.health, old.recent
+        self.expected = old.expected
         if self.checkpoint is not None:
             return False
         name, identities = self.settings.name, old.database.identities()
@@ -169,12 +175,22 @@ class Follower:
         moved = self._take_over(batches)
         self.last_read = time.time()
         left = sum(self.positions[layout.kind].left for layout in self.layouts)
+        if not left:
+            self.judge(self.last_read)
         self.recent.catch_up.note(left, time.monotonic())
         return moved
 
     def busy(self, now: float) -> bool:
         """Whether another step has work to do at once; `now`: Unix time, seconds."""
         return any(self.positions[layout.kind].busy(now) for layout in self.layouts)
+
+    def judge(self, now: float) -> None:
+        """Say which tasks are overdue, all having been read; `now`: Unix time, seconds."""
+        began = self.tally.began
+        if not self.expectations or began is None:
+            return
+        tasks = {name for name, _ in self.tally.last_finished()} - {OTHER, DROPPED, ""}
+        self.expected = self.expectations.judge(self.tally.succeeded, tasks, began, now)
 
     def capabilities(self) -> dict[str, bool]:
         """Say what the backend offers, as far as it was seen."""

@@ -19,6 +19,7 @@ Lists = dict[Metric, list[Sample]]
 def samples(follower: Follower, polls: Polls) -> Lists:
     """Return all that is served of a backend, within its limit of series (R10)."""
     made = {**follower.counted(), **polls.samples(), **_own(follower, polls)}
+    made |= _expected(follower)
     made |= _unfinished(follower, follower.settings.series_limit - series(made))
     made[catalogue.SERIES] = [Sample((), series(made))]
     return made
@@ -34,6 +35,21 @@ def _unfinished(follower: Follower, limit: int) -> Lists:
     return {
         catalogue.UNFINISHED: [Sample(labels, count) for labels, count in rows],
         catalogue.OLDEST_UNFINISHED: [Sample(labels, first) for labels, first in oldest],
+    }
+
+
+def _expected(follower: Follower) -> Lists:
+    """Return what is expected of tasks, of those that become alike the worst."""
+    relabelled, expected = follower.tally.relabelled, follower.expected
+    overdue = [((each.task,), float(each.overdue)) for each in expected]
+    within = [((each.task,), each.within) for each in expected]
+    return {
+        metric: [Sample(labels, value) for labels, value in relabelled.merged(metric, of, worst)]
+        for metric, of, worst in (
+            (catalogue.OVERDUE, overdue, max),
+            (catalogue.EXPECTED_WITHIN, within, min),
+        )
+        if of
     }
 
 

@@ -17,6 +17,7 @@ from exporter.web.status import (
     CatchUpStatus,
     HourStatus,
     OutageStatus,
+    OverdueStatus,
     TableStatus,
     TaskStatus,
 )
@@ -47,6 +48,11 @@ def backend_status(follower: Follower, polls: Polls, *, stuck: bool) -> BackendS
         tables=tuple(_table(follower, layout, now) for layout in follower.layouts),
         hour=_hour(follower, outages, now),
         tasks=_tasks(follower),
+        overdue=tuple(
+            OverdueStatus(each.task, each.since, each.within)
+            for each in follower.expected
+            if each.overdue
+        ),
     )
 
 

@@ -71,6 +71,15 @@ class CatchUpStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class OverdueStatus:
+    """A task that was expected to succeed. Seconds."""
+
+    task: str
+    since: float  # Unix time of the last success, or of when the table was first read
+    within: float
+
+
+@dataclass(frozen=True, slots=True)
 class BackendStatus:
     """One backend as of its last poll."""
 
@@ -92,6 +101,7 @@ class BackendStatus:
     tables: tuple[TableStatus, ...] = ()
     hour: HourStatus | None = None  # None: not followed yet
     tasks: tuple[TaskStatus, ...] = ()
+    overdue: tuple[OverdueStatus, ...] = ()  # of the tasks that are expected
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,8 @@ def of_backend(backend: BackendStatus, now: float) -> Iterator[Trouble]:
         yield Trouble(Level.LOOK, backend.name, "has odd dates", why=doubt)
     for table in backend.tables:
         yield from _of_ids(backend, table, now)
+    if backend.overdue:
+        yield _of_overdue(backend, now)
     yield from _of_failures(backend)
     yield from _of_long_runs(backend, now)
 
@@ -218,6 +220,23 @@ def _of_ids(backend: BackendStatus, table: TableStatus, now: float) -> Iterator[
         why="" if end is None else f"at the present rate it runs out of them {day(end, now)}",
         todo="When they are used up no task can store a result. Stop the workers, then ALTER its "
         "column id to BIGINT, which rewrites the table: plan it early.",
+    )
+
+
+def _of_overdue(backend: BackendStatus, now: float) -> Trouble:
+    found = sorted(backend.overdue, key=lambda each: (each.since, each.task))
+    said = [
+        f"{printable(each.task, LONGEST_NAME)} for {span(now - each.since)} "
+        f"({span(each.within)} expected)"
+        for each in found
+    ]
+    return Trouble(
+        Level.LOOK,
+        backend.name,
+        f"has overdue tasks, without a success: {_few(said)}",
+        found[0].since + found[0].within,
+        todo="See whether whatever schedules them runs, whether a worker takes them from their "
+        "queue, and whether they fail.",
     )
 
 

@@ -176,18 +176,19 @@ def test_keys_that_are_refused_are_told() -> None:
 
 
 def test_example_of_a_file_loads(tmp_path: Path) -> None:
-    example, rules, _ = blocks(README, "yaml")
+    example, rules, expected_tasks, _ = blocks(README, "yaml")
     file = tmp_path / "config.yaml"
     *rest, labels = example.splitlines(keepends=True)
     pod = ("app.add", "SUCCESS", "celery@web-7d9f8b6c5-x2x4z", "mail")
     for content, expected in (
         (example, (*pod[:2], "", "mail")),
-        ("".join(rest) + indent(rules, "    "), (*pod[:2], "web", "")),
+        ("".join(rest) + indent(rules + expected_tasks, "    "), (*pod[:2], "web", "")),
     ):
         file.write_text(content)
         (backend,) = loading.load(file, {"ORDERS_DB_PASSWORD": "p@ss"}).backends
         assert backend.url.password == "p@ss"  # noqa: S105 - the example's
         assert backend.relabelling()(catalogue.RESULTS, pod) == expected, labels
+    assert [each.task for each in backend.expected] == ["reports.nightly", "sync.*"]
 
 
 def test_example_of_a_web_configuration_loads(tmp_path: Path) -> None:

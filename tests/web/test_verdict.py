@@ -16,6 +16,7 @@ from exporter.web import troubles
 from exporter.web.status import (
     BackendStatus,
     CatchUpStatus,
+    OverdueStatus,
     ServiceStatus,
     TableStatus,
     TaskStatus,
@@ -63,6 +64,25 @@ def test_one_is_down() -> None:
         trouble.todo
     )
     assert found.levels == {"orders": Level.DOWN}
+
+
+def test_overdue_tasks() -> None:
+    late = tuple(
+        OverdueStatus(name, NOW - age, within)
+        for name, age, within in (
+            ("sync.a", 1_000, 900.0),
+            ("reports.nightly", 2 * 86_400, 93_600.0),
+            ("sync.b", 1_200, 900.0),
+            ("sync.c", 1_000, 900.0),
+        )
+    )
+    trouble = only(judge(backend(overdue=late)))
+    assert trouble.level is Level.LOOK
+    assert trouble.what == (
+        "has overdue tasks, without a success: reports.nightly for 2 d (26 h expected), "
+        "sync.b for 20 min (15 min expected), sync.a for 16 min (15 min expected) and 1 more"
+    )
+    assert trouble.since == NOW - 2 * 86_400 + 93_600
 
 
 def test_many_are_down() -> None:
