@@ -18,6 +18,7 @@ from bench.report import cells, write
 NAMES = (
     "idle",
     "catch_up",
+    "backfill",
     "scrape",
     "labels",
     "memory",

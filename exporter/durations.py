@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 # Largest unit first, as Prometheus wants them; a day is 24 hours and a year 365 days.
@@ -29,6 +30,7 @@ _GO_SECONDS = {
 }
 _GO_PART = re.compile(rf"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)({'|'.join(_GO_SECONDS)})")
 _GO_DURATION = re.compile(f"(?:{_GO_PART.pattern})+")
+_UNIX_TIME = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST = (2**63 - 1) // 1_000_000 / 1000  # both count nanoseconds in a signed 64-bit integer
 
@@ -53,6 +55,33 @@ def parse_go(text: str) -> float:
     _matched(_GO_DURATION, text)
     parts = _GO_PART.findall(text)
     return _in_range(sum(float(number) * _GO_SECONDS[unit] for number, unit in parts))
+
+
+def parse_moment(text: str, now: float) -> float:
+    """Return the Unix time of a date, an RFC 3339 time, a Unix time, or a duration before `now`.
+
+    What says no offset of its own is UTC. ValueError says what is wrong, to be read after the
+    value itself.
+    """
+    moment = _moment(text, now)
+    if moment < 0:
+        raise ValueError("lies before 1970")
+    return moment
+
+
+def _moment(text: str, now: float) -> float:
+    with suppress(ValueError):
+        return now - parse(text)
+    if _UNIX_TIME.fullmatch(text):
+        return float(text)
+    try:
+        read = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            "is not a time; write it like 2026-10-01, 2026-10-01T12:30:00Z, 1790857800 or 30d, "
+            "which is 30 days ago"
+        ) from None
+    return ((read if read.tzinfo else read.replace(tzinfo=UTC)) - _EPOCH).total_seconds()
 
 
 def _matched(pattern: re.Pattern[str], text: str) -> re.Match[str]:

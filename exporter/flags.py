@@ -154,7 +154,7 @@ def options() -> list[click.Parameter]:
 def configured(
     log_level: str,
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Let a command have ``(config, options)`` instead of the flags.
+    """Let a command have ``(config, options)`` instead of the flags, and its own besides.
 
     Raises what `exporter.config.loading` raises, and ConfigError where flags exclude each other.
     """
@@ -164,8 +164,10 @@ def configured(
         def with_flags(context: click.Context, /, **given: Any) -> int:
             config = _config(context)
             logs.configure(given["log_level"] or log_level, given["log_format"] or "logfmt")
+            shared = {param.name for param in options()}
             _refuse_to_adopt_nothing(context, config)
-            return command(config, _options(context))
+            own = {name: value for name, value in given.items() if name not in shared}
+            return command(config, _options(context), **own)
 
         return update_wrapper(with_flags, command)
 
@@ -174,7 +176,8 @@ def configured(
 
 def fault(error: click.UsageError) -> str:
     """Say in a line what is wrong with what was typed, or with which variable."""
-    if isinstance(error, click.BadParameter) and error.ctx and error.param:
+    missing = isinstance(error, click.MissingParameter)  # has no message of its own
+    if isinstance(error, click.BadParameter) and error.ctx and error.param and not missing:
         return f"{_origin(error.ctx, error.param)}: {error.message.rstrip('.')}"
     message = error.format_message().rstrip(".")
     return f"{message}{' See' if message.endswith('?') else '; see'} --help"

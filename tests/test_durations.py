@@ -122,3 +122,49 @@ def test_ago(moment: float, expected: str) -> None:
 )
 def test_utc(moment: float, expected: str) -> None:
     assert utc(moment) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2027-01-15", NOW - 8 * 3600),
+        ("2027-01-15T08:00:00Z", NOW),
+        ("2027-01-15T17:00:00+09:00", NOW),
+        ("2027-01-15 08:00:00.5", NOW + 0.5),
+        ("1800000000", NOW),
+        ("1799999999.25", NOW - 0.75),
+        ("20270115", 20270115.0),
+        ("0s", NOW),
+        ("30d", NOW - 30 * 86400),
+        ("1h30m", NOW - 5400),
+    ],
+)
+def test_good_moment(text: str, moment: float) -> None:
+    assert durations.parse_moment(text, NOW) == moment
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "yesterday",
+        "2027-13-01",
+        "-1d",
+        "1.5d",
+        "nan",
+        "1e9",
+        "-1",
+        "\u0661\u0662",
+        "9" * 5000,
+    ],
+)
+def test_bad_moment(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^is not a time; write it like 2026-10-01, "):
+        durations.parse_moment(text, NOW)
+
+
+@pytest.mark.parametrize("text", ["1969-12-31", "100y", "0001-01-01T00:00:00+14:00"])
+def test_moment_before_unix_time(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^lies before 1970"):
+        durations.parse_moment(text, NOW)

@@ -35,6 +35,7 @@ from exporter.sql.dialects import Dialect, decoded
 WORDS = ("SUCCESS ", "success", "SUCCESS")  # what collations and padding make equal
 FOREIGN = {"é": "e", "메일": "  "}  # each with what a careless comparison takes it for
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+MINUTE = 60
 BYTES, START = b'\x80\x05\xff"{', 3
 TEXT, END = "ends with these words", 11
 
@@ -128,6 +129,12 @@ def _assumed(dialect: Dialect, table: ResultTable, known: Subquery) -> Iterator[
             dialect.moment(known.c[layout.done]),
             MOMENT.timestamp(),
             dialect.seconds,
+        )
+        yield Expectation(
+            f"the minute of {MOMENT:%Y-%m-%d %H:%M:%S} UTC",
+            dialect.coarse_moment(known.c[layout.done], MINUTE),
+            MOMENT.timestamp() // MINUTE,
+            lambda value: (dialect.seconds(value) or 0) // MINUTE,
         )
     if layout.result is not None and layout.result in known.c:
         start = dialect.start_of_bytes(known.c[layout.result], START)

@@ -14,6 +14,7 @@ from exporter.checkpoint.schema import TABLES
 from exporter.checkpoint.store import IN_A_DATABASE, Snapshots, Store
 from exporter.counting.position import Position
 from exporter.counting.tally import Tally
+from exporter.counting.values import Total
 from exporter.errors import CheckpointError
 from exporter.sql.identity import Identity
 
@@ -52,6 +53,12 @@ class Saved:
         with self._transaction() as connection:
             backends = reading.backends(connection)
             return {backend: reading.identities(connection, backend) for backend in backends}
+
+    def began(self, backend: str) -> float | None:
+        """Say since when a backend is counted, Unix time; None: it is not yet."""
+        with self._transaction() as connection:
+            totals = reading.totals(connection, backend).values.values()
+        return min((it.created for it in totals if isinstance(it, Total)), default=None)
 
     def schema(self) -> int | None:
         """Return the version of its tables, None where there are none; refuse a newer one."""

@@ -68,7 +68,7 @@ class Shown:
             if value.zero_until is None:
                 self._revealed.add(served)
             if metric is catalogue.RESULTS:
-                back.update(self._used_by((_users(*served), labels[:1]), value.used))
+                back.update(self._used_by((users_of(*served), labels[:1]), value.used))
         if back:
             again = dict.fromkeys(self._of(back))
             self._changed |= again
@@ -91,7 +91,7 @@ class Shown:
         labels = self._relabelled(metric, own)
         if labels is None:
             return True
-        return (metric, labels) in self._revealed and _users(metric, labels) not in self._stale
+        return (metric, labels) in self._revealed and users_of(metric, labels) not in self._stale
 
     def pass_to(self, now: float) -> None:
         """Leave out what nobody has used for long; `now`: Unix time, seconds."""
@@ -112,7 +112,7 @@ class Shown:
         """List what is served: the same lists while nothing changes."""
         for metric, labels in self._changed:
             samples = self._served.setdefault(metric, {})
-            if metric in catalogue.TASK_METRICS and _users(metric, labels) in self._stale:
+            if metric in catalogue.TASK_METRICS and users_of(metric, labels) in self._stale:
                 samples.pop(labels, None)
             else:
                 samples[labels] = self._sample(metric, labels)
@@ -125,7 +125,7 @@ class Shown:
     def _of(self, users: set[Users]) -> Iterator[Key]:
         """Yield the series that these use. It looks at all: that is rare."""
         for metric, labels in self._members or self._values:
-            if metric in catalogue.TASK_METRICS and _users(metric, labels) in users:
+            if metric in catalogue.TASK_METRICS and users_of(metric, labels) in users:
                 yield metric, labels
 
     def _sample(self, metric: Metric, labels: LabelValues) -> Sample:
@@ -147,7 +147,7 @@ class Shown:
 _RESULT_USERS = itemgetter(0, 2, 3)
 
 
-def _users(metric: Metric, labels: LabelValues) -> Users:
+def users_of(metric: Metric, labels: LabelValues) -> Users:
     """Return task, worker and queue of results and retries, the task of all else."""
     if metric is catalogue.RESULTS:
         task, worker, queue = _RESULT_USERS(labels)

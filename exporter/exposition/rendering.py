@@ -99,6 +99,10 @@ class Renderer:
         }
         return {metric: kept.piece for metric, kept in self._kept.items() if kept.piece}
 
+    def series(self, metric: Metric, labels: LabelValues) -> str:
+        """Return what the line of a sample begins with: its name and labels."""
+        return f"{metric.name}{_labels(*self._labels(metric, labels))}"
+
     def _render(self, metric: Metric, samples: Iterable[Sample], before: _Rendered) -> _Rendered:
         if samples is before.samples:
             return before
@@ -117,7 +121,7 @@ class Renderer:
         return _Rendered(samples, lines, Piece(text) if text else None)
 
     def _sample(self, metric: Metric, sample: Sample) -> Iterator[str]:
-        names, labels = self._labels(metric, sample)
+        names, labels = self._labels(metric, sample.labels)
         if isinstance(sample.value, Histogram):
             yield from _histogram(metric.name, names, labels, sample.value)
             return
@@ -131,9 +135,9 @@ class Renderer:
             name = metric.name.removesuffix("_total")
             yield f"{name}_created{own} {_number(sample.created)}\n"
 
-    def _labels(self, metric: Metric, sample: Sample) -> tuple[LabelValues, LabelValues]:
+    def _labels(self, metric: Metric, labels: LabelValues) -> tuple[LabelValues, LabelValues]:
         """Return names and values."""
-        names, values = metric.label_names, (*self._own, *sample.labels)
+        names, values = metric.label_names, (*self._own, *labels)
         if without := self._without:
             pairs = [(n, v) for n, v in zip(names, values, strict=True) if v or n not in without]
             names, values = (tuple(side) for side in zip(*pairs, strict=True))

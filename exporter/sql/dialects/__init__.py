@@ -289,6 +289,14 @@ class Dialect:
         """Return an expression for a DateTime column that no stored value can make fail."""
         return column
 
+    def coarse_moment(self, column: ColumnElement[Any], seconds: int) -> ColumnElement[Any]:
+        """Return `moment` rounded down to whole multiples of so many seconds, to group by.
+
+        Or a finer one: then there are more groups, which mean the same.
+        """
+        del seconds
+        return self.moment(column)
+
     def seconds(self, value: Any, zone: ZoneInfo | None = None) -> float | None:
         """Turn what `moment` gave into Unix time; None where it cannot be one.
 

@@ -16,6 +16,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Double,
+    Integer,
     LargeBinary,
     Numeric,
     Select,
@@ -248,6 +249,13 @@ class MySQL(Dialect):
         unit: ColumnElement[Any] = literal_column("MICROSECOND")
         epoch: ColumnElement[Any] = literal_column("'1970-01-01'")
         return func.timestampdiff(unit, epoch, column) / literal_column("1e6", Double)
+
+    def coarse_moment(self, column: ColumnElement[Any], seconds: int) -> ColumnElement[Any]:
+        """Divide whole seconds."""
+        unit: ColumnElement[Any] = literal_column("SECOND")
+        epoch: ColumnElement[Any] = literal_column("'1970-01-01'")
+        length: ColumnElement[Any] = literal_column(str(seconds))
+        return func.timestampdiff(unit, epoch, column, type_=Integer).op("DIV")(length) * length
 
     def highest_id(
         self, connection: Connection, table: Table, column: str, sequence: str | None

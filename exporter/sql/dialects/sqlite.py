@@ -22,12 +22,15 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    Integer,
     LargeBinary,
     String,
     Table,
+    case,
     cast,
     func,
     literal,
+    literal_column,
     text,
     type_coerce,
 )
@@ -190,6 +193,13 @@ class SQLite(Dialect):
     def moment(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Read the stored text itself; whatever else is stored there is read as text."""
         return func.substr(cast(type_coerce(column, String), String), 1, 32)
+
+    def coarse_moment(self, column: ColumnElement[Any], seconds: int) -> ColumnElement[Any]:
+        """Let SQLite read the text; one with an offset of its own stays as it is."""
+        said, length = self.moment(column), literal_column(str(seconds), Integer)
+        epoch = cast(func.strftime("%s", said), Integer)
+        has_offset = func.substr(said, 20).op("GLOB")("*[-+Zz]*")
+        return case((has_offset, said), else_=epoch // length * length)
 
     def constant_moment(self, moment: datetime, *, zone: bool) -> ColumnElement[Any]:
         """Return text, as Celery stores it: there is no type for dates."""
