@@ -24,8 +24,8 @@ from exporter.counting.results import FAILURE, READY_STATES, Group, Row
 from exporter.errors import BackendError, Reason
 
 CHUNK_SECONDS = 0.25  # that a snapshot is held open, about
-SMALLEST_CHUNK, FIRST_CHUNK, LARGEST_CHUNK = 500, 5_000, 50_000  # rows
-MOST_FAILURES = 10_000  # that are read one by one at once
+SMALLEST_CHUNK, FIRST_CHUNK, LARGEST_CHUNK = 500, 5_000, 20_000  # rows
+MOST_FAILURES = 5_000  # that are read one by one at once
 PAUSES = (1.0, 5.0, 15.0)  # seconds between tries, where a server is busy or restarts
 _WORTH_ANOTHER_TRY = (Reason.CONNECT, Reason.TIMEOUT)
 
@@ -157,7 +157,8 @@ class _Question:
             if moment not in moments:
                 moments[moment] = epoch(moment)
             labels = (text(state), text(task), text(worker), text(queue))
-            yield Group(*labels, rows, count_of(retries), moments[moment])
+            retried = count_of(retries) if retries else 0
+            yield Group(*labels, rows, retried, moments[moment])
 
 
 def _failure(row: Row) -> Group:

@@ -9,7 +9,7 @@ what it adds to which series holds for all that are like it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import gcd, inf
@@ -74,12 +74,12 @@ class Grid:
             return None
         return int(max(moment, self.begin) // self.step)
 
-    def times(self, first: int, last: int) -> list[int]:
+    def times(self, first: int, last: int) -> Sequence[int]:
         """Return the times of samples from one number to another."""
-        times = [*range(first * self.step, (last + 1) * self.step, self.step)]
-        times[0] = max(times[0], self.begin)
-        times[-1] = min(times[-1], self.end)
-        return times
+        times = range(first * self.step, (last + 1) * self.step, self.step)
+        if self.begin <= times[0] and times[-1] <= self.end:
+            return times
+        return [min(max(time, self.begin), self.end) for time in times]
 
 
 @dataclass(slots=True)
@@ -169,9 +169,11 @@ class Past:
 
     def cells(self, table: str, feed: Feed, groups: Iterable[Group]) -> Iterator[Cell]:
         """Yield by how much which series grew; the dates of groups may be rounded by a unit."""
+        steps: dict[float | None, int | None] = {None: None}  # of few moments
         for state, task, worker, queue, rows, retries, done, _, exception in groups:
-            step = None if done is None else self.grid.step_of(done)
-            if step is None:
+            if done is not None and done not in steps:
+                steps[done] = self.grid.step_of(done)
+            if (step := steps[done]) is None:
                 continue
             self.results += rows
             known = (table, (state, task, worker, queue), exception)

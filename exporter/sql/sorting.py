@@ -13,7 +13,7 @@ from typing import Self
 
 from exporter.errors import ExporterError
 
-CACHE = 16_384  # KiB, for the table; as much again to sort it
+CACHE = 4_096  # KiB, for the table; as much again to sort it
 FETCHED = 10_000  # at once
 
 _SETTINGS = (
