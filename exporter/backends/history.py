@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, func, select
 from sqlalchemy.sql import Select
 
 from exporter.backends.database import Database, Session
@@ -116,10 +116,7 @@ class _Question:
         self, sql: Expressions, done: ColumnElement[Any], bounds: list[datetime], unit: int
     ) -> None:
         self.sql = sql
-        begin, end = (
-            sql.dialect.constant_moment(bound, zone=sql.table.date_done_zone) for bound in bounds
-        )
-        within = or_(done.is_(None), and_(done >= begin, done < end))
+        within = sql.dialect.within(done, *bounds, zone=sql.table.date_done_zone)
         moment = sql.dialect.coarse_moment(done, unit)
         retries = func.coalesce(sql.dialect.total(sql.retries), 0)
         columns = (sql.state_label, *sql.labels, moment, func.count(), retries)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tests.servers.mariadb import MariaDB
     from tests.servers.postgresql import PostgreSQL
 
-MINUTE, HOUR, DAY = 60, 3600, 86_400
+MINUTE, STEP, HOUR, DAY = 60, 300, 3600, 86_400
 TOKYO = ZoneInfo("Asia/Tokyo")
 SCRAPE = """
 scrape_configs:
@@ -171,7 +171,7 @@ def test_prometheus_has_what_the_tables_have(
     postgresql: PostgreSQL, mariadb: MariaDB, tmp_path: Path
 ) -> None:
     """Of all databases in one file, whatever zone they have; then a running exporter goes on."""
-    end = int(time.time()) // MINUTE * MINUTE - 3 * HOUR
+    end = int(time.time()) // STEP * STEP - 3 * HOUR
     zones = {"sqlite": TOKYO, "postgresql": TOKYO, "mariadb": ZoneInfo("UTC")}
     with ExitStack() as stack:
         servers = {"sqlite": SQLite(tmp_path), "postgresql": postgresql, "mariadb": mariadb}
@@ -188,7 +188,7 @@ def test_prometheus_has_what_the_tables_have(
         file = tmp_path / "past.om"
         done = backfill(
             write(tmp_path, config),
-            *(f"--from={end - 2 * DAY}", f"--to={end}", f"--output={file}"),
+            *(f"--from={end - 2 * DAY}", f"--to={end}", "--step=5m", f"--output={file}"),
         )
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("results without a date are left out") == len(servers)
@@ -226,18 +226,18 @@ def assert_rate_is_steady(watching: Prometheus, end: int) -> None:
     """One a minute for an hour, and nothing before or after."""
     graph = watching.api(
         "query_range",
-        query='sum by (backend) (rate(celery_task_results_total{task="app.steady"}[5m])) * 60',
+        query='sum by (backend) (rate(celery_task_results_total{task="app.steady"}[20m])) * 60',
         start=str(end - DAY - HOUR),
         end=str(end - DAY + 2 * HOUR),
-        step="60",
+        step=str(STEP),
     )["result"]
     assert len(graph) == 3
     for series in graph:
         rates = {moment - (end - DAY): float(value) for moment, value in series["values"]}
-        assert min(rates) == MINUTE  # with the second sample
-        steady = [rate for at, rate in rates.items() if 5 * MINUTE <= at <= HOUR]
+        assert min(rates) == STEP  # with the second sample
+        steady = [rate for at, rate in rates.items() if 4 * STEP <= at <= HOUR]
         assert steady == pytest.approx([1.0] * len(steady))
-        assert {rate for at, rate in rates.items() if at > HOUR + 5 * MINUTE} == {0.0}
+        assert {rate for at, rate in rates.items() if at > HOUR + 4 * STEP} == {0.0}
 
 
 def assert_exporter_goes_on(watching: Backfilled, database: Database, end: int) -> None:

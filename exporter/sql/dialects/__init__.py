@@ -28,6 +28,7 @@ from sqlalchemy import (
     Table,
     TypeDecorator,
     Unicode,
+    and_,
     cast,
     func,
     inspect,
@@ -330,6 +331,13 @@ class Dialect:
         """Return a date as Celery's column has it, or one with a zone."""
         value = moment if zone else moment.replace(tzinfo=None)
         return cast(literal(value), DateTime(timezone=zone))
+
+    def within(
+        self, column: ColumnElement[Any], begin: datetime, end: datetime, *, zone: bool
+    ) -> ColumnElement[bool]:
+        """Return whether a date lies between two moments, in the zone of wall times; or is none."""
+        lower, upper = (self.constant_moment(moment, zone=zone) for moment in (begin, end))
+        return or_(column.is_(None), and_(column >= lower, column < upper))
 
     def highest_id(
         self, connection: Connection, table: Table, column: str, sequence: str | None

@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,11 +26,13 @@ from sqlalchemy import (
     LargeBinary,
     String,
     Table,
+    and_,
     case,
     cast,
     func,
     literal,
     literal_column,
+    or_,
     text,
     type_coerce,
 )
@@ -196,10 +198,29 @@ class SQLite(Dialect):
 
     def coarse_moment(self, column: ColumnElement[Any], seconds: int) -> ColumnElement[Any]:
         """Let SQLite read the text; one with an offset of its own stays as it is."""
-        said, length = self.moment(column), literal_column(str(seconds), Integer)
-        epoch = cast(func.strftime("%s", said), Integer)
-        has_offset = func.substr(said, 20).op("GLOB")("*[-+Zz]*")
-        return case((has_offset, said), else_=epoch // length * length)
+        length = literal_column(str(seconds), Integer)
+        own_offset = case((self._has_offset(column), self.moment(column)))
+        return func.coalesce(own_offset, self._epoch(column) // length * length)
+
+    def within(
+        self, column: ColumnElement[Any], begin: datetime, end: datetime, *, zone: bool
+    ) -> ColumnElement[bool]:
+        """Compare what SQLite reads of the text, not the text: it may be written otherwise."""
+        del zone
+        epoch = self._epoch(column)
+        moments = [int(moment.timestamp()) for moment in (begin, end)]
+        walls = [int(moment.replace(tzinfo=UTC).timestamp()) for moment in (begin, end)]
+        first, last = (
+            case((self._has_offset(column), own), else_=wall)
+            for own, wall in zip(moments, walls, strict=True)
+        )
+        return or_(epoch.is_(None), and_(epoch >= first, epoch < last))
+
+    def _epoch(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        return cast(func.strftime("%s", self.moment(column)), Integer)
+
+    def _has_offset(self, column: ColumnElement[Any]) -> ColumnElement[bool]:
+        return func.substr(self.moment(column), 20).op("GLOB")("*[-+Zz]*")
 
     def constant_moment(self, moment: datetime, *, zone: bool) -> ColumnElement[Any]:
         """Return text, as Celery stores it: there is no type for dates."""
