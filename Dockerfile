@@ -14,7 +14,7 @@ COPY . .
 # One folder holds the exporter and all it needs, so that the next stage copies it and nothing else.
 RUN python3 -m venv --without-pip /opt/celery-results-exporter; \
     python3 -m pip --python /opt/celery-results-exporter/bin/python3 install \
-        --no-cache-dir --constraint constraints.txt ".[ed25519,mysqlclient,postgresql,re2]"
+        --no-cache-dir --constraint constraints.txt ".[ed25519,mysqlclient,postgresql,re2,solar]"
 
 
 FROM ${BASE}

@@ -72,5 +72,5 @@ $(BIN)/.runnable: pyproject.toml constraints.txt | $(BIN)/python
 $(BIN)/.complete: pyproject.toml constraints.txt | $(BIN)/python
 	@sh scripts/install-system-packages build
 	$(PIP) install 'pip>=25.1'
-	$(PIP) install --constraint constraints.txt --editable '.[postgresql,mysqlclient,ed25519,re2]' --group dev
+	$(PIP) install --constraint constraints.txt --editable '.[postgresql,mysqlclient,ed25519,re2,solar]' --group dev
 	@touch $(BIN)/.runnable $@

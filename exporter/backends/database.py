@@ -78,6 +78,17 @@ class Database(KeptConnection[Connection]):
                 yield Session(connection, self.family, self._tables or (), self._readers)
                 connection.exec_driver_sql(self.dialect.end)
 
+    @contextmanager
+    def connected(self) -> Iterator[Connection]:
+        """Lend the connection to who reads what is no result, outside any snapshot.
+
+        Raise BackendError for any trouble.
+        """
+        with self._translated():
+            connection = self._connect()
+            with self.dialect.deadline(connection):
+                yield connection
+
     def look_again(self) -> None:
         """Look at the tables again before the next snapshot."""
         self._tables = None

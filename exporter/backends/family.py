@@ -24,7 +24,7 @@ from sqlalchemy.types import NullType, TypeEngine
 
 from exporter.counting.tally import Feed
 from exporter.sql.inspection import Facts
-from exporter.sql.kinds import Kind, Whole, is_decimal
+from exporter.sql.kinds import Kind, Whole, has_zone, is_decimal
 
 LIKELY = 1_000  # different tables that one process reads
 
@@ -185,11 +185,6 @@ def _table(
     }
     made = (Column(column, types.get(column, String())) for column in columns)
     return Table(name, MetaData(), *made, schema=schema)
-
-
-def has_zone(declared: TypeEngine[Any] | None) -> bool:
-    """Whether times of this type are moments, and no wall time of some zone."""
-    return bool(getattr(declared, "timezone", False))
 
 
 def _words(declared: TypeEngine[Any]) -> str:

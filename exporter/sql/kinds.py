@@ -62,6 +62,11 @@ def is_decimal(declared: TypeEngine[Any]) -> bool:
     return isinstance(declared, Numeric) and declared.scale == 0
 
 
+def has_zone(declared: TypeEngine[Any] | None) -> bool:
+    """Whether times of this type are moments, and no wall time of some zone."""
+    return bool(getattr(declared, "timezone", False))
+
+
 class Whole(TypeDecorator[int]):
     """An integer that is stored as DECIMAL."""
 

@@ -165,8 +165,8 @@ class PostgreSQL(Dialect):
         """Look at tables, where text is text; reflect only those that Celery did not make."""
         if self._any_bytes and connection.dialect.driver == "psycopg2":
             _fetch_text(connection, as_bytes=False)
-        # psycopg takes the encoding of answers for that of questions.
-        self._ascii_names = all(part.isascii() for name in names for part in name if part)
+        # psycopg takes the encoding of answers for that of questions, of all that are yet to come.
+        self._ascii_names &= all(part.isascii() for name in names for part in name if part)
         found = self._plain_tables(connection, names)
         if found is None:
             found = [facts and _of_bases(facts) for facts in super().look_at(connection, names)]

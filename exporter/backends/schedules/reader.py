@@ -1,0 +1,210 @@
+"""Reads beat's tables: all entries in one statement, each with its schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    DateTime,
+    FromClause,
+    MetaData,
+    Select,
+    String,
+    Table,
+    and_,
+    false,
+    func,
+    select,
+)
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import NullType
+
+from exporter.backends.schedules import PACKAGES
+from exporter.backends.schedules.entries import Row
+from exporter.backends.schedules.package import ENTRY, REQUIRED, Columns, Package, Schedules
+from exporter.errors import BackendError, Reason
+from exporter.sql.dialects import Dialect
+from exporter.sql.inspection import Facts
+from exporter.sql.kinds import Kind, has_zone
+
+MOST_ENTRIES = 10_000
+
+Name = tuple[str, str | None]  # of a table, and its schema
+_KINDS: Columns = {
+    **ENTRY,
+    **{c: kind for p in PACKAGES for s in p.schedules for c, kind in s.columns.items()},
+}
+_NOTHING = dict.fromkeys(_KINDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there is."""
+
+    package: str
+    count: int  # of entries
+    rows: Sequence[Row]  # none where there are more than MOST_ENTRIES
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The tables as they were found."""
+
+    package: str
+    entries: Select[Any]
+    count: Select[Any]
+    kinds: Columns  # of what is read, in that order
+
+
+class Reader:
+    """Knows how to read the tables of one database, and looks at them again when they change."""
+
+    def __init__(self, dialect: Dialect, schema: str | None = None) -> None:
+        """Take `schema` for where the tables are; None: wherever they usually are."""
+        self.there = False  # whether tables were found
+        self.forbidden = False  # whether they may not be read
+        self._dialect = dialect
+        self._places = [
+            (package, place)
+            for package in PACKAGES
+            for place in ([schema] if schema else package.schemas)
+            if place is None or not dialect.is_file
+        ]
+        self._seen: tuple[Connection, Hashable] | None = None  # through which, and by which stamp
+        self._source: _Source | None = None
+
+    def read(self, connection: Connection) -> Found | None:
+        """Read all entries, in a snapshot of its own; None: there are none to read."""
+        source = self._same_source(connection)
+        if source is None:
+            return None
+        self._dialect.open(connection)
+        rows = connection.execute(source.entries).all()
+        count = len(rows)
+        if count > MOST_ENTRIES:
+            count, rows = connection.execute(source.count).scalar_one(), []
+        connection.exec_driver_sql(self._dialect.end)
+        return Found(source.package, count, [self._row(source.kinds, row) for row in rows])
+
+    def _row(self, kinds: Columns, values: Sequence[Any]) -> Row:
+        pairs = zip(kinds.items(), values, strict=True)
+        return {**_NOTHING, **{name: self._value(kind, it) for (name, kind), it in pairs}}
+
+    def _value(self, kind: Kind, value: Any) -> Any:
+        if value is None or kind is Kind.NUMBER:
+            return value
+        return self._dialect.text(value) if kind.is_text else self._dialect.seconds(value)
+
+    # -- tables ------------------------------------------------------------------------------
+
+    def _same_source(self, connection: Connection) -> _Source | None:
+        """Look for the tables, if anything may have changed since the last look."""
+        names = [(table, place) for package, place in self._places for table in package.tables]
+        stamp = self._dialect.stamp(connection, names)
+        if stamp is None or self._seen is None or self._seen != (connection, stamp):
+            self._source = self._look(connection)
+            self._seen = connection, stamp
+        return self._source
+
+    def _look(self, connection: Connection) -> _Source | None:
+        mains = [(package.entries, place) for package, place in self._places]
+        seen = self._dialect.look_at(connection, mains)
+        self.there = any(seen)
+        for (package, place), facts in zip(self._places, seen, strict=True):
+            if facts is not None:
+                names = [(schedules.table, place) for schedules in package.schedules]
+                others = self._dialect.look_at(connection, names)
+                source = self._found(package, place, facts, others)
+                self.forbidden = not self._may_read(connection, source)
+                return None if self.forbidden else source
+        self.forbidden = False
+        return None
+
+    def _may_read(self, connection: Connection, source: _Source) -> bool:
+        try:
+            connection.execute(source.entries.where(false()))
+        except DBAPIError as error:
+            if self._dialect.reason(error) is not Reason.PERMISSION:
+                raise
+            return False
+        return True
+
+    def _found(
+        self, package: Package, place: str | None, facts: Facts, others: Sequence[Facts | None]
+    ) -> _Source:
+        for column in REQUIRED:
+            if column not in facts.columns:
+                raise BackendError(
+                    Reason.SCHEMA,
+                    f"table {package.entries!r} has no column {column!r}: it is not that of "
+                    f"{package.name}",
+                )
+        entries = _table((package.entries, place), facts)
+        read = self._columns(entries, facts, ENTRY)
+        joined: FromClause = entries
+        for schedules, of in zip(package.schedules, others, strict=True):
+            if of is None or not _wanted(schedules) <= facts.columns.keys():
+                continue  # a version that had none
+            table = _table((schedules.table, place), of)
+            read |= self._columns(table, of, schedules.columns)
+            joined = joined.outerjoin(table, _is_of(entries, table, schedules))
+        return _Source(
+            package=package.name,
+            entries=select(*read.values())
+            .select_from(joined)
+            .order_by(entries.c.id)
+            .limit(MOST_ENTRIES + 1),
+            count=select(func.count()).select_from(entries),
+            kinds={name: _KINDS[name] for name in read},
+        )
+
+    def _columns(
+        self, table: Table, facts: Facts, wanted: Columns
+    ) -> dict[str, ColumnElement[Any]]:
+        there = {name: kind for name, kind in wanted.items() if name in facts.columns}
+        return {name: self._column(table.c[name], kind, facts) for name, kind in there.items()}
+
+    def _column(self, column: Column[Any], kind: Kind, facts: Facts) -> ColumnElement[Any]:
+        if kind is Kind.NUMBER:
+            return column
+        fitted = self._dialect.fitted(column, kind, facts.columns[column.name])
+        if fitted is None:
+            raise BackendError(
+                Reason.SCHEMA,
+                f"table {column.table.name!r}: column {column.name!r} does not hold {kind}",
+            )
+        return self._dialect.label(fitted) if kind.is_text else self._dialect.moment(fitted)
+
+
+def _table(name: Name, facts: Facts) -> Table:
+    """Return the table with all columns that it has."""
+    columns = (Column(name, _type(name, facts)) for name in facts.columns)
+    return Table(name[0], MetaData(), *columns, schema=name[1])
+
+
+def _type(column: str, facts: Facts) -> DateTime | String | NullType:
+    """Return what the column is to be read as; numbers are what the driver gives."""
+    match _KINDS.get(column):
+        case Kind.MOMENT:
+            return DateTime(timezone=has_zone(facts.columns[column]))
+        case Kind.NUMBER:
+            return NullType()
+        case _:
+            return String()
+
+
+def _wanted(schedules: Schedules) -> set[str]:
+    """Name the columns of the entries that lead to these schedules."""
+    return {schedules.key, "discriminator"} if schedules.kind else {schedules.key}
+
+
+def _is_of(entries: Table, table: Table, schedules: Schedules) -> ColumnElement[bool]:
+    same = table.c.id == entries.c[schedules.key]
+    if not schedules.kind:
+        return same
+    return and_(same, entries.c.discriminator == schedules.kind)
