@@ -31,6 +31,7 @@ from exporter.counting.results import STATES, Row
 from exporter.durations import ago, utc
 from exporter.errors import CheckpointError
 from exporter.printable import printable, some
+from exporter.runtime.beat import Beat
 from exporter.runtime.options import Options
 from exporter.sql.connection import trouble
 from exporter.sql.identity import Identity
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 
 MOST_STATES = 10  # that are listed
+MOST_FAULTS = 20  # likewise
 AT_ONCE = 32  # backends, each waiting for a server of its own
 
 Item = TypeVar("Item")
@@ -174,12 +176,26 @@ def _examine(settings: Backend, known: Mapping[str, Identity]) -> Report:
                 _describe(report, database, session)
                 if refusal := refused(settings.name, known, database.identities()):
                     raise CheckpointError(refusal)
+            _describe_beat(report, Beat(settings, database))
         finally:
             database.close()
     except Exception as error:  # whatever it is, the other backends are told of
         log.debug("not read", extra={"backend": settings.name}, exc_info=error)
         report.errors.append(trouble(error))
     return report
+
+
+def _describe_beat(report: Report, beat: Beat) -> None:
+    """Say what there is of schedules; nothing where there is none, and none was asked for."""
+    if (look := beat.now()) is None:
+        return
+    if not look.up:
+        report.errors.append(f"schedules of celery beat: {look.message}")
+        return
+    said = f"{look.package}, {look.count:,} entries, {len(look.overdue):,} overdue"
+    report.facts.append(("schedules", said))
+    for fault in look.faults[:MOST_FAULTS]:
+        report.warnings.append(f"entry {fault.name!r} of celery beat cannot be read: {fault.why}")
 
 
 def _describe(report: Report, database: Database, session: Session) -> None:

@@ -25,6 +25,7 @@ _NEVER_SHOWN = {
     "result_backend",
     "result_backend_file",
     "password_file",
+    "beat_database",
     "database_engine_options",
     "url",
     "url_file",

@@ -53,6 +53,8 @@ class Entry(Settings, frozen=True):
     result_backend_file: Annotated[URL | None, PlainValidator(_url_in_file)] = None
     username: Text | None = None
     password_file: Annotated[Path | None, PlainValidator(_password_file)] = None
+    beat_database: Annotated[URL | None, PlainValidator(_url)] = None
+    beat_schema: Text | None = None
 
 
 class CheckpointPlace(Model, frozen=True):

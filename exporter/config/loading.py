@@ -19,7 +19,7 @@ from exporter.config.settings import Backend, Config
 from exporter.errors import ConfigError
 
 _LARGEST_FILE = 1024 * 1024
-_URL_KEYS = frozenset({"result_backend", "url"})
+_URL_KEYS = frozenset({"result_backend", "beat_database", "url"})
 
 
 def load(path: Path, env: Mapping[str, str]) -> Config:

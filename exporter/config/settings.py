@@ -117,6 +117,8 @@ class Backend(Settings, frozen=True):
     url: InstanceOf[URL] = Field(repr=False)
     username: Text | None = None
     password_file: Path | None = None
+    beat_database: InstanceOf[URL] | None = Field(None, repr=False)
+    beat_schema: Text | None = None  # None: wherever the tables usually are
 
     def relabelling(self) -> Relabelling:
         """Return what its rules make of labels."""
@@ -125,6 +127,13 @@ class Backend(Settings, frozen=True):
     def expectations(self) -> Expectations:
         """Return which tasks have to succeed how often."""
         return Expectations([each.expectation() for each in self.expected])
+
+    def beat(self) -> Backend | None:
+        """Return what leads to the tables of celery beat; None: they are beside the results."""
+        if self.beat_database is None:
+            return None
+        own = {"url": self.beat_database, "username": None, "password_file": None}
+        return self.model_copy(update=own | {"database_engine_options": dict[str, Any]()})
 
     def connection_url(self) -> URL:
         """Return the URL to connect with; the password file is read again, so it may rotate."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
@@ -41,12 +41,15 @@ class Expectations:
         return bool(self._expectations)
 
     def judge(
-        self, succeeded: Mapping[str, float], tasks: Iterable[str], began: float, now: float
+        self,
+        last_success: Callable[[str], float | None],
+        tasks: Iterable[str],
+        began: float,
+        now: float,
     ) -> list[Expected]:
-        """Say of each task whether it is overdue, once; Unix times, in seconds.
+        """Say of each of the known tasks whether it is overdue; Unix times, in seconds.
 
-        `succeeded`: when tasks last did. `tasks`: all that are known. Who was never seen to
-        succeed has had its time since `began`, when the table was first read.
+        Who was never seen to succeed has had its time since `began`, when the table was first read.
         """
         unmet = {each.task: each for each in reversed(self._expectations)}
         found = []
@@ -55,7 +58,8 @@ class Expectations:
             for each in matching:
                 unmet.pop(each.task, None)
             if matching:
-                found.append(_judged(matching[0], task, succeeded.get(task, began), now))
+                since = last_success(task)
+                found.append(_judged(matching[0], task, began if since is None else since, now))
         return found + [_judged(each, pattern, began, now) for pattern, each in unmet.items()]
 
     def _matching(self, task: str) -> tuple[Expectation, ...]:

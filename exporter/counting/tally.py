@@ -58,7 +58,6 @@ class Tally:
         self.shown = Shown(self.values, self.exemplars, self.relabelled, stale_after)
         # Totals served as 0, each with the end of that, by a clock that was last at `_clock`.
         self._zeros: dict[Key, float] = {}
-        self.succeeded: dict[str, float] = {}  # when each task last did, Unix time, seconds
         self._clock = float("inf")
 
     def count(self, table: str, feed: Feed, change: Change, now: float, *, live: bool) -> Changes:
@@ -110,9 +109,6 @@ class Tally:
             # What a checkpoint has kept may have other buckets.
             own = value.rebucketed(self.buckets) if isinstance(value, Histogram) else value
             self.values[key] = own
-            metric, labels = key
-            if metric is catalogue.LAST_FINISHED and labels[1] == SUCCESS:
-                self.succeeded[labels[0]] = own.value  # type: ignore[union-attr]
         self.exemplars.update(changes.exemplars)
         self.shown.note(dict.fromkeys(chain(changes.values, changes.exemplars)))
 
@@ -137,6 +133,11 @@ class Tally:
         for (metric, labels), value in self.values.copy().items():  # while polls go on
             if metric is catalogue.LAST_FINISHED and isinstance(value, Newest):
                 yield labels[0], value.value
+
+    def last_success(self, task: str) -> float | None:
+        """Return when a task last succeeded, Unix time; None: never, or it has folded."""
+        found = self.values.get((catalogue.LAST_FINISHED, (task, SUCCESS)))
+        return found.value if isinstance(found, Newest) else None
 
 
 class Draft:

@@ -11,6 +11,7 @@ from typing import Literal
 Type = Literal["counter", "gauge", "histogram"]
 
 TASK = ("task", "state", "worker", "queue")
+ENTRY = ("entry", "task")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,6 +217,66 @@ CLOCK_SKEW = Metric(
     "gauge",
     "Newest date_done relative to the exporter's clock when it was read. "
     "Hours mean that the configured timezone is not the workers'.",
+)
+BEAT_UP = Metric(
+    "celery_beat_up",
+    "gauge",
+    "Whether the last look at the tables of celery beat succeeded (1) or failed (0). The other "
+    "metrics of beat are as of the last that succeeded; there are none where there are no tables.",
+)
+BEAT_ENTRIES = Metric(
+    "celery_beat_entries",
+    "gauge",
+    "Entries in the tables of celery beat; where there are more than 10,000, none are read.",
+)
+BEAT_UNREADABLE = Metric(
+    "celery_beat_entries_unreadable",
+    "gauge",
+    "Entries of celery beat without metrics of their own, since they or their schedules cannot be "
+    "understood; the log says why.",
+)
+ENTRY_ENABLED = Metric(
+    "celery_beat_entry_enabled",
+    "gauge",
+    "Whether beat is to send the entry (1) or not (0).",
+    ENTRY,
+)
+ENTRY_LAST_RUN = Metric(
+    "celery_beat_entry_last_run_timestamp_seconds",
+    "gauge",
+    "When beat last sent the entry, Unix time; beat writes this minutes later.",
+    ENTRY,
+)
+ENTRY_NEXT_RUN = Metric(
+    "celery_beat_entry_next_run_timestamp_seconds",
+    "gauge",
+    "When beat is to send the entry next, Unix time; in the past where it is overdue.",
+    ENTRY,
+)
+ENTRY_PERIOD = Metric(
+    "celery_beat_entry_period_seconds",
+    "gauge",
+    "Time from the entry's next run to the one after it.",
+    ENTRY,
+)
+ENTRY_OVERDUE = Metric(
+    "celery_beat_entry_overdue_seconds",
+    "gauge",
+    "How long the entry had been overdue at the last look, 0 when on time. Runs that beat may have "
+    "sent without having written it yet are taken for sent.",
+    ENTRY,
+)
+ENTRY_RUNS = Metric(
+    "celery_beat_entry_runs_total",
+    "counter",
+    "Times that beat sent the entry, as written by beat minutes later.",
+    ENTRY,
+)
+ENTRY_LAST_SUCCESS = Metric(
+    "celery_beat_entry_last_success_timestamp_seconds",
+    "gauge",
+    "Newest date_done of the successful results of the entry's task, whoever sent it, Unix time.",
+    ENTRY,
 )
 BUILD_INFO = Metric(
     "celery_results_exporter_build_info",

@@ -190,7 +190,7 @@ class Follower:
         if not self.expectations or began is None:
             return
         tasks = {name for name, _ in self.tally.last_finished()} - {OTHER, DROPPED, ""}
-        self.expected = self.expectations.judge(self.tally.succeeded, tasks, began, now)
+        self.expected = self.expectations.judge(self.tally.last_success, tasks, began, now)
 
     def capabilities(self) -> dict[str, bool]:
         """Say what the backend offers, as far as it was seen."""

@@ -12,6 +12,7 @@ from exporter.config.settings import Backend
 from exporter.errors import BackendAbsent, BackendError, Reason
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.rendering import Fixed
+from exporter.runtime.beat import Beat
 from exporter.runtime.follower import Follower
 from exporter.runtime.polls import Polls
 from exporter.runtime.samples import samples
@@ -43,6 +44,7 @@ class Poller:
         """`freezes`: the first poll leaves out of garbage collection what it has loaded."""
         self.settings = settings
         self.follower = Follower(settings, checkpoint)
+        self.beat = Beat(settings, self.follower.database)
         self.polls = Polls(settings.name)
         self.tried = threading.Event()
         self._exposition = exposition
@@ -69,6 +71,7 @@ class Poller:
     def succeed(self, old: Poller) -> None:
         """Go on from where another stands that has ended: the same backend, otherwise set up."""
         self.polls = old.polls
+        self.beat.carry_on(old.beat)
         if not self.follower.database.is_that_of(old.follower.database):
             return
         if self.follower.carry_on(old.follower):
@@ -88,8 +91,9 @@ class Poller:
         self._stop.set()
 
     def close(self) -> None:
-        """Discard the connection."""
+        """Discard the connections."""
         self.follower.database.close()
+        self.beat.close()
 
     def stuck(self) -> bool:
         """Whether polls make no progress."""
@@ -105,8 +109,7 @@ class Poller:
         started = time.monotonic()
         self.polls.begin()
         try:
-            limit = self.settings.connect_timeout + self.settings.query_timeout
-            with minded(self._goes_on, limit):
+            with minded(self._goes_on, self._limit):
                 self._poll()
         except BackendAbsent as error:
             self._failed(error, 1)
@@ -118,12 +121,13 @@ class Poller:
             duration = time.monotonic() - started
             self.polls.worked(duration, server(self.follower), self.follower.waiting)
         self.publish()
+        self._look_at_beat()
         self.tried.set()
         return bool(self.polls.up)
 
     def publish(self) -> None:
         """Serve what is known now."""
-        made = samples(self.follower, self.polls)
+        made = samples(self.follower, self.polls, self.beat)
         self._exposition.publish(self.settings.name, made, self._fixed)
         self.follower.recent.oldest = self.follower.main.oldest()  # other threads must not ask
         self._published = time.monotonic()
@@ -131,7 +135,21 @@ class Poller:
     @property
     def status(self) -> BackendStatus:
         """What people want to know, made when they ask. Called from another thread."""
-        return backend_status(self.follower, self.polls, stuck=self.stuck())
+        return backend_status(self.follower, self.polls, self.beat, stuck=self.stuck())
+
+    def _look_at_beat(self) -> None:
+        """Results are served by now, and the next poll may wait for this."""
+        if self._stop.is_set():
+            return
+        with minded(self._goes_on, self._limit):
+            looked = self.beat.look(answering=bool(self.polls.up))
+        if looked:
+            self.publish()
+
+    @property
+    def _limit(self) -> float:
+        """Seconds that one wait for a database may take."""
+        return self.settings.connect_timeout + self.settings.query_timeout
 
     def _failed(self, error: BackendError, failures: int) -> None:
         self.polls.failed(error, failures)

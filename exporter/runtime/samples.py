@@ -1,7 +1,8 @@
-"""What a backend says as metrics: its counts, its unfinished rows, its tables, its polls."""
+"""What a backend says as metrics: its counts, unfinished rows, tables, polls, schedules."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from operator import add
 from typing import Any
 
@@ -10,16 +11,19 @@ from exporter.counting.folding import fold, series
 from exporter.metrics import catalogue
 from exporter.metrics.catalogue import Metric
 from exporter.metrics.samples import Sample
+from exporter.runtime.beat import Beat, Look
 from exporter.runtime.follower import Follower
 from exporter.runtime.polls import Polls
 
 Lists = dict[Metric, list[Sample]]
 
 
-def samples(follower: Follower, polls: Polls) -> Lists:
+def samples(follower: Follower, polls: Polls, beat: Beat) -> Lists:
     """Return all that is served of a backend, within its limit of series (R10)."""
-    made = {**follower.counted(), **polls.samples(), **_own(follower, polls)}
+    made = {**follower.counted(), **polls.samples(), **_own(follower, polls), **beat.samples}
     made |= _expected(follower)
+    if beat.last is not None:
+        made[catalogue.ENTRY_LAST_SUCCESS] = [*_successes(beat.last, follower)]
     made |= _unfinished(follower, follower.settings.series_limit - series(made))
     made[catalogue.SERIES] = [Sample((), series(made))]
     return made
@@ -51,6 +55,14 @@ def _expected(follower: Follower) -> Lists:
         )
         if of
     }
+
+
+def _successes(look: Look, follower: Follower) -> Iterator[Sample]:
+    """Join entries with results by the task: a row does not say which entry it comes of."""
+    for seen in look.seen:
+        success = follower.tally.last_success(seen.entry.task)
+        if success is not None:
+            yield Sample((seen.entry.name, seen.entry.task), success)
 
 
 def _own(follower: Follower, polls: Polls) -> Lists:

@@ -9,12 +9,15 @@ from collections.abc import Iterable
 from exporter.backends.family import Layout
 from exporter.counting import dates
 from exporter.counting.minutes import MINUTES
+from exporter.runtime.beat import Beat, Look
 from exporter.runtime.follower import Follower
 from exporter.runtime.polls import Outage, Polls
 from exporter.runtime.recent import minute
 from exporter.web.status import (
     BackendStatus,
+    BeatStatus,
     CatchUpStatus,
+    EntryStatus,
     HourStatus,
     OutageStatus,
     OverdueStatus,
@@ -22,10 +25,11 @@ from exporter.web.status import (
     TaskStatus,
 )
 
+MOST_ENTRIES = 20  # that are overdue, or cannot be read: named
 NAMES = "names"  # in rows, where there is a column for them
 
 
-def backend_status(follower: Follower, polls: Polls, *, stuck: bool) -> BackendStatus:
+def backend_status(follower: Follower, polls: Polls, beat: Beat, *, stuck: bool) -> BackendStatus:
     """Return what people want to know. Called from another thread than that of the polls."""
     name, checkpoint, now = follower.settings.name, follower.checkpoint, time.time()
     outages = tuple(polls.outages)
@@ -53,6 +57,7 @@ def backend_status(follower: Follower, polls: Polls, *, stuck: bool) -> BackendS
             for each in follower.expected
             if each.overdue
         ),
+        beat=None if beat.last is None else _beat(beat.last),
     )
 
 
@@ -139,6 +144,24 @@ def _tasks(follower: Follower) -> tuple[TaskStatus, ...]:
             exceptions=exceptions.get(name, {}),
         )
         for name in sorted(finished.keys() | unfinished.keys())
+    )
+
+
+def _beat(look: Look) -> BeatStatus:
+    late = look.overdue
+    return BeatStatus(
+        package=look.package,
+        up=look.up,
+        message=look.message,
+        entries=look.count,
+        overdue=len(late),
+        unreadable=len(look.faults),
+        late=tuple(
+            EntryStatus(each.entry.name, each.entry.task, each.due.next_run)
+            for each in late[:MOST_ENTRIES]
+            if each.due
+        ),
+        faults=tuple(f"{fault.name}: {fault.why}" for fault in look.faults[:MOST_ENTRIES]),
     )
 
 

@@ -225,6 +225,10 @@ def figures(backend: BackendStatus, now: float) -> Iterator[Figure]:
     yield from _of_results(backend)
     yield from _of_unfinished(backend, now)
     yield from _of_tables(backend, now)
+    if (beat := backend.beat) is not None:
+        bad = ((beat.overdue, "overdue"), (beat.unreadable, "unreadable"))
+        more = ", ".join(f"{count:,} {what}" for count, what in bad if count)
+        yield Figure("Schedules", f"{beat.entries:,}" if beat.up else "not read", more=more)
 
 
 def _of_results(backend: BackendStatus) -> Iterator[Figure]:

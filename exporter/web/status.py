@@ -80,6 +80,29 @@ class OverdueStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class EntryStatus:
+    """An entry of celery beat that has missed more than one run."""
+
+    entry: str
+    task: str
+    due: float  # since when, Unix time, seconds
+
+
+@dataclass(frozen=True, slots=True)
+class BeatStatus:
+    """Schedules of celery beat as of the last look that worked."""
+
+    package: str  # "": the tables were never read
+    up: bool  # whether the last look worked
+    message: str  # why not
+    entries: int
+    overdue: int  # of these, those that have missed more than one run
+    unreadable: int
+    late: tuple[EntryStatus, ...] = ()  # the worst of those that are overdue
+    faults: tuple[str, ...] = ()  # some of those that cannot be read, and why
+
+
+@dataclass(frozen=True, slots=True)
 class BackendStatus:
     """One backend as of its last poll."""
 
@@ -102,6 +125,7 @@ class BackendStatus:
     hour: HourStatus | None = None  # None: not followed yet
     tasks: tuple[TaskStatus, ...] = ()
     overdue: tuple[OverdueStatus, ...] = ()  # of the tasks that are expected
+    beat: BeatStatus | None = None  # None: there are no schedules
 
 
 @dataclass(frozen=True, slots=True)

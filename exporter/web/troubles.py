@@ -11,7 +11,7 @@ from enum import IntEnum
 
 from exporter.durations import ago, span, utc
 from exporter.printable import LONGEST_NAME, printable, some
-from exporter.web.status import BackendStatus, ServiceStatus, TableStatus, TaskStatus
+from exporter.web.status import BackendStatus, BeatStatus, ServiceStatus, TableStatus, TaskStatus
 
 DAY = 86400.0  # seconds
 LATELY = 3600.0  # seconds; what was longer ago is no news
@@ -129,6 +129,8 @@ def of_backend(backend: BackendStatus, now: float) -> Iterator[Trouble]:
         yield _of_overdue(backend, now)
     yield from _of_failures(backend)
     yield from _of_long_runs(backend, now)
+    if backend.beat is not None:
+        yield from _of_beat(backend, backend.beat, now)
 
 
 def _of_reading(backend: BackendStatus, now: float) -> Trouble | None:
@@ -277,6 +279,37 @@ def _of_long_runs(backend: BackendStatus, now: float) -> Iterator[Trouble]:
     )
 
 
+def _of_beat(backend: BackendStatus, beat: BeatStatus, now: float) -> Iterator[Trouble]:
+    if not beat.up:
+        yield Trouble(
+            Level.LOOK,
+            backend.name,
+            "has schedules that are not read",
+            why=beat.message,
+            todo=f"{TRY} Results are counted all the same.",
+        )
+    if beat.up and beat.late:
+        late = [f"{printable(each.entry, LONGEST_NAME)} {ago(each.due, now)}" for each in beat.late]
+        more = beat.overdue - len(late)
+        yield Trouble(
+            Level.LOOK,
+            backend.name,
+            f"has {beat.overdue:,} overdue of {beat.entries:,} schedules",
+            beat.late[0].due,
+            why=f"to be sent {_few(late, more)}, and again since",
+            todo="See whether celery beat runs, with one process only, and what it logs. If it was "
+            "just started, it writes what it has sent after some minutes.",
+        )
+    if beat.faults:
+        yield Trouble(
+            Level.LOOK,
+            backend.name,
+            f"has schedules that cannot be read: {beat.unreadable:,} of {beat.entries:,}",
+            why="; ".join(beat.faults[:TASKS_NAMED]),
+            todo="Beat cannot send them either. Correct them where they are edited.",
+        )
+
+
 # -- words ---------------------------------------------------------------------------------------
 
 
@@ -292,8 +325,8 @@ def _since(what: str, moment: float, now: float) -> str:
     return f"has been {what} since {utc(moment)}, {ago(moment, now)}"
 
 
-def _few(said: Sequence[str]) -> str:
-    more = len(said) - TASKS_NAMED
+def _few(said: Sequence[str], others: int = 0) -> str:
+    more = len(said) - TASKS_NAMED + others
     return ", ".join(said[:TASKS_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 

@@ -13,7 +13,7 @@ def judged(expectations: list[Expectation], **succeeded: float) -> list[Expected
     """Judge tasks, all known, whose names have _ for a dot; 0: never succeeded."""
     tasks = {name.replace("_", "."): moment for name, moment in succeeded.items()}
     times = {name: moment for name, moment in tasks.items() if moment}
-    return Expectations(expectations).judge(times, tasks, BEGAN, NOW)
+    return Expectations(expectations).judge(times.get, tasks, BEGAN, NOW)
 
 
 def test_nothing_is_expected() -> None:

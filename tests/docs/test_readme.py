@@ -100,7 +100,7 @@ def test_values_of_labels_are_those_of_the_code() -> None:
 
 @every_document
 def test_metrics_exist(document: Path) -> None:
-    words = r"\bcelery_(?:task|group|backend|results_exporter)_\w+"
+    words = r"\bcelery_(?:task|group|backend|beat|results_exporter)_\w+"
     told = set(re.findall(words, document.read_text()))
     assert {name for name in told if name not in CATALOGUE and family(name) is None} == set()
 
@@ -176,8 +176,12 @@ def test_keys_that_are_refused_are_told() -> None:
 
 
 def test_example_of_a_file_loads(tmp_path: Path) -> None:
-    example, rules, expected_tasks, _ = blocks(README, "yaml")
+    example, rules, expected_tasks, schedules, _ = blocks(README, "yaml")
     file = tmp_path / "config.yaml"
+    file.write_text(schedules)
+    (backend,) = loading.load(file, {"DJANGO_DB_PASSWORD": "p@ss"}).backends
+    assert backend.beat_database is not None
+    assert backend.beat_database.password == "p@ss"  # noqa: S105 - the example's
     *rest, labels = example.splitlines(keepends=True)
     pod = ("app.add", "SUCCESS", "celery@web-7d9f8b6c5-x2x4z", "mail")
     for content, expected in (

@@ -13,7 +13,9 @@ import pytest
 from exporter.web.data import render
 from exporter.web.status import (
     BackendStatus,
+    BeatStatus,
     CatchUpStatus,
+    EntryStatus,
     HourStatus,
     OutageStatus,
     ServiceStatus,
@@ -89,6 +91,8 @@ def texts(value: Any) -> Iterator[str]:
 
 
 DATACLASSES = {
+    "Schedules of celery beat": BeatStatus,
+    "entry of celery beat": EntryStatus,
     "status": ServiceStatus,
     "trouble": Trouble,
     "backend": BackendStatus,

@@ -15,8 +15,10 @@ from exporter.runtime.polls import ABSENT
 from exporter.web import troubles
 from exporter.web.status import (
     BackendStatus,
+    BeatStatus,
     CatchUpStatus,
     OverdueStatus,
+    EntryStatus,
     ServiceStatus,
     TableStatus,
     TaskStatus,
@@ -227,6 +229,24 @@ def test_tasks_that_run_long() -> None:
     found = judge(backend(tasks=(short, long)))
     assert found.headline == "Worth a look: orders has tasks that run long: app.pay for 2 h"
     assert only(found).since == NOW - 7300
+
+
+def test_schedules() -> None:
+    beat = BeatStatus("django-celery-beat", True, "", entries=9, overdue=5, unreadable=1)  # noqa: FBT003
+    assert judge(backend(beat=replace(beat, overdue=0, unreadable=0))).level is Level.WELL
+    late = tuple(EntryStatus(f"e{n}", "t", NOW - 7200) for n in range(4))
+    overdue, unreadable = judge(
+        backend(beat=replace(beat, late=late, faults=("e5: it has no schedule",)))
+    ).troubles
+    assert overdue.what == "has 5 overdue of 9 schedules"
+    assert (
+        overdue.why == "to be sent e0 2 h ago, e1 2 h ago, e2 2 h ago and 2 more, and again since"
+    )
+    assert overdue.since == NOW - 7200
+    assert unreadable.what == "has schedules that cannot be read: 1 of 9"
+    assert unreadable.why == "e5: it has no schedule"
+    unread = only(judge(backend(beat=replace(beat, up=False, message="gone", late=late))))
+    assert (unread.level, unread.why) == (Level.LOOK, "gone")
 
 
 def test_thresholds_are_those_of_the_alerts() -> None:

@@ -1,0 +1,215 @@
+"""Schedules stand beside the counting of results: what becomes of them never stops it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
+
+from exporter.backends.schedules import reader
+from exporter.commands.check import check
+from exporter.config.settings import Config
+from exporter.exposition.formats import Format
+from exporter.runtime import beat
+from tests.follow import Follower, insert
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.servers.database import Database
+
+ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+TABLES = """
+    CREATE TABLE celery_intervalschedule (id INTEGER PRIMARY KEY, every INTEGER, period TEXT);
+    CREATE TABLE celery_crontabschedule (id INTEGER PRIMARY KEY, minute TEXT, hour TEXT,
+        day_of_week TEXT, day_of_month TEXT, month_of_year TEXT, timezone TEXT);
+    CREATE TABLE celery_periodictask (id INTEGER PRIMARY KEY, name TEXT, task TEXT,
+        enabled BOOLEAN, last_run_at TIMESTAMP, total_run_count INTEGER, date_changed TIMESTAMP,
+        discriminator TEXT, schedule_id INTEGER);
+    INSERT INTO celery_intervalschedule VALUES (1, 1, 'hours');
+    INSERT INTO celery_crontabschedule VALUES (1, '0', '3', '*', '*', '*', 'Mars/Olympus')
+"""
+INSERT = """INSERT INTO celery_periodictask VALUES
+    (:id, :name, 'app.add', true, :last_run, :runs, :last_run, :kind, 1)"""
+
+
+@pytest.fixture(autouse=True)
+def _looks_at_each_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beat, "LOOK_INTERVAL", 0.0)
+
+
+def schedule(engine: Engine) -> None:
+    with engine.begin() as connection:
+        for statement in TABLES.split(";"):
+            connection.execute(text(statement))
+
+
+def add(
+    engine: Engine, name: str, ago: float = 60.0, runs: int = 1, kind: str = "interval"
+) -> None:
+    moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time.time() - ago))
+    row = {"id": hash(name) % 2**31, "name": name, "last_run": moment, "runs": runs}
+    with engine.begin() as connection:
+        connection.execute(text(INSERT), row | {"kind": f"{kind}schedule"})
+
+
+def runs(engine: Engine, number: int) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE celery_periodictask SET total_run_count = {number}"))
+
+
+def metrics(follower: Follower) -> set[str]:
+    lines = follower.exposition.body(Format.TEXT).decode().splitlines()
+    return {line.partition("{")[0] for line in lines if line.startswith("celery_beat_")}
+
+
+def test_without_tables_there_are_no_metrics(
+    database: Database, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert engine
+    follower = Follower(database.reader_url).poll()
+    assert metrics(follower) == set()
+    assert "beat" not in caplog.text
+    assert follower.poller.status.beat is None
+    follower.close()
+
+
+def test_entries_are_followed(
+    database: Database, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On each database: tables that come later, a counter that is set back, what is not read."""
+    schedule(engine)
+    add(engine, "hourly")
+    add(engine, "late", ago=3 * 3600, runs=7)
+    add(engine, "lost", kind="crontab")
+    with engine.begin() as connection:
+        insert(connection, name="app.add")
+    follower = Follower(database.reader_url).poll().poll()
+    assert follower.value("celery_beat_up") == 1
+    assert follower.value("celery_beat_entries") == 3
+    assert follower.value("celery_beat_entries_unreadable") == 1
+    labels = {"entry": "hourly", "task": "app.add"}
+    assert follower.value("celery_beat_entry_enabled", **labels) == 1
+    assert follower.value("celery_beat_entry_period_seconds", **labels) == 3600
+    assert follower.value("celery_beat_entry_overdue_seconds", **labels) == 0
+    due = follower.value("celery_beat_entry_next_run_timestamp_seconds", **labels)
+    assert due == pytest.approx(time.time() + 3540, abs=30)
+    success = follower.value("celery_beat_entry_last_success_timestamp_seconds", **labels)
+    assert success == pytest.approx(time.time(), abs=30)
+    late = follower.value("celery_beat_entry_overdue_seconds", entry="late")
+    assert late == pytest.approx(2 * 3600, abs=30)
+    told = [record for record in caplog.records if record.__dict__.get("entry") == "lost"]
+    assert [record.__dict__["error"] for record in told] == [
+        "its time zone 'Mars/Olympus' is not known"
+    ]
+    status = follower.poller.status.beat
+    assert status is not None
+    assert (status.entries, status.overdue, status.unreadable) == (3, 1, 1)
+    assert [each.entry for each in status.late] == ["late"]
+
+    name = "celery_beat_entry_runs_total"
+    for number, counted in ((9, 9), (0, 9), (2, 11)):
+        runs(engine, number)
+        assert follower.poll().value(name, entry="late") == counted
+    follower.close()
+
+
+@ON_SQLITE
+def test_more_than_are_read(
+    database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule(engine)
+    for number in range(4):
+        add(engine, str(number))
+    for module in (beat, reader):
+        monkeypatch.setattr(module, "MOST_ENTRIES", 3)
+    follower = Follower(database.reader_url).poll()
+    assert follower.value("celery_beat_up") == 0
+    assert follower.value("celery_beat_entries") == 4
+    assert metrics(follower) == {
+        "celery_beat_up", "celery_beat_entries", "celery_beat_entries_unreadable"
+    }  # fmt: skip
+    status = follower.poller.status.beat
+    assert status is not None
+    assert status.message == "there are 4 entries, and at most 3 are read"
+    follower.close()
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    ("elsewhere", "why"),
+    [
+        ("postgresql://nobody@127.0.0.1:1/none", "onnection"),
+        ("sqlite:///{folder}/missing.sqlite", "does not exist yet"),
+        ("sqlite:///{folder}/other.sqlite", "there are no tables of celery beat"),
+    ],
+)
+def test_another_database_that_is_no_use(
+    database: Database,
+    engine: Engine,
+    tmp_path: Path,
+    elsewhere: str,
+    why: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "other.sqlite").touch()
+    with engine.begin() as connection:
+        insert(connection)
+    follower = Follower(database.reader_url, beat_database=url(elsewhere, tmp_path)).poll()
+    assert follower.states() == {"SUCCESS": 1}
+    assert follower.value("celery_backend_up") == 1
+    assert follower.value("celery_beat_up") == 0
+    assert metrics(follower) == {"celery_beat_up"}
+    status = follower.poller.status.beat
+    assert status is not None
+    assert why in status.message
+    assert check(Config((follower.poller.settings,), None, 0.0)) == 1
+    assert why in capsys.readouterr().out
+    follower.close()
+
+
+@ON_SQLITE
+def test_what_was_seen_stays_while_the_other_database_is_away(
+    database: Database, engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert engine
+    own = make_url(f"sqlite:///{tmp_path}/beat.sqlite")
+    other = create_engine(own, poolclass=NullPool)
+    schedule(other)
+    add(other, "hourly")
+    follower = Follower(database.reader_url, beat_database=own).poll()
+    assert follower.value("celery_beat_up") == 1
+    assert check(Config((follower.poller.settings,), None, 0.0)) == 0
+    assert "sqlalchemy-celery-beat, 1 entries, 0 overdue" in capsys.readouterr().out
+    away = (tmp_path / "beat.sqlite").rename(tmp_path / "away")
+    assert follower.poll().value("celery_beat_up") == 0
+    assert follower.value("celery_beat_entry_enabled", entry="hourly") == 1
+    away.rename(tmp_path / "beat.sqlite")
+    assert follower.poll().value("celery_beat_up") == 1
+    follower.close()
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_tables_that_may_not_be_read_are_not_there(
+    database: Database, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    account = database.reader.username
+    schedule(engine)
+    with engine.begin() as connection:
+        connection.execute(text(f"REVOKE SELECT ON celery_periodictask FROM {account}"))
+    follower = Follower(database.reader_url).poll().poll()
+    assert metrics(follower) == set()
+    assert follower.value("celery_backend_up") == 1
+    told = [record for record in caplog.records if record.message == beat.NO_RIGHT]
+    assert len(told) == 1
+    with engine.begin() as connection:
+        connection.execute(text(f"GRANT SELECT ON celery_periodictask TO {account}"))
+    assert follower.poll().value("celery_beat_up") == 1
+    follower.close()
+
+
+def url(pattern: str, folder: Path) -> URL:
+    return make_url(pattern.format(folder=folder))
