@@ -187,7 +187,8 @@ def _examine(settings: Backend, known: Mapping[str, Identity]) -> Report:
 
 def _describe_beat(report: Report, beat: Beat) -> None:
     """Say what there is of schedules; nothing where there is none, and none was asked for."""
-    if (look := beat.now()) is None:
+    beat.look_now()
+    if (look := beat.last) is None:
         return
     if not look.up:
         report.errors.append(f"schedules of celery beat: {look.message}")

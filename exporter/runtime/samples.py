@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from operator import add
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exporter.backends.family import ResultTable
 from exporter.counting.folding import fold, series
 from exporter.metrics import catalogue
 from exporter.metrics.catalogue import Metric
 from exporter.metrics.samples import Sample
-from exporter.runtime.beat import Beat, Look
+from exporter.runtime.beat import Beat
 from exporter.runtime.follower import Follower
 from exporter.runtime.polls import Polls
+
+if TYPE_CHECKING:
+    from exporter.runtime.looks import Look
 
 Lists = dict[Metric, list[Sample]]
 

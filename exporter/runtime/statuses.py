@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from exporter.backends.family import Layout
 from exporter.counting import dates
 from exporter.counting.minutes import MINUTES
-from exporter.runtime.beat import Beat, Look
+from exporter.runtime.beat import Beat
 from exporter.runtime.follower import Follower
 from exporter.runtime.polls import Outage, Polls
 from exporter.runtime.recent import minute
@@ -17,13 +18,15 @@ from exporter.web.status import (
     BackendStatus,
     BeatStatus,
     CatchUpStatus,
-    EntryStatus,
     HourStatus,
     OutageStatus,
     OverdueStatus,
     TableStatus,
     TaskStatus,
 )
+
+if TYPE_CHECKING:
+    from exporter.runtime.looks import Look
 
 MOST_ENTRIES = 20  # that are overdue, or cannot be read: named
 NAMES = "names"  # in rows, where there is a column for them
@@ -57,7 +60,7 @@ def backend_status(follower: Follower, polls: Polls, beat: Beat, *, stuck: bool)
             for each in follower.expected
             if each.overdue
         ),
-        beat=None if beat.last is None else _beat(beat.last),
+        beat=_beat(look) if (look := beat.last) else None,
     )
 
 
@@ -156,11 +159,7 @@ def _beat(look: Look) -> BeatStatus:
         entries=look.count,
         overdue=len(late),
         unreadable=len(look.faults),
-        late=tuple(
-            EntryStatus(each.entry.name, each.entry.task, each.due.next_run)
-            for each in late[:MOST_ENTRIES]
-            if each.due
-        ),
+        late={entry.name: due.next_run for entry, due in late[:MOST_ENTRIES]},
         faults=tuple(f"{fault.name}: {fault.why}" for fault in look.faults[:MOST_ENTRIES]),
     )
 

@@ -80,15 +80,6 @@ class OverdueStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class EntryStatus:
-    """An entry of celery beat that has missed more than one run."""
-
-    entry: str
-    task: str
-    due: float  # since when, Unix time, seconds
-
-
-@dataclass(frozen=True, slots=True)
 class BeatStatus:
     """Schedules of celery beat as of the last look that worked."""
 
@@ -98,7 +89,7 @@ class BeatStatus:
     entries: int
     overdue: int  # of these, those that have missed more than one run
     unreadable: int
-    late: tuple[EntryStatus, ...] = ()  # the worst of those that are overdue
+    late: dict[str, float] = field(default_factory=dict)  # the worst: since when, Unix time
     faults: tuple[str, ...] = ()  # some of those that cannot be read, and why
 
 

@@ -289,13 +289,15 @@ def _of_beat(backend: BackendStatus, beat: BeatStatus, now: float) -> Iterator[T
             todo=f"{TRY} Results are counted all the same.",
         )
     if beat.up and beat.late:
-        late = [f"{printable(each.entry, LONGEST_NAME)} {ago(each.due, now)}" for each in beat.late]
+        late = [
+            f"{printable(name, LONGEST_NAME)} {ago(due, now)}" for name, due in beat.late.items()
+        ]
         more = beat.overdue - len(late)
         yield Trouble(
             Level.LOOK,
             backend.name,
             f"has {beat.overdue:,} overdue of {beat.entries:,} schedules",
-            beat.late[0].due,
+            min(beat.late.values()),
             why=f"to be sent {_few(late, more)}, and again since",
             todo="See whether celery beat runs, with one process only, and what it logs. If it was "
             "just started, it writes what it has sent after some minutes.",

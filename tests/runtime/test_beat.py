@@ -12,7 +12,7 @@ from exporter.backends.schedules import reader
 from exporter.commands.check import check
 from exporter.config.settings import Config
 from exporter.exposition.formats import Format
-from exporter.runtime import beat
+from exporter.runtime import beat, looks
 from tests.follow import Follower, insert
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def test_entries_are_followed(
     status = follower.poller.status.beat
     assert status is not None
     assert (status.entries, status.overdue, status.unreadable) == (3, 1, 1)
-    assert [each.entry for each in status.late] == ["late"]
+    assert [*status.late] == ["late"]
 
     name = "celery_beat_entry_runs_total"
     for number, counted in ((9, 9), (0, 9), (2, 11)):
@@ -123,7 +123,7 @@ def test_more_than_are_read(
     schedule(engine)
     for number in range(4):
         add(engine, str(number))
-    for module in (beat, reader):
+    for module in (looks, reader):
         monkeypatch.setattr(module, "MOST_ENTRIES", 3)
     follower = Follower(database.reader_url).poll()
     assert follower.value("celery_beat_up") == 0

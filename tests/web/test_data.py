@@ -15,7 +15,6 @@ from exporter.web.status import (
     BackendStatus,
     BeatStatus,
     CatchUpStatus,
-    EntryStatus,
     HourStatus,
     OutageStatus,
     ServiceStatus,
@@ -92,7 +91,6 @@ def texts(value: Any) -> Iterator[str]:
 
 DATACLASSES = {
     "Schedules of celery beat": BeatStatus,
-    "entry of celery beat": EntryStatus,
     "status": ServiceStatus,
     "trouble": Trouble,
     "backend": BackendStatus,

@@ -18,7 +18,6 @@ from exporter.web.status import (
     BeatStatus,
     CatchUpStatus,
     OverdueStatus,
-    EntryStatus,
     ServiceStatus,
     TableStatus,
     TaskStatus,
@@ -234,7 +233,7 @@ def test_tasks_that_run_long() -> None:
 def test_schedules() -> None:
     beat = BeatStatus("django-celery-beat", True, "", entries=9, overdue=5, unreadable=1)  # noqa: FBT003
     assert judge(backend(beat=replace(beat, overdue=0, unreadable=0))).level is Level.WELL
-    late = tuple(EntryStatus(f"e{n}", "t", NOW - 7200) for n in range(4))
+    late = {f"e{n}": NOW - 7200 for n in range(4)}
     overdue, unreadable = judge(
         backend(beat=replace(beat, late=late, faults=("e5: it has no schedule",)))
     ).troubles

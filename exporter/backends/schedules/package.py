@@ -6,7 +6,7 @@ All that are known descend from django-celery, and so do the names of their colu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from exporter.sql.kinds import Kind
 
@@ -33,8 +33,7 @@ SOLAR: Columns = {"event": Kind.LABEL, "latitude": Kind.NUMBER, "longitude": Kin
 CLOCKED: Columns = {"clocked_time": Kind.MOMENT}
 
 
-@dataclass(frozen=True, slots=True)
-class Schedules:
+class Schedules(NamedTuple):
     """One table of schedules."""
 
     table: str
@@ -43,8 +42,7 @@ class Schedules:
     kind: str = ""  # what the entries' column `discriminator` says where `key` is of this table
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
+class Package(NamedTuple):
     """One scheduler package."""
 
     name: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,8 @@ from sqlalchemy.types import NullType
 
 from exporter.backends.schedules import PACKAGES
 from exporter.backends.schedules.entries import Row
-from exporter.backends.schedules.package import ENTRY, REQUIRED, Columns, Package, Schedules
+from exporter.backends.schedules.package import ENTRY, REQUIRED, Columns, Schedules
+from exporter.backends.schedules.places import Place
 from exporter.errors import BackendError, Reason
 from exporter.sql.dialects import Dialect
 from exporter.sql.inspection import Facts
@@ -62,25 +63,19 @@ class _Source:
 
 
 class Reader:
-    """Knows how to read the tables of one database, and looks at them again when they change."""
+    """Knows how to read the tables, and makes its statement anew when they are found anew."""
 
-    def __init__(self, dialect: Dialect, schema: str | None = None) -> None:
-        """Take `schema` for where the tables are; None: wherever they usually are."""
-        self.there = False  # whether tables were found
-        self.forbidden = False  # whether they may not be read
+    def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
-        self._places = [
-            (package, place)
-            for package in PACKAGES
-            for place in ([schema] if schema else package.schemas)
-            if place is None or not dialect.is_file
-        ]
-        self._seen: tuple[Connection, Hashable] | None = None  # through which, and by which stamp
-        self._source: _Source | None = None
+        self._place: Place | None = None
+        self._source: _Source | None = None  # None: the tables may not be read
 
-    def read(self, connection: Connection) -> Found | None:
-        """Read all entries, in a snapshot of its own; None: there are none to read."""
-        source = self._same_source(connection)
+    def read(self, connection: Connection, place: Place) -> Found | None:
+        """Read all entries, in a snapshot of its own; None: there is no right to."""
+        if place is not self._place:
+            self._source = self._readable(connection, place)
+            self._place = place
+        source = self._source
         if source is None:
             return None
         self._dialect.open(connection)
@@ -102,41 +97,19 @@ class Reader:
 
     # -- tables ------------------------------------------------------------------------------
 
-    def _same_source(self, connection: Connection) -> _Source | None:
-        """Look for the tables, if anything may have changed since the last look."""
-        names = [(table, place) for package, place in self._places for table in package.tables]
-        stamp = self._dialect.stamp(connection, names)
-        if stamp is None or self._seen is None or self._seen != (connection, stamp):
-            self._source = self._look(connection)
-            self._seen = connection, stamp
-        return self._source
-
-    def _look(self, connection: Connection) -> _Source | None:
-        mains = [(package.entries, place) for package, place in self._places]
-        seen = self._dialect.look_at(connection, mains)
-        self.there = any(seen)
-        for (package, place), facts in zip(self._places, seen, strict=True):
-            if facts is not None:
-                names = [(schedules.table, place) for schedules in package.schedules]
-                others = self._dialect.look_at(connection, names)
-                source = self._found(package, place, facts, others)
-                self.forbidden = not self._may_read(connection, source)
-                return None if self.forbidden else source
-        self.forbidden = False
-        return None
-
-    def _may_read(self, connection: Connection, source: _Source) -> bool:
+    def _readable(self, connection: Connection, place: Place) -> _Source | None:
+        names = [(schedules.table, place.schema) for schedules in place.package.schedules]
+        source = self._made(place, self._dialect.look_at(connection, names))
         try:
             connection.execute(source.entries.where(false()))
         except DBAPIError as error:
             if self._dialect.reason(error) is not Reason.PERMISSION:
                 raise
-            return False
-        return True
+            return None
+        return source
 
-    def _found(
-        self, package: Package, place: str | None, facts: Facts, others: Sequence[Facts | None]
-    ) -> _Source:
+    def _made(self, place: Place, others: Sequence[Facts | None]) -> _Source:
+        package, schema, facts = place
         for column in REQUIRED:
             if column not in facts.columns:
                 raise BackendError(
@@ -144,13 +117,13 @@ class Reader:
                     f"table {package.entries!r} has no column {column!r}: it is not that of "
                     f"{package.name}",
                 )
-        entries = _table((package.entries, place), facts)
+        entries = _table((package.entries, schema), facts)
         read = self._columns(entries, facts, ENTRY)
         joined: FromClause = entries
         for schedules, of in zip(package.schedules, others, strict=True):
             if of is None or not _wanted(schedules) <= facts.columns.keys():
                 continue  # a version that had none
-            table = _table((schedules.table, place), of)
+            table = _table((schedules.table, schema), of)
             read |= self._columns(table, of, schedules.columns)
             joined = joined.outerjoin(table, _is_of(entries, table, schedules))
         return _Source(

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from exporter.backends.database import Database as Source
 from exporter.backends.schedules.due import Clocked, Crontab, Interval, Solar
 from exporter.backends.schedules.entries import understood
+from exporter.backends.schedules.places import Places
 from exporter.backends.schedules.reader import Found, Reader
 from exporter.config.loading import from_url
 from exporter.errors import BackendError
@@ -46,11 +47,12 @@ ENTRIES: list[dict[str, Any]] = [
 def reading(database: Database) -> Iterator[Callable[[], Found | None]]:
     (settings,) = from_url(database.reader_url).backends
     source = Source(settings)
-    reader = Reader(source.dialect)
+    places, reader = Places(source.dialect), Reader(source.dialect)
 
     def read() -> Found | None:
         with source.connected() as connection:
-            return reader.read(connection)
+            place = places.find(connection)
+            return place and reader.read(connection, place)
 
     yield read
     source.close()
