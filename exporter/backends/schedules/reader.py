@@ -40,7 +40,7 @@ _KINDS: Columns = {
     **ENTRY,
     **{c: kind for p in PACKAGES for s in p.schedules for c, kind in s.columns.items()},
 }
-_NOTHING = dict.fromkeys(_KINDS)
+NOTHING = dict.fromkeys(_KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Reader:
 
     def _row(self, kinds: Columns, values: Sequence[Any]) -> Row:
         pairs = zip(kinds.items(), values, strict=True)
-        return {**_NOTHING, **{name: self._value(kind, it) for (name, kind), it in pairs}}
+        return {**NOTHING, **{name: self._value(kind, it) for (name, kind), it in pairs}}
 
     def _value(self, kind: Kind, value: Any) -> Any:
         if value is None or kind is Kind.NUMBER:

@@ -9,14 +9,14 @@ import pytest
 
 from exporter.backends.schedules.due import Clocked, Crontab, Interval, Schedule, Solar
 from exporter.backends.schedules.entries import understood
-from exporter.backends.schedules.reader import _NOTHING
+from exporter.backends.schedules.reader import NOTHING
 
 CRONTAB = dict.fromkeys(("minute", "hour", "day_of_week", "day_of_month", "month_of_year"), "*")
 
 
 def row(name: str = "e", **columns: Any) -> dict[str, Any]:
     given = {"name": name, "task": "t", "enabled": 1, "total_run_count": 0}
-    return {**_NOTHING, **given, **columns}
+    return {**NOTHING, **given, **columns}
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def row(name: str = "e", **columns: Any) -> dict[str, Any]:
 )
 def test_schedules(columns: dict[str, Any], schedule: Schedule) -> None:
     (entry,), faults = understood([row(**columns)])
-    assert entry.schedule == schedule
+    assert repr(entry.schedule) == repr(schedule)  # zones of one name may be two objects
     assert not faults
 
 
