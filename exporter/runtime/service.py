@@ -66,6 +66,7 @@ class Service:
         self._read_at = self.started  # Unix time of the configuration in use, seconds
         self._refused = False  # whether a newer one was wrong
         self._changing = threading.Lock()  # what is polled
+        self._reloading = threading.Lock()  # may take long: apps are asked
         self._guard = guard  # None: there is no web configuration
         self._adopt = adopt
         self._election: Election | None = None
@@ -117,13 +118,11 @@ class Service:
 
         Backends that stay as they are go on; those that change go on from where they stand.
         """
-        with self._changing:
+        with self._reloading:
             new, faults = self._tried(load)
             self._refused = bool(faults)
             if new is not None:
-                self._config, self._read_at = new, time.time()
-                if (polling := self.polling) is not None:
-                    polling.change(new.backends)
+                self._take(new)
         if faults:
             log.error(
                 "the configuration was not reloaded", extra={"faults": "; ".join(faults[:SHOWN])}
@@ -131,6 +130,12 @@ class Service:
             return faults
         log.info("the configuration was reloaded")
         return []
+
+    def _take(self, new: Config) -> None:
+        with self._changing:
+            self._config, self._read_at = new, time.time()
+            if (polling := self.polling) is not None:
+                polling.change(new.backends)
 
     def _tried(self, load: Callable[[], Config]) -> tuple[Config | None, list[str]]:
         """Return a new configuration, or what is wrong with it."""
@@ -304,7 +309,9 @@ def run(config: Config, options: Options) -> NoReturn:
 def _reload(service: Service, file: Path | None) -> list[str]:
     """Read the configuration again; return what is wrong with it."""
     if file is None:
-        fault = "there is no file to read again: the URL of the one backend changes with a restart"
+        fault = (
+            "there is no file to read again: what flags and variables say changes with a restart"
+        )
         log.warning(fault)
         return [fault]
     return service.reload(partial(load, file, os.environ))
