@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 PROGRAM = "celery-results-exporter"
 _LEVELS = ("debug", "info", "warning", "warn", "error")
 _NOTHING_TO_READ = (
-    "nothing to read: give --config.file=FILE or --celery.result-backend=URL, or set "
-    "CELERY_RESULTS_EXPORTER_CONFIG_FILE or CELERY_RESULT_BACKEND"
+    "nothing to read: give --config.file=FILE, --celery.result-backend=URL or "
+    "--django-settings=MODULE, or set CELERY_RESULTS_EXPORTER_CONFIG_FILE or CELERY_RESULT_BACKEND"
 )
+# What says what to read; of variables the first one counts, ours before Celery's.
+_SOURCES = ("config_file", "django_settings", "celery_result_backend", "celery_settings_fd")
+_BY_CELERY = "celery --app"  # gives the last of them
 
 
 class _Text(click.types.StringParamType):
@@ -93,6 +96,13 @@ def options() -> list[click.Parameter]:
             "CELERY_RESULT_BACKEND",
             metavar="URL",
         ),
+        _flag(
+            "django-settings",
+            "Likewise: the result backend that the settings of a Django project name, or else its "
+            "default database.",
+            metavar="MODULE",
+        ),
+        click.Option(["--celery.settings-fd", "celery_settings_fd"], type=click.INT, hidden=True),
         _flag(
             "web.listen-address",
             "Where to serve, HOST:PORT or unix:/PATH; repeatable, in the variable with commas "
@@ -162,9 +172,9 @@ def configured(
     def decorate(command: Callable[..., int]) -> Callable[..., int]:
         @click.pass_context
         def with_flags(context: click.Context, /, **given: Any) -> int:
-            config = _config(context)
             logs.configure(given["log_level"] or log_level, given["log_format"] or "logfmt")
             shared = {param.name for param in options()}
+            config = _config(context)
             _refuse_to_adopt_nothing(context, config)
             own = {name: value for name, value in given.items() if name not in shared}
             return command(config, _options(context), **own)
@@ -183,24 +193,32 @@ def fault(error: click.UsageError) -> str:
     return f"{message}{' See' if message.endswith('?') else '; see'} --help"
 
 
-def _file(context: click.Context) -> Path | None:
-    """Return the file to read; None: the URL is to be read."""
-    file, url = context.params["config_file"], context.params["celery_result_backend"]
-    by_flag = [_by_flag(context, name) for name in ("config_file", "celery_result_backend")]
-    if all(by_flag):
-        raise ConfigError(["--config.file and --celery.result-backend exclude each other"])
-    # A flag wins over a variable; of two variables the one that is ours alone.
-    return Path(file) if file and not (url and by_flag[1]) else None
+def _source(context: click.Context) -> str:
+    """Return the parameter that says what to read: a flag wins over a variable."""
+    given = [name for name in _SOURCES if context.params[name] is not None]
+    by_flag = [name for name in given if _by_flag(context, name)]
+    if len(by_flag) > 1:
+        names = " and ".join(_named(context, name) for name in by_flag)
+        raise ConfigError([f"{names} exclude each other"])
+    return next(iter(by_flag or given), "")
 
 
 def _config(context: click.Context) -> Config:
     from exporter.config import loading
 
-    if file := _file(context):
-        return loading.load(file, os.environ)
-    if url := context.params["celery_result_backend"]:
-        return loading.from_url(url, origin=_named(context, "celery_result_backend"))
-    raise ConfigError([_NOTHING_TO_READ])
+    source = _source(context)
+    if not source:
+        raise ConfigError([_NOTHING_TO_READ])
+    value, origin = context.params[source], _named(context, source)
+    match source:
+        case "config_file":
+            return loading.load(Path(value), os.environ)
+        case "celery_result_backend":
+            return loading.from_url(value, origin)
+        case "django_settings":
+            return loading.from_django(value, origin)
+        case _:
+            return loading.from_celery(value, origin)
 
 
 def _options(context: click.Context) -> Options:
@@ -211,7 +229,7 @@ def _options(context: click.Context) -> Options:
         telemetry_path=given["web_telemetry_path"] or default.telemetry_path,
         web_config=Path(given["web_config_file"]) if given["web_config_file"] else None,
         lifecycle=given["web_enable_lifecycle"],
-        config_file=_file(context),
+        config_file=Path(given["config_file"]) if _source(context) == "config_file" else None,
         adopt=frozenset(given["checkpoint_adopt"]),
     )
 
@@ -237,6 +255,8 @@ def _named(context: click.Context, parameter: str) -> str:
 
 def _origin(context: click.Context, param: click.Parameter) -> str:
     """Name the flag, or the variable, that a value comes from."""
+    if isinstance(param, click.Option) and param.hidden:
+        return _BY_CELERY
     by_variable = context.get_parameter_source(str(param.name)) is ParameterSource.ENVIRONMENT
     return str(param.envvar) if by_variable else param.opts[0]
 

@@ -71,6 +71,7 @@ def test_help_names_every_flag_and_variable() -> None:
     for flag, variable in {
         "--config.file": "CELERY_RESULTS_EXPORTER_CONFIG_FILE",
         "--celery.result-backend": "CELERY_RESULT_BACKEND",
+        "--django-settings": "CELERY_RESULTS_EXPORTER_DJANGO_SETTINGS",
         "--web.listen-address": "CELERY_RESULTS_EXPORTER_WEB_LISTEN_ADDRESS",
         "--web.systemd-socket": "CELERY_RESULTS_EXPORTER_WEB_SYSTEMD_SOCKET",
         "--web.telemetry-path": "CELERY_RESULTS_EXPORTER_WEB_TELEMETRY_PATH",
@@ -109,7 +110,7 @@ def test_help_names_every_flag_and_variable() -> None:
         ),
         (
             [],
-            "nothing to read: give --config.file=FILE or --celery.result-backend=URL, or set",
+            "nothing to read: give --config.file=FILE, --celery.result-backend=URL or --django-set",
         ),
     ],
 )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
+from sqlalchemy.engine import URL
 
 from exporter import redaction
-from exporter.config.file import CheckpointPlace, Entry, File
+from exporter.config.file import SOURCES, CheckpointPlace, Entry, File, default_name
 from exporter.config.model import Model
+from exporter.config.settings import Backend
 from exporter.config.yamlfile import Document, Fault, KeyPath
 from exporter.sql.dialects import file_of
 
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _LONGEST_SHOWN = 60
-NOT_YET = {"celery_app"}
 # Values that are a secret, or by a slip may be one: a fault names the key alone.
 _NEVER_SHOWN = {
     "result_backend",
@@ -39,25 +40,31 @@ _NEVER_SHOWN = {
 def cross_faults(document: Document) -> Iterator[Fault]:
     """Find what no single key can know: which keys exclude each other, which names are taken."""
     data = document.data if isinstance(document.data, dict) else {}
-    yield from _checkpoint_faults(data.get("checkpoint"))
+    yield from _place_faults(data.get("checkpoint"))
     entries = data.get("backends")
     taken: dict[str, int] = {}
     for number, entry in enumerate(entries if isinstance(entries, list) else ()):
         if not isinstance(entry, dict):
             continue
         path: KeyPath = ("backends", number)
-        if {"result_backend", "result_backend_file"} <= entry.keys():
-            yield Fault((*path, "result_backend_file"), "stands beside result_backend; keep one")
-        elif not {"result_backend", "result_backend_file", "celery_app"} & entry.keys():
-            yield Fault(path, "has no result_backend; set it to Celery's result backend URL")
-        name = entry.get("name")
+        yield from _source_faults(entry, path)
+        name = entry.get("name", default_name(entry))
         if isinstance(name, str) and taken.setdefault(name, number) != number:
             first = taken[name]
             message = f"is the name of backends[{first}] already; each needs its own"
             yield Fault((*path, "name"), _shown(document, (*path, "name")) + message)
 
 
-def _checkpoint_faults(checkpoint: object) -> Iterator[Fault]:
+def _source_faults(entry: dict[str, object], path: KeyPath) -> Iterator[Fault]:
+    first, *others = [key for key in SOURCES if key in entry] or [""]
+    if not first:
+        yield Fault(path, f"has no result_backend; set one of {', '.join(SOURCES)}")
+    for other in others:
+        message = f"stands beside {first}; keep one of {', '.join(SOURCES)}"
+        yield Fault((*path, other), message)
+
+
+def _place_faults(checkpoint: object) -> Iterator[Fault]:
     if not isinstance(checkpoint, dict):
         return
     first, *others = [key for key in checkpoint if key in CheckpointPlace.model_fields] or [""]
@@ -67,15 +74,15 @@ def _checkpoint_faults(checkpoint: object) -> Iterator[Fault]:
         yield Fault(("checkpoint", other), f"stands beside {first}; keep one")
 
 
-def file_faults(file: File) -> Iterator[Fault]:
+def checkpoint_faults(
+    checkpoint: Path | URL | None, backends: Sequence[Backend]
+) -> Iterator[Fault]:
     """Find a checkpoint that is to be kept in the file of a result backend."""
-    path = file.checkpoint.place if file.checkpoint else None
-    if not isinstance(path, Path):
+    if not isinstance(checkpoint, Path):
         return
-    for number, entry in enumerate(file.backends):
-        url = entry.result_backend or entry.result_backend_file
-        read = url and file_of(url)
-        if read and read.resolve() == path.resolve():
+    for number, backend in enumerate(backends):
+        read = file_of(backend.url)
+        if read and read.resolve() == checkpoint.resolve():
             message = f"is the file that backends[{number}] reads; a checkpoint needs its own"
             yield Fault(("checkpoint",), message)
 
@@ -120,8 +127,6 @@ def _words(detail: ErrorDetails, document: Document, root: type[Model]) -> str:
 
 def _unknown_key(path: KeyPath, root: type[Model]) -> str:
     key = str(path[-1])
-    if key in NOT_YET:
-        return "is not supported yet; remove it"
     known = sorted(_model_at(root, path[:-1]).model_fields)
     if path[:-1] == ("defaults",) and key in Entry.model_fields:
         return "belongs to each backend, not to defaults"

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, cast
 
-from pydantic import Field, PlainValidator, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    model_validator,
+)
 from sqlalchemy.engine import URL
 
 from exporter.config import urls
+from exporter.config.child import Question
 from exporter.config.model import Model, Text
 from exporter.config.secretfiles import read_secret, remembered
 from exporter.config.settings import Backend, Settings
@@ -45,16 +56,76 @@ def _folder(info: ValidationInfo) -> Path:
     return cast("Path", info.context)
 
 
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+def _module(value: str) -> str:
+    if not _MODULE.fullmatch(value):
+        raise ValueError("is no module; write it like shop.settings")
+    return value
+
+
+def _app(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("is not text; put it in quotes")  # noqa: TRY004 - pydantic's way
+    module, _, attribute = value.partition(":")
+    if not _MODULE.fullmatch(module) or not _MODULE.fullmatch(attribute or module):
+        raise ValueError("is no app; write it like shop.celery:app, as after celery --app")
+    return value
+
+
+class DjangoSettings(Model, frozen=True):
+    """The settings of a Django project; and one of its DATABASES, or what they say of Celery."""
+
+    module: Annotated[Text, AfterValidator(_module)]
+    database: Text | None = None
+
+
+def _by_module(value: object) -> object:
+    if value is None:
+        raise ValueError("is empty")
+    return {"module": _module(value)} if isinstance(value, str) else value
+
+
+#: Where results are, said in one of these ways.
+SOURCES = ("result_backend", "result_backend_file", "celery_app", "django_settings")
+
+
+def default_name(entry: Mapping[str, object]) -> str | None:
+    """Return the package that an app or a project is in, to name a backend without a name."""
+    said = entry.get("celery_app", entry.get("django_settings"))
+    module = said.get("module") if isinstance(said, dict) else said
+    return re.split("[.:]", module)[0] if isinstance(module, str) else None
+
+
 class Entry(Settings, frozen=True):
     """One item of ``backends:``."""
 
     name: Text
     result_backend: Annotated[URL | None, PlainValidator(_url)] = None
     result_backend_file: Annotated[URL | None, PlainValidator(_url_in_file)] = None
+    celery_app: Annotated[str | None, PlainValidator(_app)] = None
+    django_settings: Annotated[DjangoSettings | None, BeforeValidator(_by_module)] = None
     username: Text | None = None
     password_file: Annotated[Path | None, PlainValidator(_password_file)] = None
     beat_database: Annotated[URL | None, PlainValidator(_url)] = None
     beat_schema: Text | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, entry: Any) -> Any:
+        if isinstance(entry, dict) and "name" not in entry and (name := default_name(entry)):
+            return {"name": name, **entry}
+        return entry
+
+    @property
+    def question(self) -> Question | None:
+        """What to ask an app or a project; None: the URL is here."""
+        if self.celery_app is not None:
+            return Question("celery", self.celery_app)
+        if (django := self.django_settings) is not None:
+            return Question("django", django.module, django.database or "")
+        return None
 
 
 class CheckpointPlace(Model, frozen=True):
@@ -79,12 +150,15 @@ class File(Model, frozen=True):
     backends: Annotated[list[Entry], Field(min_length=1)]
 
 
-def backend(entry: Entry, defaults: Settings | None) -> Backend:
-    """Return what a backend is set to, with the defaults where it says nothing."""
-    values = {**(_explicit(defaults) if defaults else {}), **_explicit(entry)}
-    in_file, in_place = values.pop("result_backend_file", None), values.pop("result_backend", None)
-    return Backend(url=in_file or in_place, **values)
+def backend(
+    entry: Entry, defaults: Settings | None, told: Mapping[str, Any] = MappingProxyType({})
+) -> Backend:
+    """Return what a backend is set to: by itself, else by what its app has told, by defaults."""
+    said = {"url": entry.result_backend or entry.result_backend_file, **told}
+    own = {key: value for key, value in explicit(entry).items() if key not in SOURCES}
+    return Backend(**{**(explicit(defaults) if defaults else {}), **said, **own})
 
 
-def _explicit(model: Model) -> dict[str, Any]:
+def explicit(model: Model) -> dict[str, Any]:
+    """Return what is set, and not by default."""
     return {key: getattr(model, key) for key in model.model_fields_set}

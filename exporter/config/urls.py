@@ -30,7 +30,7 @@ _ENCODE = (
 
 
 def parse(text: str) -> URL:
-    """Return the URL without Celery's ``db+``; its driver has been seen to load."""
+    """Return the URL without Celery's ``db+``, checked."""
     plain = _CELERY_PREFIX.sub("", text.strip())
     try:
         url = make_url(plain)
@@ -39,6 +39,11 @@ def parse(text: str) -> URL:
         raise ValueError(_not_sql(scheme, is_url=bool(separator))) from None
     except ValueError:
         raise ValueError(f"the port is not a number; {_ENCODE}") from None
+    return checked(url)
+
+
+def checked(url: URL) -> URL:
+    """Return the URL in its one form; its driver has been seen to load."""
     _load_driver(url)
     dialect = dialects.named(url.get_backend_name())
     if not dialect.is_file:
@@ -94,7 +99,12 @@ def _not_sql(scheme: str, *, is_url: bool) -> str:
     # Only here: Celery takes a while to import, and its own list is never out of date.
     from celery.app.backends import BACKEND_ALIASES  # noqa: PLC0415
 
-    if scheme in BACKEND_ALIASES or scheme in {"amqp", "django-db", "django-cache"}:
+    if scheme == "django-db":
+        return (
+            "'django-db' is a database in the settings of a Django project; name these by "
+            "django_settings, or --django-settings"
+        )
+    if scheme in BACKEND_ALIASES or scheme in {"amqp", "django-cache"}:
         return (
             f"{scheme!r} is no SQL result backend; this exporter reads those that Celery writes "
             "with db+ and an SQLAlchemy URL"

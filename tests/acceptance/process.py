@@ -181,7 +181,7 @@ class Exporter:
 @contextlib.contextmanager
 def running(
     folder: Path,
-    config: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
     *flags: str,
     tracebacks: int | None = 0,
     program: Sequence[str] = EXPORTER,
@@ -202,18 +202,22 @@ def running(
 @contextlib.contextmanager
 def beginning(
     folder: Path,
-    config: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
     *flags: str,
     program: Sequence[str] = EXPORTER,
     **env: str,
 ) -> Iterator[Exporter]:
-    """Begin an exporter, which may not serve yet, and end it with the test."""
+    """Begin an exporter, which may not serve yet, and end it with the test.
+
+    `config`: what is in its file; None: it is given none.
+    """
+    file = [f"--config.file={write(folder, config)}"] if config is not None else []
     stdout, stderr = folder / "exporter.out", folder / "exporter.err"
     with stdout.open("wb") as out, stderr.open("wb") as err:
         child = subprocess.Popen(
             [
                 *program,
-                f"--config.file={write(folder, config)}",
+                *file,
                 f"--web.listen-address={HOST}:0",
                 *flags,
             ],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from exporter.config.file import SOURCES
 from exporter.runtime.schedule import SPARE
 from tests.acceptance.footprint import footprint, rss
 from tests.acceptance.process import FAST, Answer, running, write
@@ -115,7 +116,7 @@ def test_bad_file_changes_nothing(shops: Shops) -> None:
         assert answer.status == 500
         assert answer.body.splitlines() == [
             f"{path}:1: backend: is no known key; did you mean backends?",
-            f"{path}:3: backends[0]: has no result_backend; set it to Celery's result backend URL",
+            f"{path}:3: backends[0]: has no result_backend; set one of {', '.join(SOURCES)}",
         ]
         exporter.wait_for_log("the configuration was not reloaded", "is no known key")
         bad = exporter.scrape()

@@ -289,7 +289,8 @@ def test_same_settings_are_equal(tmp_path: Path) -> None:
 
 def test_system_without_time_zones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Says what to install, even for the default, UTC."""
-    monkeypatch.setitem(sys.modules, "tzdata", None)
+    for module in ("tzdata", "tzdata.zoneinfo"):  # another test may have loaded them
+        monkeypatch.setitem(sys.modules, module, None)
     zoneinfo.reset_tzpath(to=[])
     zoneinfo.ZoneInfo.clear_cache()
     try:

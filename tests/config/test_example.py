@@ -38,6 +38,7 @@ def test_has_every_key() -> None:
     """And no other; what the models do not know would not load."""
     content: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
     entries = {key for entry in content["backends"] for key in entry} | set(content["defaults"])
+    entries |= set(re.findall(r"^    # (\w+): [\w.]", EXAMPLE.read_text(), re.MULTILINE))
     assert set(File.model_fields) == set(content)
     assert set(Entry.model_fields) == entries
     orders = content["backends"][0]

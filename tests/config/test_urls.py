@@ -45,7 +45,7 @@ def test_postgresql_alone_means_psycopg() -> None:
     [
         ("", "not a URL"),
         ("hunter2", "not a URL"),
-        ("django-db", "'django-db' is no SQL result backend"),
+        ("django-db", "'django-db' is a database in the settings of a Django project"),
         ("rpc://", "'rpc' is no SQL result backend"),
         ("cache+memcached://h:1/", "'cache' is no SQL result backend"),
         ("mongodb://u:hunter2@h/d", "'mongodb' is no SQL result backend"),

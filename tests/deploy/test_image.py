@@ -28,6 +28,7 @@ def test_everything_the_package_is_built_from_reaches_the_build() -> None:
     let_through = set(re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert let_through == {
+        "celery_results_exporter",
         "constraints.txt",
         "exporter",
         "pyproject.toml",
