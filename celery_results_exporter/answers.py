@@ -57,7 +57,7 @@ def plain(value: object, path: str = "") -> Any:
         return {str(key): plain(item, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item, path) for item in value]
-    raise ValueError(f"has an object of the type {type(value).__name__} in {path.lstrip('.')}")
+    raise ValueError(f"an object of the type {type(value).__name__} in {path.lstrip('.')}")
 
 
 def _failed(error: BaseException) -> Answer:

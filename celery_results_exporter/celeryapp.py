@@ -59,7 +59,7 @@ def settings(app: Celery) -> Answer:
     try:
         values["database_engine_options"] = _engine_options(conf.database_engine_options or {})
     except ValueError as error:
-        faults["database_engine_options"] = str(error)
+        faults["database_engine_options"] = f"has {error}"
     said = {key: value for key, value in values.items() if value not in ("", {})}
     return {"url": url, "settings": said, "faults": faults}
 

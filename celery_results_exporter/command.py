@@ -28,12 +28,9 @@ def command(context: click.Context, /, arguments: tuple[str, ...], **_: object) 
 
     app = context.obj.app
     answer = answers.answered(lambda: celeryapp.settings(app))
-    asked_for = context.find_root().params.get("app")
-    name = str((asked_for if isinstance(asked_for, str) else app.main) or "celery")
+    name = str(app.main or "celery")
     reader, writer = os.pipe()
-    answers.send(
-        {**answer, "name": str(name or "celery").partition(":")[0].partition(".")[0]}, writer
-    )
+    answers.send({**answer, "name": name.partition(".")[0]}, writer)
     os.close(writer)
     os.set_inheritable(reader, True)  # noqa: FBT003 - the only argument there is
     sys.stdout.flush()

@@ -56,7 +56,8 @@ def database(alias: str) -> Answer:
     try:
         url, arguments = described(connection)
     except ValueError as error:
-        raise UnusableError(f"{error} of DATABASES[{alias!r}]; {_WRITE_IT}") from None
+        where = f"DATABASES[{alias!r}], which cannot be handed over"
+        raise UnusableError(f"has {error} in {where}; {_WRITE_IT}") from None
     values: dict[str, Any] = {"timezone": connection.timezone_name}
     if arguments:
         values["database_engine_options"] = {"connect_args": arguments}
@@ -109,7 +110,7 @@ def _server(drivername: str, params: Params) -> tuple[Params, Params]:
         rest |= {"host": host} | ({"port": port} if port else {})
     else:
         url |= {"host": host or None, "port": int(port) if port else None}
-    return url, _handed_over(rest)
+    return url, plain(rest)
 
 
 def _sql_server(connection: Any) -> tuple[Params, Params]:
@@ -117,7 +118,7 @@ def _sql_server(connection: Any) -> tuple[Params, Params]:
     settings = connection.settings_dict
     options = settings["OPTIONS"]
     if settings.get("TOKEN"):
-        raise ValueError("a TOKEN is no account that lasts: that")
+        raise ValueError("a TOKEN")
     url = {
         "drivername": "mssql+pyodbc",
         "username": settings["USER"] or None,
@@ -129,7 +130,7 @@ def _sql_server(connection: Any) -> tuple[Params, Params]:
         return {**url, "host": dsn, "database": None}, {}
     driver = options.get("driver") or _odbc_driver()
     if not driver.startswith(("ODBC Driver ", "SQL Server Native Client")):
-        raise ValueError(f"the ODBC driver {driver!r} names its server in its own way: that")
+        raise ValueError(f"the ODBC driver {driver!r}")  # names its server in its own way
     url["query"]["driver"] = driver
     port = int(settings["PORT"]) if settings["PORT"] else None
     return {**url, "host": settings["HOST"] or "localhost", "port": port}, {}
@@ -144,17 +145,9 @@ def _odbc_driver() -> str:
 
 def _pairs(text: str) -> list[tuple[str, str]]:
     if "{" in text:
-        raise ValueError("braces are not read in the extra_params")
+        raise ValueError("extra_params with braces")
     pairs = (pair.partition("=") for pair in text.split(";") if pair.strip())
     return [(key.strip(), value.strip()) for key, _, value in pairs]
-
-
-def _handed_over(arguments: Params) -> Params:
-    try:
-        handed: Params = plain(arguments)
-    except ValueError as error:
-        raise ValueError(f"OPTIONS {error}: those") from None
-    return handed
 
 
 _VENDORS: dict[str, Callable[[Any], tuple[Params, Params]]] = {

@@ -39,7 +39,11 @@ def told(answer: Answer, given: Collection[str] = ()) -> dict[str, Any]:
         if trace := answer.get("trace"):
             log.debug("settings cannot be read", exc_info=_TheirTraceback(f"\n{trace}"))
         raise ConfigError([printable(str(answer["fault"]))])
-    faults = [f"its {key} {why}" for key, why in answer["faults"].items() if key not in given]
+    faults = [
+        f"its {key} {why}; set {key} beside it, in a configuration file"
+        for key, why in answer["faults"].items()
+        if key not in given
+    ]
     values = {key: value for key, value in answer["settings"].items() if key not in given}
     found: dict[str, Any] = {}
     try:

@@ -49,7 +49,10 @@ UNWELL = {
     ),
     "options": (
         GOOD + "app.conf.database_engine_options = {'connect_args': {'ssl': object()}}",
-        "its database_engine_options has an object of the type object in connect_args.ssl",
+        (
+            "its database_engine_options has an object of the type object in connect_args.ssl; set "
+            "database_engine_options beside it, in a configuration file"
+        ),
     ),
     "raises": (
         (
@@ -308,6 +311,27 @@ DATABASES = {
         },
         ("mysql+mysqldb://u@db.example:1234/shop", {"ssl": {"ca": "/ca"}}),
     ),
+    "sql-server": (
+        {
+            "ENGINE": "mssql",
+            **SERVER,
+            "OPTIONS": {
+                "driver": "ODBC Driver 17 for SQL Server",
+                "extra_params": "Encrypt=yes; TrustServerCertificate=no",
+            },
+        },
+        (
+            (
+                "mssql+pyodbc://u@db.example:1234/shop?Encrypt=yes&TrustServerCertificate=no"
+                "&driver=ODBC+Driver+17+for+SQL+Server"
+            ),
+            {},
+        ),
+    ),
+    "dsn": (
+        {"ENGINE": "mssql", **SERVER, "OPTIONS": {"dsn": "shop"}},
+        ("mssql+pyodbc://u@shop", {}),
+    ),
     "mysql-socket": (
         MYSQL | {"HOST": "/run/mysqld.sock", "PORT": ""},
         ("mysql+mysqldb://u@/shop", {"unix_socket": "/run/mysqld.sock"}),
@@ -376,6 +400,7 @@ def test_settings_of_django_that_cannot_be_used(
         "default": {"ENGINE": "django.db.backends.dummy"},
         "memory": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"},
         "nameless": {"ENGINE": "django.db.backends.postgresql"},
+        "odbc": {"ENGINE": "mssql", "NAME": "shop", "OPTIONS": {"driver": "FreeTDS"}},
     }
     env = bookshop(tmp_path, DATABASES=databases, CELERY_RESULT_BACKEND="redis://:hunter2@h/0")
     for variable, value in env.items():
@@ -386,7 +411,8 @@ def test_settings_of_django_that_cannot_be_used(
         "default": "has an ENGINE that is not known here: 'django.db.backends.dummy'; ",
         "memory": "its result_backend: a SQLite database in memory has no other process's results",
         "nameless": "cannot be read: ImproperlyConfigured: settings.DATABASES is improperly",
-        "other": "has no database 'other' in its DATABASES: default, memory, nameless",
+        "odbc": "has the ODBC driver 'FreeTDS' in DATABASES['odbc'], which cannot be handed over",
+        "other": "has no database 'other' in its DATABASES: default, memory, nameless, odbc",
     }
     module, wrong, *aliases = expected
     said = faults(
