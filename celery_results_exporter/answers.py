@@ -62,14 +62,13 @@ def plain(value: object, path: str = "") -> Any:
 
 def _failed(error: BaseException) -> Answer:
     """Say what was raised, and where, without a secret that can be found there."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     steps = list(traceback.walk_tb(error.__traceback__))[-_MOST_FRAMES:]
     # No lines of the source: a settings file has passwords in them.
     trace = [f"{_file(frame)}:{line}, in {frame.f_code.co_name}" for frame, line in steps]
     of_theirs = [f" at {_file(frame)}:{line}" for frame, line in steps if _is_theirs(_file(frame))]
     where = of_theirs[-1] if of_theirs else ""
-    secrets = [dict(os.environ), *(frame.f_globals for frame in frames)]
-    secrets += [dict(frame.f_locals) for frame in frames]
+    secrets = [dict(os.environ), *(frame.f_globals for frame, _ in steps)]
+    secrets += [dict(frame.f_locals) for frame, _ in steps]
     hide = _mask(secret for values in secrets for secret in _secrets(values))
     # Masked before it is cut, or a password across the cut would show its beginning.
     words = hide(" ".join(f"{type(error).__name__}: {error}".split()))[:_LONGEST_FAULT]
@@ -83,7 +82,7 @@ def _failed(error: BaseException) -> Answer:
 def _advice(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         return "; start the exporter where it can be imported: its environment, its folder"
-    return "; correct it, or write result_backend instead"
+    return "; correct it, or give the URL of its database instead"
 
 
 def _file(frame: Any) -> str:

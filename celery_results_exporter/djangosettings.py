@@ -11,7 +11,7 @@ from celery_results_exporter.answers import Answer, UnusableError, plain
 
 Params = dict[str, Any]
 
-_WRITE_IT = "write its URL as result_backend instead"
+_GIVE_IT = "give its URL instead"
 # What only Django's own connections need, and what the exporter decides for its own.
 _NOT_OURS = {
     "application_name",
@@ -52,12 +52,12 @@ def database(alias: str) -> Answer:
     described = _VENDORS.get(connection.vendor)
     if described is None:
         engine = connection.settings_dict["ENGINE"]
-        raise UnusableError(f"has an ENGINE that is not known here: {engine!r}; {_WRITE_IT}")
+        raise UnusableError(f"has an ENGINE that is not known here: {engine!r}; {_GIVE_IT}")
     try:
         url, arguments = described(connection)
     except ValueError as error:
         where = f"DATABASES[{alias!r}], which cannot be handed over"
-        raise UnusableError(f"has {error} in {where}; {_WRITE_IT}") from None
+        raise UnusableError(f"has {error} in {where}; {_GIVE_IT}") from None
     values: dict[str, Any] = {"timezone": connection.timezone_name}
     if arguments:
         values["database_engine_options"] = {"connect_args": arguments}
@@ -94,18 +94,18 @@ def _server(drivername: str, params: Params) -> tuple[Params, Params]:
     """Make a URL of what the driver would be given; the rest are its arguments."""
     rest = {key: value for key, value in params.items() if key not in _NOT_OURS}
 
-    def first(*keys: str) -> Any:
+    def first(*keys: str) -> str | None:
         found = [rest.pop(key, None) for key in keys]
-        return next((one for one in found if one is not None), None)
+        return next((str(one) for one in found if one is not None), None)
 
-    url = {
+    url: Params = {
         "drivername": drivername,
         "username": first("user", "username"),
         "password": first("password", "passwd"),
         "database": first("dbname", "database", "db"),
         "query": {key: str(rest.pop(key)) for key in _ELSEWHERE if rest.get(key)},
     }
-    host, port = str(first("host") or ""), str(first("port") or "")
+    host, port = first("host") or "", first("port") or ""
     if host.startswith("/") or "," in host:  # a socket's folder, or several hosts
         rest |= {"host": host} | ({"port": port} if port else {})
     else:
@@ -121,8 +121,8 @@ def _sql_server(connection: Any) -> tuple[Params, Params]:
         raise ValueError("a TOKEN")
     url = {
         "drivername": "mssql+pyodbc",
-        "username": settings["USER"] or None,
-        "password": settings["PASSWORD"] or None,
+        "username": str(settings["USER"]) or None,
+        "password": str(settings["PASSWORD"]) or None,
         "database": settings["NAME"],
         "query": dict(_pairs(options.get("extra_params") or "")),
     }

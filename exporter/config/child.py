@@ -18,7 +18,7 @@ Answer = dict[str, Any]  # see celery_results_exporter.answers
 LONGEST = 30.0  # seconds
 _LARGEST = 64 * 1024  # bytes
 _AT_ONCE = 8
-_INSTEAD = "write result_backend instead"
+_INSTEAD = "give the URL of its database instead"
 
 
 class Question(NamedTuple):

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from exporter.config.settings import Backend
 
 GOOD = "from celery import Celery; app = Celery('a', backend='db+sqlite:////a')\n"
-INSTEAD = "; correct it, or write result_backend instead"
+INSTEAD = "; correct it, or give the URL of its database instead"
 #: Apps that cannot be used, by module, and what is said of them.
 UNWELL = {
     "crashes": (
         "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
-        "ends the process (SIGSEGV) when it is imported; write result_backend instead",
+        "ends the process (SIGSEGV) when it is imported; give the URL of its database instead",
     ),
     "disabled": ("from celery import Celery; app = Celery()", "has no result_backend: its results"),
     "exits": (
@@ -41,7 +41,7 @@ UNWELL = {
     ),
     "leaves": (
         "import os; os._exit(4)",
-        "ends the process (exit code 4) when it is imported; write result_backend instead",
+        "ends the process (exit code 4) when it is imported; give the URL of its database instead",
     ),
     "no_app": (
         "app = print",
@@ -160,7 +160,7 @@ def test_time_is_bounded_and_all_processes_end(tmp_path: Path) -> None:
     question = Question("celery", "hangs")
     begun = time.monotonic()
     answer = child.ask([question], within=2.0)[question]
-    assert answer == {"fault": "is not imported within 2 s; write result_backend instead"}
+    assert answer == {"fault": "is not imported within 2 s; give the URL of its database instead"}
     assert time.monotonic() - begun < 5
     pid = int((tmp_path / "pids").read_text())
     deadline = time.monotonic() + 10
@@ -216,7 +216,11 @@ def test_what_the_app_says_and_what_is_said_beside_it(
     Path("config.yaml").write_text(
         yaml.safe_dump(
             {
-                "defaults": {"timezone": "Europe/Paris", "poll_interval": "5s"},
+                "defaults": {
+                    "timezone": "Europe/Paris",
+                    "poll_interval": "5s",
+                    "database_engine_options": {"connect_args": {"ssl_ca": "/ca"}},
+                },
                 "backends": [
                     {"celery_app": "shop.celery:app"},
                     {
@@ -234,6 +238,7 @@ def test_what_the_app_says_and_what_is_said_beside_it(
     assert (theirs.name, theirs.timezone.key, theirs.poll_interval) == ("shop", "Asia/Tokyo", 5.0)
     assert theirs.database_table_names.task == "shop_taskmeta"
     assert theirs.result_extended is True
+    assert theirs.database_engine_options == {"connect_args": {"ssl_ca": "/ca"}}
     assert theirs.connection_url().password == "secret-of-the-shop"  # noqa: S105
     assert redaction.mask("secret-of-the-shop") == "***"
     assert (mine.connection_url().username, mine.timezone.key) == ("reader", "UTC")
@@ -333,7 +338,7 @@ DATABASES = {
         ("mssql+pyodbc://u@shop", {}),
     ),
     "mysql-socket": (
-        MYSQL | {"HOST": "/run/mysqld.sock", "PORT": ""},
+        MYSQL | {"HOST": "/run/mysqld.sock", "PORT": "", "PASSWORD": 1234},
         ("mysql+mysqldb://u@/shop", {"unix_socket": "/run/mysqld.sock"}),
     ),
 }
@@ -350,7 +355,8 @@ def test_databases_of_django(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         )
     )
     for backend, (database, (url, arguments)) in zip(backends, DATABASES.values(), strict=True):
-        assert backend.url.password == database.get("PASSWORD"), backend.name
+        password = database.get("PASSWORD")
+        assert backend.url.password == (password and str(password)), backend.name
         plain = unquote(backend.url._replace(password=None).render_as_string())
         assert plain == url.format(tmp_path), backend.name
         given = backend.database_engine_options.get("connect_args", {})
