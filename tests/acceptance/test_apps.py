@@ -72,6 +72,9 @@ def test_command_of_celery_takes_all_flags(tmp_path: Path) -> None:
     """What is wrong is said as ever: in one line, once the app has printed what it likes."""
     with SQLite(tmp_path).fresh_database() as database:
         shop = Shop(tmp_path, database.celery_url)
+        (tmp_path / "exporter.py").write_text(
+            "raise SystemExit(1)  # not ours, though it stands here"
+        )
         shop.store("SUCCESS")
         checked = by_celery(shop, "check", "--log.format=json")
         assert (checked.returncode, checked.stderr) == (0, "")
@@ -94,6 +97,7 @@ def by_celery(shop: Shop, *arguments: str) -> subprocess.CompletedProcess[str]:
         [*CELERY, *arguments],
         capture_output=True,
         text=True,
+        cwd=shop.folder,
         env=environment(shop.env),
         timeout=60,
         check=False,

@@ -159,9 +159,9 @@ def test_time_is_bounded_and_all_processes_end(tmp_path: Path) -> None:
     )
     question = Question("celery", "hangs")
     begun = time.monotonic()
-    answer = child.ask([question], within=2.0)[question]
-    assert answer == {"fault": "is not imported within 2 s; give the URL of its database instead"}
-    assert time.monotonic() - begun < 5
+    answer = child.ask([question], within=10.0)[question]
+    assert answer == {"fault": "is not imported within 10 s; give the URL of its database instead"}
+    assert time.monotonic() - begun < 15
     pid = int((tmp_path / "pids").read_text())
     deadline = time.monotonic() + 10
     while is_running(pid):
