@@ -15,7 +15,6 @@ from exporter.backends.schedules.due import (
     Unreadable,
     due,
     has_ephem,
-    synced,
 )
 from exporter.backends.schedules.entries import Fault, understood
 from exporter.backends.schedules.reader import MOST_ENTRIES, Found, Reader
@@ -104,13 +103,12 @@ class Looks:
             return
         entries, faults = understood(found.rows)
         before, self._known = self._known, {}
-        written = synced(entries, now)
         seen = []
         for entry in entries:
             known = self._known[entry.name] = _known(entry, before, now)
             changed = max(entry.changed or 0.0, known.since) or None
             try:
-                when = due(replace(entry, changed=changed), written, now)
+                when = due(replace(entry, changed=changed), now)
             except Unreadable as error:
                 faults.append(Fault(entry.name, str(error)))
             else:

@@ -5,7 +5,6 @@ Those are imported where there is one, and not before: with them comes most of C
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -14,10 +13,10 @@ from math import ceil
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
-# Beat writes what it has sent when it sends the next, if that is so much later, and what it sends
-# before that shows later. Source: Scheduler.sync_every of celery/beat.py.
-SYNC_EVERY = 180.0  # seconds
-SLACK = 60.0  # seconds that beat may take to send, or to write, what is due at one time
+# Beat writes what it has sent every 180 seconds (Scheduler.sync_every in celery/beat.py), between
+# two looks at what is due, which are 5 seconds apart. The rest is for a beat that has much to send
+# and to write, or looks less often.
+HIDDEN = 240.0  # seconds
 KEPT = 20_000  # moments that are computed once
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -188,58 +187,39 @@ class Due:
     overdue: float  # seconds
 
 
-def synced(entries: Iterable[Entry], now: float) -> float:
-    """Return when beat wrote last, about: with what it had just sent.
-
-    Where it has never sent anything, the time of the last change will do. Both are by its clock.
-    """
-    known = [*entries]
-    runs = (entry.last_run for entry in known)
-    changes = (entry.changed for entry in known)
-    believed = [[it for it in some if it and it <= now + SLACK] for some in (runs, changes)]
-    return max(believed[0] or believed[1] or [now])
-
-
-def due(entry: Entry, synced: float, now: float) -> Due | None:
+def due(entry: Entry, now: float) -> Due | None:
     """Return when an entry is due; None: never, or nobody can tell. Raise Unreadable.
 
-    `synced`: when beat wrote last, Unix time. Runs due in the `SYNC_EVERY` seconds from then on do
-    not show until beat sends another one after them: so an entry is overdue from the first moment
-    on at which it was due and would show.
+    It is not overdue as long as it may have been sent, and not been written yet.
     """
     try:
-        return _due(entry, synced, now)
+        return _due(entry, now)
     except (ValueError, OverflowError, RuntimeError) as error:
         raise Unreadable(f"when it is due cannot be computed: {error}") from None
 
 
-def _due(entry: Entry, synced: float, now: float) -> Due | None:
+def _due(entry: Entry, now: float) -> Due | None:
     if not entry.enabled or (entry.once and entry.runs):
         return None
-    first = _first(entry)
-    if first is None:
-        return None
-    moment: float | None = first
-    if first <= now and synced - SLACK < first < (hidden := synced + SYNC_EVERY + SLACK):
-        moment = None if entry.once else entry.schedule.since(first, hidden)
-        if moment is not None and moment > now:  # it is on time, as far as anyone can tell
-            moment = max(entry.schedule.since(first, now) or moment, now)
+    moment = _first(entry, now)
+    if moment is not None and now - HIDDEN <= moment < now:
+        following = None if entry.once else entry.schedule.since(moment, now)
+        moment = None if following is None else max(following, now)
     if moment is None or (entry.expires is not None and moment >= entry.expires):
         return None
     later = None if entry.once else entry.schedule.after(moment)
     return Due(moment, None if later is None else later - moment, max(now - moment, 0.0))
 
 
-def _first(entry: Entry) -> float | None:
+def _first(entry: Entry, now: float) -> float | None:
     """Return when it is due after what is known of it, as beat sees that.
 
     Not before its row was changed: what is due then was not due under the schedule before.
     """
-    known = entry.changed if entry.last_run is None else entry.last_run
+    # Django writes it in local time where USE_TZ is off.
+    changed = entry.changed if entry.changed and entry.changed <= now else None
+    known = changed if entry.last_run is None else entry.last_run
+    first = None if known is None else entry.schedule.after(known)
     if entry.last_run is None and entry.start is not None:
-        first: float | None = entry.start  # it is sent then, whatever its schedule says
-    else:
-        first = None if known is None else entry.schedule.after(known)
-    if first is None:
-        return None
-    return max(first, entry.changed or first, entry.start or first)
+        first = entry.start  # it is sent then, whatever its schedule says
+    return first and max(first, changed or first, entry.start or first)
