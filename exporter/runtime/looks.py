@@ -99,7 +99,8 @@ class Looks:
         """Take what was read at `now`, Unix time."""
         self.last = Look(up=True, package=found.package, count=found.count)
         if found.count > MOST_ENTRIES:
-            self.failed(f"there are {found.count:,} entries, and at most {MOST_ENTRIES:,} are read")
+            few = f"at most {MOST_ENTRIES:,} are read: delete those that are not needed any more"
+            self.failed(f"there are {found.count:,} entries, and {few}")
             return
         entries, faults = understood(found.rows)
         before, self._known = self._known, {}

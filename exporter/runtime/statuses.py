@@ -28,7 +28,7 @@ from exporter.web.status import (
 if TYPE_CHECKING:
     from exporter.runtime.looks import Look
 
-MOST_ENTRIES = 20  # that are overdue, or cannot be read: named
+MOST_NAMED = 20  # entries of beat that are overdue, or cannot be read
 NAMES = "names"  # in rows, where there is a column for them
 
 
@@ -159,8 +159,8 @@ def _beat(look: Look) -> BeatStatus:
         entries=look.count,
         overdue=len(late),
         unreadable=len(look.faults),
-        late={entry.name: due.next_run for entry, due in late[:MOST_ENTRIES]},
-        faults=tuple(f"{fault.name}: {fault.why}" for fault in look.faults[:MOST_ENTRIES]),
+        late={entry.name: due.next_run for entry, due in late[:MOST_NAMED]},
+        faults=tuple(f"{fault.name}: {fault.why}" for fault in look.faults[:MOST_NAMED]),
     )
 
 

@@ -113,6 +113,11 @@ def test_entries_are_followed(
     for number, counted in ((9, 9), (0, 9), (2, 11)):
         runs(engine, number)
         assert follower.poll().value(name, entry="late") == counted
+    changed = Follower(database.reader_url, poll_interval=0.2)  # by a reload
+    changed.poller.succeed(follower.poller)
+    runs(engine, 3)
+    assert changed.poll().value(name, entry="late") == 12
+    changed.close()
     follower.close()
 
 
@@ -133,7 +138,7 @@ def test_more_than_are_read(
     }  # fmt: skip
     status = follower.poller.status.beat
     assert status is not None
-    assert status.message == "there are 4 entries, and at most 3 are read"
+    assert status.message.startswith("there are 4 entries, and at most 3 are read: ")
     follower.close()
 
 

@@ -17,9 +17,12 @@ from zoneinfo import ZoneInfo
 # two looks at what is due, which are 5 seconds apart. The rest is for a beat that has much to send
 # and to write, or looks less often.
 HIDDEN = 240.0  # seconds
-KEPT = 20_000  # moments that are computed once
+MOMENTS_KEPT = 20_000  # that are computed once
+CRONTABS_KEPT = 2_000  # Celery's take 3 KiB each
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
+# By Celery, of schedules that make no sense, and of moments that no calendar has.
+_RAISED = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
 
 
 class Unreadable(Exception):  # noqa: N818  # says why, to the one who knows the name
@@ -108,14 +111,14 @@ class Clocked:
         """Never again."""
 
 
-@lru_cache(KEPT)
+@lru_cache(MOMENTS_KEPT)
 def _after(crontab: Crontab, run: float) -> float:
     # What remains at the epoch is the Unix time.
     last = datetime.fromtimestamp(run, crontab.zone)
     return float(celery_crontab(crontab).remaining_estimate(last).total_seconds())
 
 
-@lru_cache(KEPT)
+@lru_cache(CRONTABS_KEPT)
 def celery_crontab(crontab: Crontab) -> Any:
     """Return Celery's; raise Unreadable where it takes this for none."""
     from celery.schedules import ParseException  # noqa: PLC0415
@@ -132,7 +135,7 @@ def celery_crontab(crontab: Crontab) -> Any:
         )
         made.tz = crontab.zone
         made.remaining_estimate(_EPOCH.astimezone(crontab.zone))  # some never come
-    except (ParseException, ValueError, TypeError, RuntimeError, OverflowError) as error:
+    except (ParseException, *_RAISED) as error:
         raise Unreadable(f"its crontab is none: {error}") from None
     return made
 
@@ -146,7 +149,7 @@ def celery_solar(solar: Solar) -> Any:
         made = celerys(solar.event, solar.latitude, solar.longitude, nowfun=lambda: _EPOCH)
     except ImproperlyConfigured:
         return None
-    except (ValueError, TypeError) as error:
+    except _RAISED as error:
         raise Unreadable(f"its solar schedule is none: {error}") from None
     made.tz = UTC
     return made
@@ -194,7 +197,7 @@ def due(entry: Entry, now: float) -> Due | None:
     """
     try:
         return _due(entry, now)
-    except (ValueError, OverflowError, RuntimeError) as error:
+    except _RAISED as error:
         raise Unreadable(f"when it is due cannot be computed: {error}") from None
 
 

@@ -21,6 +21,7 @@ from exporter.printable import LONGEST_NAME, printable
 
 Row = Mapping[str, Any]  # by column; None: NULL, or there is no such column
 
+MOST_RUNS = 2**53  # no larger numbers can be told apart in a sample
 UNITS = {"days": 86_400.0, "hours": 3600.0, "minutes": 60.0, "seconds": 1.0, "microseconds": 1e-6}
 
 
@@ -56,7 +57,7 @@ def _entry(name: str, row: Row) -> Entry:
         schedule=_schedule(row),
         enabled=bool(row["enabled"]),
         last_run=row["last_run_at"],
-        runs=int(row["total_run_count"] or 0),
+        runs=min(max(int(row["total_run_count"] or 0), 0), MOST_RUNS),
         changed=row["date_changed"],
         one_off=bool(row["one_off"]),
         start=row["start_time"],

@@ -64,6 +64,14 @@ def test_what_cannot_be_read_is_told_and_disturbs_nothing(
     assert fault.why.startswith(why)
 
 
+def test_runs_are_what_a_sample_can_hold() -> None:
+    counts = (-1, None, 5, "9" * 400)
+    rows = [
+        row(str(n), every=1, period="days", total_run_count=count) for n, count in enumerate(counts)
+    ]
+    assert [entry.runs for entry in understood(rows)[0]] == [0, 0, 5, 2**53]
+
+
 def test_two_of_one_name() -> None:
     entries, (fault,) = understood([row(every=1, period="days"), row(every=2, period="days")])
     assert [entry.schedule for entry in entries] == [Interval(86_400.0)]
