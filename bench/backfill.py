@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import text
@@ -12,6 +13,7 @@ from sqlalchemy import text
 from bench.figures import Figure, Finding, count, power, seconds, timed
 from bench.lab import KINDS, Lab
 from bench.tables import Shape, present
+from tests.acceptance.footprint import rss
 from tests.acceptance.process import EXPORTER, environment
 from tests.servers.database import Database
 
@@ -55,12 +57,15 @@ def _ours(database: Database, file: Path) -> float:
     """Write the file; return the most memory that it took, in MiB."""
     command = [*EXPORTER, "backfill", "--from=2d", f"--output={file}", "--log.level=warn"]
     url = {"CELERY_RESULT_BACKEND": database.reader_url}
+    peak = 0.0
     with subprocess.Popen(command, env=environment(url)) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        while process.poll() is None:
+            with suppress(RuntimeError):  # it has just ended
+                peak = rss(process.pid, peak=True)
+            time.sleep(0.05)
     if process.returncode:
         raise RuntimeError(f"backfill ended with {process.returncode}")
-    return usage.ru_maxrss / 1024
+    return peak
 
 
 def _insist(file: Path, rows: int) -> None:

@@ -120,14 +120,14 @@ class _Question:
         moment = sql.dialect.coarse_moment(done, unit)
         retries = func.coalesce(sql.dialect.total(sql.retries), 0)
         columns = (sql.state_label, *sql.labels, moment, func.count(), retries)
-        groups = select(*columns).where(within)
+        groups = select(*columns)
         self._failures: Select[Any] | None = None
         if sql.state is not None:
             others = [sql.value(state) for state in sorted(READY_STATES - {FAILURE})]
             groups = groups.where(sql.exact_state.in_(others)).group_by(sql.exact_state)
             failed = sql.exact_state == sql.value(FAILURE)
-            self._failures = sql.rows_where(within, failed).order_by(sql.id).limit(MOST_FAILURES)
-        self._groups: Select[Any] = groups.group_by(*grouping(sql.keys), moment)
+            self._failures = sql.rows_where(failed, within).order_by(sql.id).limit(MOST_FAILURES)
+        self._groups: Select[Any] = groups.where(within).group_by(*grouping(sql.keys), moment)
 
     def ask(self, connection: Connection, start: int, highest: int, rows: int) -> Piece:
         """Read a chunk of so many rows, or fewer where many have failed."""

@@ -41,8 +41,6 @@ STDOUT = 1
 
 Tell = Callable[[int], object]  # takes by how much more is done
 Item = TypeVar("Item")
-
-
 Callback = Callable[[click.Context, click.Parameter, str | None], int | None]
 
 
@@ -156,12 +154,13 @@ def _grids(
     if end is not None and end > now:
         raise ConfigError(["--to: lies in the future"])
     begun = _begun(config, backends) if end is None else {}
-    grids = [Grid(begin, begun.get(one.name, end or now), step) for one in backends]
+    usual = now if end is None else end
+    grids = [Grid(begin, begun.get(one.name, usual), step) for one in backends]
     for backend, grid in zip(backends, grids, strict=True):
         if begin < grid.end:
             continue
         if backend.name not in begun:
-            raise ConfigError([f"--from: is not before {'--to' if end else 'now'}"])
+            raise ConfigError([f"--from: is not before {'now' if end is None else '--to'}"])
         raise ExporterError(
             f"backend {backend.name}: by its checkpoint the exporter counts it since "
             f"{utc(grid.end)}, and --from is no earlier; give an earlier --from, or --to"
@@ -270,7 +269,7 @@ def _writing(output: Path | None) -> Iterator[BinaryIO]:
             part.replace(output)
     except BaseException as error:
         if part is not None:
-            part.unlink()
+            part.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             raise ExporterError(f"{to} cannot be written: {error.strerror}") from None
         raise

@@ -48,6 +48,7 @@ LONGEST_LOCK_WAIT = 5.0  # seconds
 CACHE = 64  # KiB a connection; 2 MiB, as is the default, make no poll faster
 DEADLINE_STEPS = 20_000  # virtual machine instructions between looks at the clock
 
+_AS_CELERY_WRITES = "????-??-?? ??:??:??.??????"
 _SCHEME = "file:"
 _KEPT = ("nolock", "vfs")
 # SQLAlchemy's own, and those of SQLite that change nothing for one who only reads.
@@ -197,30 +198,28 @@ class SQLite(Dialect):
         return func.substr(cast(type_coerce(column, String), String), 1, 32)
 
     def coarse_moment(self, column: ColumnElement[Any], seconds: int) -> ColumnElement[Any]:
-        """Let SQLite read the text; one with an offset of its own stays as it is."""
+        """Let SQLite read what Celery writes; whatever else there is stays as it is."""
         length = literal_column(str(seconds), Integer)
-        own_offset = case((self._has_offset(column), self.moment(column)))
-        return func.coalesce(own_offset, self._epoch(column) // length * length)
+        rounded = _epoch(self.moment(column)) // length * length
+        return case((column.op("GLOB")(_AS_CELERY_WRITES), rounded), else_=self.moment(column))
 
     def within(
         self, column: ColumnElement[Any], begin: datetime, end: datetime, *, zone: bool
     ) -> ColumnElement[bool]:
-        """Compare what SQLite reads of the text, not the text: it may be written otherwise."""
-        del zone
-        epoch = self._epoch(column)
-        moments = [int(moment.timestamp()) for moment in (begin, end)]
-        walls = [int(moment.replace(tzinfo=UTC).timestamp()) for moment in (begin, end)]
+        """Compare texts only as Celery writes them; what SQLite reads of others."""
+        as_texts = super().within(column, begin, end, zone=zone)
+        said = self.moment(column)
+        has_offset = func.substr(said, 20).op("GLOB")("*[-+Zz]*")
         first, last = (
-            case((self._has_offset(column), own), else_=wall)
-            for own, wall in zip(moments, walls, strict=True)
+            case(
+                (has_offset, int(moment.timestamp())),
+                else_=int(moment.replace(tzinfo=UTC).timestamp()),
+            )
+            for moment in (begin, end)
         )
-        return or_(epoch.is_(None), and_(epoch >= first, epoch < last))
-
-    def _epoch(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
-        return cast(func.strftime("%s", self.moment(column)), Integer)
-
-    def _has_offset(self, column: ColumnElement[Any]) -> ColumnElement[bool]:
-        return func.substr(self.moment(column), 20).op("GLOB")("*[-+Zz]*")
+        epoch = _epoch(said)
+        as_read = or_(epoch.is_(None), and_(epoch >= first, epoch < last))
+        return case((column.op("GLOB")(_AS_CELERY_WRITES), as_texts), else_=as_read)
 
     def constant_moment(self, moment: datetime, *, zone: bool) -> ColumnElement[Any]:
         """Return text, as Celery stores it: there is no type for dates."""
@@ -265,6 +264,10 @@ class SQLite(Dialect):
         if primary in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR):
             return Reason.CONNECT
         return Reason.SCHEMA if "no such" in str(error.orig) else Reason.QUERY
+
+
+def _epoch(text: ColumnElement[Any]) -> ColumnElement[Any]:
+    return cast(func.strftime("%s", text), Integer)
 
 
 def _plain(url: URL) -> URL:
