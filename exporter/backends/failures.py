@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import pickletools
 import re
+from base64 import b64decode
 from collections.abc import Iterator
 from functools import lru_cache
 
 RESULT_BYTES = 512  # enough for the opcodes before the class, and for JSON's exc_type
+BASE64_PICKLE = b"gA"  # how one of protocol 2 or later begins where bytes are stored as text
 TRACEBACK_CHARACTERS = 2_000  # of its end, where fewer do not tell
 LAST_CHARACTERS = 200  # which do, where the message is one line, and not a long one
 LONGEST_NAME = 100
@@ -27,6 +29,9 @@ UNSENDABLE = "MaybeEncodingError"
 _JSON_STRING = r'"((?:[^"\\]|\\.)*)"'
 _EXC_TYPE = re.compile(rf'\s*{{\s*"exc_type"\s*:\s*{_JSON_STRING}')
 _WRAPPED = re.compile(rf'"exc_message"\s*:\s*\[\s*{_JSON_STRING}\s*,\s*{_JSON_STRING}')
+# As PyYAML writes it: what belongs to a key begins with a blank, or a dash.
+_YAML_TYPE = re.compile(r"^exc_type: ['\"]?([^\s'\"]+)", re.MULTILINE)
+_YAML_WRAPPED = re.compile(r"^exc_message:\n- \S+\n- (\S+)\n", re.MULTILINE)
 _HEAD = "Traceback (most recent call last):"
 _GROUP_HEAD = "Exception Group Traceback (most recent call last):"
 _FRAME = re.compile(r'  File ".*", line \d+, in ')
@@ -39,7 +44,9 @@ _WRAPPED_LINE = re.compile(rf"[\w.]+\.{WRAPPER}: (\w+)\(")  # repr(), too
 def from_result(start: bytes) -> str:
     """Name the class from the first bytes of the `result` column; "" where they do not tell."""
     try:
-        name = _from_pickle(start) if start[:1] == b"\x80" else _from_json(start)
+        if start.startswith(BASE64_PICKLE):
+            start = b64decode(start[: len(start) // 4 * 4])
+        name = _from_pickle(start) if start[:1] == b"\x80" else _from_text(start)
     except Exception:  # noqa: BLE001  # whatever hostile bytes do to a parser, they name no class
         return ""
     sent = _SENT.search(start.decode("utf-8", "replace")) if name == UNSENDABLE else None
@@ -81,8 +88,20 @@ def _from_line(line: str) -> str:
     return _bare(found[found.lastindex or 0] if found else "")
 
 
-def _from_json(start: bytes) -> str:
+def _from_text(start: bytes) -> str:
     text = start.decode("utf-8", "replace")
+    return _from_json(text) or _from_yaml(text)
+
+
+def _from_yaml(text: str) -> str:
+    found = _YAML_TYPE.search(text)
+    if found is None:
+        return ""
+    wrapped = _YAML_WRAPPED.match(text) if found[1] == WRAPPER else None
+    return (wrapped or found)[1]
+
+
+def _from_json(text: str) -> str:
     found = _EXC_TYPE.match(text)
     name = json.loads(f'"{found[1]}"') if found else ""
     wrapped = _WRAPPED.search(text) if name == WRAPPER else None

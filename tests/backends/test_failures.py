@@ -6,6 +6,7 @@ import ast
 import json
 import pickle
 import traceback
+from base64 import b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from billiard.pool import MaybeEncodingError
 from celery.utils.serialization import UnpickleableExceptionWrapper
 from hypothesis import given
 from hypothesis import strategies as st
+from kombu.serialization import dumps
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 import exporter
@@ -79,6 +81,24 @@ def test_wrapped_in_json() -> None:
 )
 def test_pickles_of_every_protocol(stored: object, name: str, protocol: int) -> None:
     assert from_result(pickle.dumps(stored, protocol)[:RESULT_BYTES]) == name
+    as_text = b64encode(pickle.dumps(stored, protocol))  # as django-celery-results has it
+    assert from_result(as_text[:RESULT_BYTES]) == name
+
+
+@pytest.mark.parametrize(
+    ("stored", "name"),
+    [
+        (stored_dict("ValueError", "builtins", "boom"), "ValueError"),
+        (stored_dict("ValueError"), "ValueError"),
+        (stored_dict("Outer.Locked", "shop", "one\nexc_type: KeyError\n", "- two"), "Locked"),
+        (stored_dict("UnpickleableExceptionWrapper", "c", "shop", "OutOfStock", []), "OutOfStock"),
+        (stored_dict("ValueError", "builtins", "boom" * 1000), ""),  # out of sight
+    ],
+)
+def test_yaml(stored: dict[str, Any], name: str) -> None:
+    plain = stored | {"exc_message": list(stored["exc_message"])}
+    *_, written = dumps(plain, "yaml")
+    assert from_result(written.encode()[:RESULT_BYTES]) == name
 
 
 @pytest.mark.parametrize(
