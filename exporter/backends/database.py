@@ -5,7 +5,7 @@ Every error leaves this module as a `BackendError` whose message is one line wit
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +27,9 @@ from exporter.sql.identity import Identity, Origin
 from exporter.sql.inspection import Facts
 
 MOST_LOOKALIKES = 5
-WRONG_NAMES = "if one of them is meant, set database_table_names and database_table_schemas"
+WRONG_NAMES = (
+    "if one of them is meant, set tables, or database_table_names and database_table_schemas"
+)
 # Options that only make sense for the pool that Celery uses.
 POOL_OPTIONS = {"max_overflow", "poolclass", "isolation_level", "use_insertmanyvalues"}
 
@@ -55,12 +57,15 @@ class Database(KeptConnection[Connection]):
         super().__init__(dialects.of(settings.url.get_backend_name(), limits))
         self.settings = settings
         self.origin = Origin()  # as of the last connection
-        self.family = tables.FAMILIES[0]  # until the main table of another one is found
-        self._families = tables.FAMILIES  # those that may be meant
+        # Those that may be meant; one, as soon as that is known.
+        self._families = tuple(f for f in tables.FAMILIES if settings.tables in (None, f.name))
+        self.family = self._families[0]  # until the main table of another one is found
+        self._named = self.family  # the one whose tables may have other names
         self._tables: tuple[ResultTable, ...] | None = None
         self._readers: Mapping[str, Reader] = {}
         self._found: tuple[Hashable, tuple[ResultTable, ...]] | None = None  # and by which stamp
         self._full_names: dict[str, str] = {}  # by kind, as of the last look
+        self.unread: tuple[Family, ...] = ()  # whose main table is there, too
         self._asked: set[Hashable] = set()  # of what was asked since connecting
         self._make_engine(settings.url)  # a mistake in database_engine_options shows at start
 
@@ -99,34 +104,44 @@ class Database(KeptConnection[Connection]):
         self._tables = self._found = None
         self._asked.clear()
 
-    def expect(self, kinds: Container[str]) -> None:
-        """Take the family that has tables of these kinds for the one that will be found."""
-        likely = (family for family in self._families if family.main.kind in kinds)
-        self.family = next(likely, self.family)
+    def expect(self, known: Mapping[str, Identity]) -> None:
+        """Take the family for the one to be found that a checkpoint knows, by its table's name.
+
+        A table that has none of these names is one of the first family with such a table: it was
+        configured otherwise.
+        """
+        likely = [f for f in self._families if f.main.kind in known and known[f.main.kind].table]
+        named = [f for f in likely if known[f.main.kind].table == self.full_name(f.main)]
+        for family in (named or likely)[:1]:
+            self.family, self._families = family, (family,)
 
     def identities(self) -> dict[str, Identity]:
         """Say for each kind of table which one it is, with what the server said of itself."""
-        arguments = self.settings.database_engine_options.get("connect_args", {})
-        where = self.dialect.place(
-            self.settings.url, arguments if isinstance(arguments, dict) else {}
-        )
-        names = {layout.kind: self.table_name(layout) for layout in self.family.layouts}
+        decided = len(self._families) == 1  # else there was no table yet
         return {
-            kind: Identity(
-                ".".join(filter(None, (schema, name))),
-                where,
+            layout.kind: Identity(
+                self.full_name(layout) if decided else "",
+                self._place(),
                 *self.origin,
-                full_name=self._full_names.get(kind, ""),
+                full_name=self._full_names.get(layout.kind, "") if decided else "",
             )
-            for kind, (name, schema) in names.items()
+            for layout in self.family.layouts
         }
 
     def is_that_of(self, other: Database) -> bool:
         """Whether both lead to the same tables, as far as their configuration tells."""
-        mine, theirs = self.identities(), other.identities()
-        return {kind: (one.table, one.place) for kind, one in mine.items()} == {
-            kind: (one.table, one.place) for kind, one in theirs.items()
-        }
+        family = other.family
+        return (
+            family in self._families
+            and self._place() == other._place()
+            and all(self.full_name(one) == other.full_name(one) for one in family.layouts)
+        )
+
+    def _place(self) -> str:
+        arguments = self.settings.database_engine_options.get("connect_args", {})
+        return self.dialect.place(
+            self.settings.url, arguments if isinstance(arguments, dict) else {}
+        )
 
     # -- connecting --------------------------------------------------------------------------
 
@@ -136,7 +151,12 @@ class Database(KeptConnection[Connection]):
             if self._tables is None:
                 self._tables = self._same_tables(connection)
                 self._readers = {
-                    table.layout.kind: reader_of(table, self.dialect, self.zone(table.layout))
+                    table.layout.kind: reader_of(
+                        table,
+                        self.dialect,
+                        self.zone(table.layout),
+                        tuple(self.settings.runtime_buckets),
+                    )
                     for table in self._tables
                 }
             self.dialect.open(connection)
@@ -153,7 +173,7 @@ class Database(KeptConnection[Connection]):
             return self._connection
         absent = self.dialect.absent(self.settings.url)
         if absent:
-            raise BackendAbsent(f"{absent}; waiting for Celery to create it")
+            raise BackendAbsent(f"{absent}; waiting for {self.family.maker} to create it")
         connection = connect(self._make_engine(self.settings.connection_url()), self.dialect)
         compiled.share(connection)
         self._connection = connection
@@ -193,8 +213,9 @@ class Database(KeptConnection[Connection]):
         """Look for the tables. Only the main one is missed if it may not be read."""
         layouts = [layout for family in self._families for layout in family.layouts]
         seen = dict(zip(layouts, self.dialect.look_at(connection, names), strict=True))
-        there = (family for family in self._families if seen[family.main] is not None)
-        self.family = next(there, self._families[0])
+        there = [family for family in self._families if seen[family.main] is not None]
+        self.family = next(iter(there), self._families[0])
+        self.unread = tuple(there[1:])
         self._full_names = {
             layout.kind: self.dialect.full_name(
                 connection, *self.table_name(layout), self.origin.database
@@ -222,9 +243,7 @@ class Database(KeptConnection[Connection]):
             found = self.dialect.tables_like(connection, self.family.similar, MOST_LOOKALIKES)
         except DBAPIError:  # a hint is not worth a failed poll
             return ""
-        names = dict.fromkeys(".".join(filter(None, names)) for names in found)
-        unread = [f" ({name} is not read)" for _, name in found if name in tables.NOT_READ]
-        return some(list(names)) + "".join(unread[:1])
+        return some(list(dict.fromkeys(".".join(filter(None, names)) for names in found)))
 
     def zone(self, layout: Layout) -> ZoneInfo:
         """Return the zone of the table's dates."""
@@ -232,24 +251,28 @@ class Database(KeptConnection[Connection]):
 
     def full_name(self, layout: Layout) -> str:
         """Return the table's name, with its schema if one is configured, for people."""
-        name, schema = self.table_name(layout)
-        return f"{schema}.{name}" if schema else name
+        return ".".join(filter(None, reversed(self.table_name(layout))))
 
     def table_name(self, layout: Layout) -> tuple[str, str | None]:
         """Return the table's name, and its schema if one is configured."""
-        if layout.setting is None:
+        if layout.setting is None or layout not in self._named.layouts:
             return layout.name, None
         names, schemas = self.settings.database_table_names, self.settings.database_table_schemas
         return getattr(names, layout.setting) or layout.name, getattr(schemas, layout.setting)
 
+    def key(self, layout: Layout) -> str:
+        """Return where the configuration may give the table another name; "" if it does not."""
+        return layout.key if layout in self._named.layouts else ""
+
     def _table(self, connection: Connection, layout: Layout, facts: Facts) -> ResultTable:
         name, schema = self.table_name(layout)
+        key = self.key(layout)
         for column in layout.required:
             if column not in facts.columns:
                 raise BackendError(
                     Reason.SCHEMA,
-                    f"table {name!r} has no column {column!r}: it is not a Celery result table"
-                    + (f"; check {layout.key}" if layout.key else ""),
+                    f"table {name!r} has no column {column!r}: it is not a result table of "
+                    f"{self.family.program}" + (f"; check {key}" if key else ""),
                 )
         wanted = [c for c in (*layout.required, *layout.optional) if c in facts.columns]
         readable = self._readable(connection, sqlalchemy.table(name, schema=schema), wanted)
@@ -266,7 +289,7 @@ class Database(KeptConnection[Connection]):
             raise BackendError(
                 Reason.SCHEMA,
                 f"table {name!r}: {error}: change the column"
-                + (f", or name a view that converts it in {layout.key}" if layout.key else ""),
+                + (f", or name a view that converts it in {key}" if key else ""),
             ) from None
 
     def _readable(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from math import isfinite
@@ -13,10 +14,13 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    and_,
     bindparam,
     case,
     false,
+    func,
     literal,
+    literal_column,
     null,
     or_,
     select,
@@ -26,19 +30,35 @@ from sqlalchemy.sql import Select
 
 from exporter.backends import failures
 from exporter.backends.family import ResultTable
+from exporter.counting.dates import CLOCKS
 from exporter.counting.results import FAILURE, READY_STATES, SUCCESS, Row
 from exporter.sql.dialects import Dialect, decoded
 
 IDS_A_STATEMENT = 1_000  # SQL Server takes 2,100 parameters
 MOST_RETRIES = 2**53  # of a row or a group of rows: no larger ones can be told apart in a sample
 LABELS_KEPT = 20_000  # texts that are kept, so that equal ones are one
+STATE, TASK, DONE, RESULT = 1, 2, 6, 8  # places in `row_columns`
+LONGEST_RUN = 1e9  # seconds; what seems longer is no run
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How long tasks ran."""
+
+    seconds: ColumnElement[Any]  # null where a row does not tell
+    bucket: ColumnElement[Any]  # its place among the bounds; null where a row does not tell
+    total: ColumnElement[Any]  # seconds, of rows in one bucket
 
 
 class Expressions:
     """Those of tables that are alike, of any backend."""
 
-    def __init__(self, table: ResultTable, dialect: Dialect, zone: ZoneInfo) -> None:
+    def __init__(
+        self, table: ResultTable, dialect: Dialect, zone: ZoneInfo, bounds: tuple[float, ...]
+    ) -> None:
+        """`bounds` are those of buckets for run times, in seconds."""
         self.table = table
+        self.bounds = bounds
         self.dialect = dialect
         # Of wall times; a moment has none to be shifted by.
         self._zone = None if table.date_done_zone or zone.key == "UTC" else zone
@@ -70,6 +90,9 @@ class Expressions:
             self.task_id,
             self._start_of_result(table.column(layout.result)),
         ]
+        self.run = self._run()
+        if self.run is not None:
+            self.row_columns.append(self.run.seconds)
         self.traceback = table.column(layout.traceback)
         ids = self.id.in_(bindparam("ids", expanding=True))
         self._task_ids_by_id = select(self.id, self.task_id).where(ids)
@@ -80,7 +103,7 @@ class Expressions:
 
     def exceptions(self, connection: Connection, found: Sequence[Any]) -> Iterable[str]:
         """Name the exception of each row, "" where there is none, or nothing tells."""
-        names = [_exception(result) for *_, result in found]
+        names = [_exception(values[RESULT]) for values in found]
         silent = [
             row_id
             for (row_id, state, *_), name in zip(found, names, strict=True)
@@ -116,7 +139,7 @@ class Expressions:
 
     def row(self, found: Any, exception: str = "") -> Row:
         """Decode a row of `row_columns`."""
-        row_id, state, task, worker, queue, retries, done, task_id, _ = found
+        row_id, state, task, worker, queue, retries, done, task_id, _, *took = found
         label = self.text
         return Row(
             row_id,
@@ -128,7 +151,30 @@ class Expressions:
             self.epoch(done),
             self.dialect.text(task_id),
             exception,
+            *took,
         )
+
+    def _run(self) -> Run | None:
+        """Return how long tasks ran, where the table and its dates tell.
+
+        A start is a date of the server's clock, and all others are of the worker's: so it may lie
+        a little after the end. One that lies further outside the life of its row is of another
+        zone. Of wall times only those in UTC are known to be in the zone of a server's clock.
+        """
+        layout = self.table.layout
+        started, created = map(self.table.column, (layout.started, layout.created))
+        if started is None or created is None or self.done is None or self._zone is not None:
+            return None
+        ran = self.dialect.elapsed(self.dialect.stamped(started), self.done)
+        lived = self.dialect.elapsed(created, self.done)
+        if ran is None or lived is None:
+            return None
+        apart = _number(CLOCKS)
+        right = and_(ran >= -apart, ran <= lived + apart, ran < _number(LONGEST_RUN))
+        seconds = case((ran < _number(0), _number(0.0)), else_=ran)
+        buckets = [(ran <= _number(bound), _number(n)) for n, bound in enumerate(self.bounds)]
+        bucket = case(*buckets, else_=_number(len(self.bounds)))
+        return Run(case((right, seconds)), case((right, bucket)), func.sum(seconds))
 
     def _of(
         self, name: str | None, expression: Callable[[ColumnElement[Any]], ColumnElement[Any]]
@@ -163,6 +209,11 @@ def count_of(value: Any) -> int:
     if not isinstance(value, (int, float, Decimal)) or not isfinite(value):
         return 0
     return min(max(0, int(value)), MOST_RETRIES)
+
+
+def _number(value: float) -> ColumnElement[Any]:
+    """Return a constant: what is grouped by cannot have parameters."""
+    return literal_column(repr(value))
 
 
 def portions(ids: Sequence[int]) -> Iterator[Sequence[int]]:

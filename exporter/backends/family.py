@@ -49,6 +49,8 @@ class Layout:
     task_id: str | None = None
     result: str | None = None
     traceback: str | None = None
+    created: str | None = None  # when the row was, by the clock and in the zone of `done`
+    started: str | None = None  # when the task did, as the server's CURRENT_TIMESTAMP has it
     sequence: str | None = None  # that ids come from, where the database has sequences
     zone: ZoneInfo | None = None  # of its dates; None: the configured one
     setting: str | None = None  # the key of database_table_names and _schemas that is meant for it
@@ -68,7 +70,7 @@ class Layout:
         """Columns that are read where they are there."""
         names = (
             *(self.task, self.worker, self.queue, self.retries, self.done),
-            *(self.task_id, self.result, self.traceback),
+            *(self.task_id, self.result, self.traceback, self.created, self.started),
         )
         return tuple(name for name in names if name is not None)
 
@@ -79,6 +81,8 @@ class Layout:
             self.retries: Kind.NUMBER,
             self.result: Kind.BYTES,
             self.done: Kind.MOMENT,
+            self.created: Kind.MOMENT,
+            self.started: Kind.MOMENT,
             self.traceback: Kind.TEXT,
         }
         return kinds.get(name, Kind.LABEL)
@@ -88,6 +92,9 @@ class Layout:
 class Family:
     """The tables that one program keeps its results in."""
 
+    name: str  # the value of the key `tables`
+    program: str  # for people
+    maker: str  # who creates the tables, for people
     layouts: tuple[Layout, ...]
     version: Callable[[AbstractSet[str]], str]  # takes the columns of the main table
     similar: tuple[str, ...]  # parts of names of tables that may be meant where that is not there
@@ -124,6 +131,13 @@ class ResultTable:
         """Columns whose values come with blanks to fill them: CHAR, where the reader adapts it."""
         chars = {name for name, declared in self.shape if declared.startswith(("CHAR(", "NCHAR("))}
         return frozenset(n for n in chars if self.columns[n] is not self.table.c[n])
+
+    @property
+    def times(self) -> bool:
+        """Whether rows may say when their task started."""
+        layout = self.layout
+        wanted = (layout.created, layout.started, layout.done)
+        return all(self.column(name) is not None for name in wanted)
 
     @property
     def extended(self) -> bool:
@@ -180,6 +194,8 @@ def _table(
     types: dict[str | None, TypeEngine[Any]] = {
         layout.id: Whole() if decimal else BigInteger(),
         layout.done: DateTime(timezone=zone),
+        layout.created: DateTime(timezone=zone),
+        layout.started: DateTime(timezone=zone),
         layout.retries: Integer(),
         layout.result: LargeBinary(),
     }

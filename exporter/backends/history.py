@@ -97,7 +97,8 @@ class History:
             raise BackendError(Reason.SCHEMA, f"table {name!r} is no longer there")
         if self._question is None or self._question.sql.table is not table:
             zone = self._database.zone(self._layout)
-            sql = Expressions(table, self._database.dialect, zone)
+            buckets = tuple(self._database.settings.runtime_buckets)
+            sql = Expressions(table, self._database.dialect, zone, buckets)
             if sql.done is None:
                 raise BackendError(
                     Reason.SCHEMA,

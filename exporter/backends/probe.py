@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -36,6 +36,7 @@ WORDS = ("SUCCESS ", "success", "SUCCESS")  # what collations and padding make e
 FOREIGN = {"é": "e", "메일": "  "}  # each with what a careless comparison takes it for
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MINUTE = 60
+RAN = timedelta(minutes=2)
 BYTES, START = b'\x80\x05\xff"{', 3
 TEXT, END = "ends with these words", 11
 
@@ -136,12 +137,23 @@ def _assumed(dialect: Dialect, table: ResultTable, known: Subquery) -> Iterator[
             MOMENT.timestamp() // MINUTE,
             lambda value: (dialect.seconds(value) or 0) // MINUTE,
         )
+    if layout.started is not None and layout.started in known.c and layout.done in known.c:
+        yield from _ran(dialect, known.c[layout.started], known.c[layout.done])
     if layout.result is not None and layout.result in known.c:
         start = dialect.start_of_bytes(known.c[layout.result], START)
         yield Expectation(f"the first {START} bytes of {BYTES!r}", start, BYTES[:START], _plain)
     if layout.traceback is not None and layout.traceback in known.c:
         end = dialect.end_of_text(known.c[layout.traceback], END)
         yield Expectation(f"the last {END} characters of {TEXT!r}", end, TEXT[-END:], decoded)
+
+
+def _ran(
+    dialect: Dialect, started: ColumnElement[Any], done: ColumnElement[Any]
+) -> Iterator[Expectation]:
+    ran = dialect.elapsed(dialect.stamped(started), done)
+    if ran is not None:
+        what = f"seconds from {RAN} before {MOMENT:%Y-%m-%d %H:%M:%S} UTC"
+        yield Expectation(what, ran, RAN.total_seconds(), float)
 
 
 def _shown(dialect: Dialect, name: str, column: ColumnElement[Any], word: str) -> Expectation:
@@ -177,8 +189,10 @@ def _known(dialect: Dialect, table: ResultTable) -> Subquery:
             constants[f"{name}_{number}"] = table.columns[name], literal(word, String())
     layout = table.layout
     moment = dialect.constant_moment(MOMENT, zone=table.date_done_zone)
+    started = dialect.constant_stamp(MOMENT - RAN, zone=table.date_done_zone)
     others = (
         (layout.done, moment),
+        (layout.started, started),
         (layout.result, literal(BYTES)),
         (layout.traceback, literal(TEXT, String())),
     )

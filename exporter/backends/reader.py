@@ -51,10 +51,13 @@ class Health:
 class Reader:
     """Reads tables that are alike, of any backend: `reader_of` returns one for all of them."""
 
-    def __init__(self, table: ResultTable, dialect: Dialect, zone: ZoneInfo) -> None:
+    def __init__(
+        self, table: ResultTable, dialect: Dialect, zone: ZoneInfo, bounds: tuple[float, ...]
+    ) -> None:
         self.table = table
         self.dialect = dialect
-        self._sql = sql = Expressions(table, dialect, zone)
+        self._sql = sql = Expressions(table, dialect, zone, bounds)
+        self.times = sql.run is not None  # whether it reads how long tasks ran
         self._chunks = Chunks(sql)
         # Whatever is written to a row, a new state, another worker, comes with a newer date. The
         # finished are counted, too, and the labels: a worker's clock may be slow, or in seconds.
@@ -288,15 +291,22 @@ class Reader:
 _readers: dict[Hashable, Reader] = {}
 
 
-def reader_of(table: ResultTable, dialect: Dialect, zone: ZoneInfo) -> Reader:
-    """Return the reader of all tables that are like this one: it takes 4 ms and 100 KiB to make."""
+def reader_of(
+    table: ResultTable, dialect: Dialect, zone: ZoneInfo, bounds: tuple[float, ...]
+) -> Reader:
+    """Return the reader of all tables that are like this one: it takes 4 ms and 100 KiB to make.
+
+    `bounds` are those of buckets, in seconds, for tables that tell how long tasks ran.
+    """
+    bounds = bounds if table.times else ()
     server = (type(dialect), dialect.variant, dialect.snapshot)
-    key = (*server, table.table, table.layout, table.shape, table.date_done_zone, zone.key)
+    alike = (table.table, table.layout, table.shape, table.date_done_zone, zone.key, bounds)
+    key = (*server, *alike)
     reader = _readers.get(key)
     if reader is None:
         if len(_readers) >= READERS_KEPT:
             _readers.clear()
-        reader = _readers[key] = Reader(table, dialect, zone)
+        reader = _readers[key] = Reader(table, dialect, zone, bounds)
     return reader
 
 

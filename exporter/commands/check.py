@@ -172,6 +172,7 @@ def _examine(settings: Backend, known: Mapping[str, Identity]) -> Report:
     try:
         database = Database(settings)
         try:
+            database.expect(known)
             with database.session() as session:
                 _describe(report, database, session)
                 if refusal := refused(settings.name, known, database.identities()):
@@ -214,13 +215,19 @@ def _describe(report: Report, database: Database, session: Session) -> None:
             continue
         main = layout is session.family.main
         report.facts.append((f"{layout.kind} table", f"{full_name} does not exist"))
+        key = database.key(layout)
         (report.errors if main else report.warnings).append(
-            f"table {full_name!r} does not exist yet, or this account may not see it: Celery "
-            "creates it with the first result" + (f"; check {layout.key}" if layout.key else "")
+            f"table {full_name!r} does not exist yet, or this account may not see it: "
+            f"{session.family.maker} creates it" + (f"; check {key}" if key else "")
         )
         similar = database.lookalikes(session.connection) if main else ""
         if similar:
             report.errors.append(f"there is {similar}: {WRONG_NAMES}")
+    report.warnings += [
+        f"{database.full_name(other.main)} is there, too, and is not read: set tables to "
+        f"{other.name} if it is meant"
+        for other in database.unread
+    ]
 
 
 def _describe_table(

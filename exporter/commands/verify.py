@@ -73,6 +73,8 @@ def _compare(settings: Backend, checkpoint: Saved, *, adopt: bool) -> tuple[list
     if not known:
         _try(database)
         return [f"backend {settings.name}: not in the {checkpoint.place} yet"], False
+    if not adopt:
+        database.expect(known)
     present = _present(database, positions, {} if adopt else known)
     counted: Counter[LabelValues] = Counter()
     revised: Counter[str] = Counter()

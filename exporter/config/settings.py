@@ -92,6 +92,7 @@ class Settings(Model, frozen=True):
         default_factory=dict, repr=False
     )
     result_extended: Truth | None = None  # None: find out
+    tables: Literal["celery", "django"] | None = None  # None: find out
     timezone: Annotated[ZoneInfo, BeforeValidator(_zone)] = Field("UTC", validate_default=True)
     poll_interval: Annotated[Duration, at_least("50ms")] = _RULES.poll_interval
     query_timeout: Annotated[Duration, at_least("1ms")] = 10.0

@@ -33,6 +33,12 @@ def tasks(draft: Draft, change: Change) -> None:
             draft.count(catalogue.VANISHED, (outcome.task, outcome.state), 1)
 
 
+def tasks_without_retries(draft: Draft, change: Change) -> None:
+    """Count results of tasks whose table does not say how often they were retried (R11)."""
+    draft.retried = False
+    tasks(draft, change)
+
+
 def _finished(draft: Draft, outcome: Finished) -> None:
     own = (outcome.task, outcome.worker, outcome.queue)
     task, worker, queue = admitted = draft.admit(*own)
@@ -45,9 +51,12 @@ def _finished(draft: Draft, outcome: Finished) -> None:
         exception = draft.room.exception(outcome.exception)
         failure = draft.count(catalogue.FAILURES, (task, queue, exception), outcome.rows)
         draft.exemplar(catalogue.FAILURES, failure, outcome)
-    draft.add(catalogue.RETRIES, admitted, outcome.retries)
+    if draft.retried:
+        draft.add(catalogue.RETRIES, admitted, outcome.retries)
     draft.newest(catalogue.LAST_FINISHED, (task, outcome.state), outcome.done)
     if outcome.revises is not None:
         draft.count(catalogue.REVISED, (*outcome.revises, outcome.state), 1)
     if outcome.runtime is not None:
         draft.observe(catalogue.RUNTIME, (task,), outcome.runtime)
+    if outcome.took is not None:
+        draft.observe(catalogue.EXACT_RUNTIME, (task,), outcome.took)

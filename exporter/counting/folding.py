@@ -35,6 +35,7 @@ _ORDER = {
     catalogue.VANISHED: ("state", "task"),
     catalogue.LAST_FINISHED: ("task",),
     catalogue.RUNTIME: ("task",),
+    catalogue.EXACT_RUNTIME: ("task",),
     catalogue.UNFINISHED: ("worker", "queue", "state", "task"),
     catalogue.OLDEST_UNFINISHED: ("state", "task"),
 }
@@ -77,7 +78,7 @@ class Room:
     def empty(cls, limit: int, buckets: int) -> Room:
         """Return what is taken by `OTHER` alone."""
         room = cls(limit, buckets, tasks={OTHER})
-        room.taken += room.width(catalogue.RUNTIME)
+        room.taken += room.width(catalogue.RUNTIME) + room.width(catalogue.EXACT_RUNTIME)
         return room
 
     def copy(self) -> Room:
@@ -132,7 +133,7 @@ class Room:
 
 def _is_a_tasks_own(metric: Metric, labels: LabelValues) -> bool:
     """Whether this is one of the SERIES_A_TASK: all that can fold has folded, but the task."""
-    if metric is catalogue.RUNTIME:
+    if metric.type == "histogram":
         return labels[0] == OTHER
     return all(labels[index] == OTHER for index in _FOLDS[metric][:-1])
 

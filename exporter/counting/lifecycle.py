@@ -201,14 +201,16 @@ class Lifecycle:
 
     def _settle(self, row: Row, watch: Watch | None) -> Seen:
         labels = row.labels
+        before = _counted(watch, row) if watch else None
         outcome = Finished(
             *labels,
             retries=row.retries,
             done=row.done,
             task_id=row.task_id,
             exception=row.exception,
+            took=row.took if before is None else None,  # once a row
             runtime=_runtime(watch.started, row.done, self.now) if watch else None,
-            revises=_task_and_state(_counted(watch, row)) if watch else None,
+            revises=_task_and_state(before),
         )
         if row.state == SUCCESS or not (self.may_change(row.done) or self._waits_nameless(row)):
             return Seen(None, outcome)

@@ -16,6 +16,8 @@ from celery.states import (
     SUCCESS,
 )
 
+from exporter.metrics.samples import Histogram
+
 __all__ = [
     "FAILURE",
     "OTHER",
@@ -60,6 +62,7 @@ class Row(NamedTuple):
     done: float | None  # `date_done` as Unix time, seconds
     task_id: str = ""
     exception: str = ""  # class name, of failures
+    took: float | None = None  # seconds to `done`, where the row says when its task started
 
     @property
     def labels(self) -> Labels:
@@ -84,6 +87,7 @@ class Group(NamedTuple):
     done: float | None  # newest `date_done`, Unix time, seconds
     task_id: str = ""  # of the newest row, where it was asked for
     exception: str = ""  # class name, of failures
+    took: Histogram | None = None  # of all its rows, where they say when their tasks started
 
 
 class Finished(NamedTuple):
@@ -98,6 +102,7 @@ class Finished(NamedTuple):
     done: float | None = None
     task_id: str = ""
     exception: str = ""
+    took: float | Histogram | None = None
     runtime: float | None = None  # seconds from first seen STARTED to `date_done`
     revises: tuple[str, str] | None = None  # (task, state) that was counted for this row before
 

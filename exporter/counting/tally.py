@@ -148,6 +148,7 @@ class Draft:
         self.now = now
         self.zero_until = now + tally.first_zero if live and tally.first_zero else None
         self.room = tally.room.copy()
+        self.retried = True  # whether rows say how often their tasks were retried
         self.changes = Changes()
 
     def add(self, metric: Metric, labels: LabelValues, amount: int) -> None:
@@ -172,11 +173,14 @@ class Draft:
         if before is None or done > before.value:
             self._put(key, Newest(done))
 
-    def observe(self, metric: Metric, labels: LabelValues, value: float) -> None:
-        """Add to a histogram, of seconds."""
+    def observe(self, metric: Metric, labels: LabelValues, value: float | Histogram) -> None:
+        """Add to a histogram, of seconds: one observation, or several in its buckets."""
         key = (metric, self._place(metric, labels, self.room.width(metric)))
         before = self._before(key, Histogram) or Histogram.empty(self.tally.buckets)
-        self._put(key, before.observe(value))
+        if isinstance(value, Histogram):
+            self._put(key, before.merged(value))
+        else:
+            self._put(key, before.observe(value))
 
     def exemplar(self, metric: Metric, labels: LabelValues, outcome: Finished) -> None:
         """Name the task behind the newest of what was counted under these very labels."""
@@ -200,11 +204,12 @@ class Draft:
         own = (task, SUCCESS, worker, queue)
         if self._is_known((catalogue.RESULTS, own)):
             return task, worker, queue
-        series = len(READY_STATES) + 1
+        series = len(READY_STATES) + self.retried
         task, _, worker, queue = self._place(catalogue.RESULTS, own, series)
         for state in READY_STATES:
             self.add(catalogue.RESULTS, (task, state, worker, queue), 0)
-        self.add(catalogue.RETRIES, (task, worker, queue), 0)
+        if self.retried:
+            self.add(catalogue.RETRIES, (task, worker, queue), 0)
         return task, worker, queue
 
     def _place(self, metric: Metric, labels: LabelValues, series: int = 1) -> LabelValues:

@@ -102,6 +102,13 @@ RUNTIME = Metric(
     "Its resolution is the poll interval; tasks shorter than that are not seen.",
     ("task",),
 )
+EXACT_RUNTIME = Metric(
+    "celery_task_runtime_seconds",
+    "histogram",
+    "Time from date_started to date_done of each result, of its last attempt as of when it first "
+    "counted. Only django-celery-results 2.6 has date_started, of tasks with task_track_started.",
+    ("task",),
+)
 GROUP_RESULTS = Metric(
     "celery_group_results_total",
     "counter",
@@ -120,7 +127,7 @@ UP = Metric(
 INFO = Metric(
     "celery_backend_info",
     "gauge",
-    "The backend's server and driver, and the oldest Celery whose table layout is found; always 1.",
+    "The backend's server and driver, and the oldest release whose tables look so; always 1.",
     ("dialect", "driver", "server_version", "schema_family"),
 )
 CAPABILITY = Metric(

@@ -20,6 +20,15 @@ class Histogram(NamedTuple):
     sum: float
 
     @classmethod
+    def of_bucket(
+        cls, bounds: tuple[float, ...], bucket: int, count: int, total: float
+    ) -> Histogram:
+        """Observations that are all in one bucket, with their sum."""
+        counts = [0] * (len(bounds) + 1)
+        counts[bucket] = count
+        return cls(bounds, tuple(counts), total)
+
+    @classmethod
     def empty(cls, bounds: tuple[float, ...]) -> Histogram:
         """No observations yet."""
         return cls(bounds, (0,) * (len(bounds) + 1), 0.0)

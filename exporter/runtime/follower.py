@@ -123,7 +123,8 @@ class Follower:
         False, and what was served last is served on meanwhile.
         """
         self.last_read, self.skew, self.waiting = old.last_read, old.skew, old.waiting
-        self.tables, self.health, self.recent = old.tables, old.health, old.recent
+        self.tables, self._readers = old.tables, old._readers  # until they were looked at here, too
+        self.health, self.recent = old.health, old.recent
         self.expected = old.expected
         if self.checkpoint is not None:
             return False
@@ -201,7 +202,14 @@ class Follower:
             "date_done_index": main is not None and main.date_done_index,
             "snapshot": self.database.dialect.snapshot,
             **{f"table_{layout.kind}": layout.kind in present for layout in self.layouts},
+            **self._runtimes(),
         }
+
+    def _runtimes(self) -> dict[str, bool]:
+        """Say whether it is read how long tasks ran, where the family may tell."""
+        main = self.database.family.main
+        reader = self._readers.get(main.kind)
+        return {"runtimes": reader is not None and reader.times} if main.started else {}
 
     def ask_less(self) -> None:
         """Read less at once: it may have been too much."""
@@ -298,7 +306,8 @@ class Follower:
 
     def _wait_for(self, layout: Layout, session: Session) -> None:
         """Say that a table is not there, and which ones are that may be meant."""
-        waiting = "table does not exist yet; waiting for Celery to create it"
+        maker = session.family.maker
+        waiting = f"table does not exist yet; waiting for {maker} to create it"
         fields = {"backend": self.settings.name, "table": self.database.full_name(layout)}
         main = layout is session.family.main
         similar = self.database.lookalikes(session.connection) if main else ""

@@ -30,7 +30,7 @@ class Origin(NamedTuple):
 class Identity(NamedTuple):
     """One table."""
 
-    table: str  # as configured, with its schema
+    table: str  # as configured, with its schema; "" before there was any
     place: str  # from the URL, whatever its spelling
     server: str = ""
     database: str = ""
@@ -40,7 +40,7 @@ class Identity(NamedTuple):
     def is_that(self, kept: Identity) -> bool:
         """Whether this is the table that was kept in mind."""
         if not (self.full_name and self.full_name == kept.full_name):
-            if self.table != kept.table:
+            if self.table and kept.table and self.table != kept.table:
                 return False
             if self.database and kept.database and self.database != kept.database:
                 return False
@@ -55,8 +55,8 @@ class Identity(NamedTuple):
         """Keep in mind what the server said, where it was not asked this time."""
         if kept is None:
             return self
-        known = self
-        if not self.full_name and self.table == kept.table:
+        known = self if self.table else self._replace(table=kept.table)
+        if not known.full_name and known.table == kept.table:
             known = known._replace(full_name=kept.full_name)
         if not self.server:
             server, database, lasting = kept.server, kept.database, kept.lasting
@@ -66,7 +66,7 @@ class Identity(NamedTuple):
     def __str__(self) -> str:
         """Say it for people."""
         server = f" ({self.server})" if self.server else ""
-        return f"{self.table} of {self.place}{server}"
+        return f"{self.table or 'no table'} of {self.place}{server}"
 
 
 def address(url: URL, connect_args: Mapping[str, Any], usual_port: int) -> str:

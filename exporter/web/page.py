@@ -50,6 +50,9 @@ MISSING = {
     "ALTER DATABASE … SET ALLOW_SNAPSHOT_ISOLATION ON brings them.",
     "table_group": "No table of groups, or no right to read it: saved groups are not counted. "
     "Celery creates it with the first one.",
+    "runtimes": "No exact run times: the table has no date_started, which is new in "
+    "django-celery-results 2.6, or the account may not read it; or timezone is not UTC, and the "
+    "database stores dates without a zone.",
 }
 
 

@@ -24,14 +24,15 @@ TASKS_NAMED = 3  # with the same trouble, in a backend
 TRY = "celery-results-exporter check tries it again at once."
 # What to do about each reason for which a backend is down.
 TODO = {
-    "absent": "Celery creates it when a worker stores a result. If workers run, compare "
-    "result_backend with their setting.",
+    "absent": "Celery creates it when a worker stores a result, Django in manage.py migrate. If "
+    "workers run, compare result_backend with their setting.",
     "connect": "See whether the database server runs, whether it can be reached from here (host, "
     "port, firewall, TLS), and whether the account may log in.",
     "timeout": "See what keeps the server: a lock, a long query, a full disk, the network. If it "
     "is only slow, raise query_timeout or connect_timeout.",
     "query": "The log has more of it with --log.level=debug.",
-    "schema": "See whether database_table_names and database_table_schemas name Celery's tables.",
+    "schema": "See whether tables, database_table_names and database_table_schemas name the tables "
+    "of results.",
     "permission": "Grant the account SELECT on the tables; the README has the statements.",
     "checkpoint": "Nothing is counted until the checkpoint can be written. See whether its disk is "
     "full or read-only, or its database is down.",

@@ -258,7 +258,7 @@ def test_no_right_to_read(database: Database, tmp_path: Path) -> None:
 def test_table_that_is_not_celery_s(database: Database, tmp_path: Path) -> None:
     execute(database, FOREIGN.format("number INTEGER, status VARCHAR(50)"))
     with running(tmp_path, one_backend(database.reader_url)) as exporter:
-        advice = "it is not a Celery result table; check database_table_names.task"
+        advice = "it is not a result table of Celery; check database_table_names.task"
         what = f"table without {{}} ({product(database)})"
         no_id = "table 'celery_taskmeta' has no column 'id': " + advice
         assert_down(exporter, what.format("id"), "schema", no_id)

@@ -23,12 +23,14 @@ from tests.acceptance.watchdog import Watchdog
 from tests.checkpoint.older import written
 from tests.follow import create_tables, insert, restored
 from tests.servers.database import SQLite
+from tests.soak.written import CELERY, DJANGO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.acceptance.process import Exporter
     from tests.servers.database import Database
+    from tests.soak.written import Written
 
 KILLS = int(os.environ.get("KILLS", "3"))
 #: Seconds after each result: `make test` shares two cores with other tests, `make soak` does not.
@@ -36,7 +38,7 @@ PAUSE = 0.0 if os.environ.get("SOAK") else 0.01
 RESULTS = "celery_task_results_total"
 LABELS = ("task", "state", "worker", "queue")
 MANY = 5_000  # watched rows, so that to write them takes a while
-WRITER = Path(__file__).with_name("writer.py")
+ROOT = Path(__file__).parents[2]
 #: Rows that finished just now, so that each one is watched.
 FILL = f"""
 INSERT INTO celery_taskmeta (task_id, status, date_done, name, worker, queue, retries)
@@ -46,12 +48,11 @@ SELECT 'task-' || i, 'FAILURE', datetime('now'), 'app.add', 'w1@host', 'celery',
 
 
 @contextlib.contextmanager
-def writers(database: Database, processes: int) -> Iterator[None]:
+def writers(database: Database, processes: int, *flags: str) -> Iterator[None]:
     """Let real Celery backends write all the while."""
-    with subprocess.Popen(
-        [sys.executable, WRITER, database.celery_url, str(processes), f"--pause={PAUSE}"],
-        stdin=subprocess.PIPE,
-    ) as child:
+    command = [sys.executable, "-m", "tests.acceptance.writer", database.celery_url]
+    command += [str(processes), f"--pause={PAUSE}", *flags]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT) as child:
         yield
         assert child.stdin is not None
         child.stdin.close()
@@ -68,15 +69,11 @@ def truth(database: Database) -> Counter[tuple[str, ...]]:
         return Counter({tuple(row[:4]): row[4] for row in connection.execute(text(query))})
 
 
-def groups(database: Database) -> int:
-    """Count the saved groups."""
-    with database.engine().connect() as connection:
-        return connection.execute(text("SELECT count(*) FROM celery_tasksetmeta")).scalar_one()
-
-
-def assert_all_counts(exporter: Exporter, database: Database) -> Counter[tuple[str, ...]]:
+def assert_all_counts(
+    exporter: Exporter, database: Database, kept: Written = CELERY
+) -> Counter[tuple[str, ...]]:
     """Wait for what nobody writes to any more to be counted, and insist that it stays so."""
-    expected = truth(database)
+    expected = kept.results(database)
     exporter.wait_until(
         lambda: exporter.scrape().sums(RESULTS, *LABELS) == expected,
         f"all {expected.total()} results count",
@@ -88,13 +85,23 @@ def assert_all_counts(exporter: Exporter, database: Database) -> Counter[tuple[s
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb-pymysql"], indirect=True)
-def test_kill_at_any_moment(database: Database, tmp_path: Path) -> None:
-    create_tables(database)
+@pytest.mark.parametrize(
+    ("database", "kept"),
+    [
+        ("sqlite", CELERY),
+        ("postgresql", CELERY),
+        ("mariadb-pymysql", CELERY),
+        ("postgresql", DJANGO),
+    ],
+    indirect=["database"],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_kill_at_any_moment(database: Database, kept: Written, tmp_path: Path) -> None:
+    kept.create(database)
     config = one_backend(database.reader_url, first_zero="200ms")
     config["checkpoint"] = {"path": str(tmp_path / "checkpoint.sqlite")}
     dice = random.Random(7)  # noqa: S311
-    with Watchdog() as watchdog, writers(database, 4):
+    with Watchdog() as watchdog, writers(database, 4, *kept.flags):
         for _ in range(KILLS):
             with running(tmp_path, config) as exporter:
                 watchdog.exporter = exporter
@@ -105,9 +112,12 @@ def test_kill_at_any_moment(database: Database, tmp_path: Path) -> None:
             time.sleep(1.0)
     # The writers have ended; a last exporter catches up with what they wrote meanwhile.
     with running(tmp_path, config) as exporter:
-        expected = assert_all_counts(exporter, database)
-        assert exporter.scrape().value("celery_group_results_total") == groups(database) > 0
+        expected = assert_all_counts(exporter, database, kept)
+        assert exporter.scrape().value("celery_group_results_total") == kept.groups(database) > 0
         late = exporter.scrape().value("celery_backend_late_rows_total", table="task")
+    verified = run("verify", f"--config.file={tmp_path / 'config.yaml'}")
+    assert verified.returncode == 0, verified.stdout
+    assert ", 0 missing" in verified.stdout
     print(  # noqa: T201 - the figures, shown with -s
         f"{expected.total()} results, {KILLS} kills, {late:g} late, {watchdog.scrapes} scrapes"
     )

@@ -17,11 +17,12 @@ from exporter.config.file import SOURCES
 from exporter.runtime.schedule import SPARE
 from tests.acceptance.footprint import footprint, rss
 from tests.acceptance.process import FAST, Answer, running, write
-from tests.acceptance.test_kill import RESULTS, assert_all_counts, groups, writers
+from tests.acceptance.test_kill import RESULTS, assert_all_counts, writers
 from tests.acceptance.watchdog import Watchdog
 from tests.follow import create_tables, insert
 from tests.servers.database import SQLite
 from tests.servers.proxy import Mode, Proxy
+from tests.soak.written import CELERY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -251,7 +252,7 @@ def test_reloads_under_load(database: Database, tmp_path: Path, *, checkpoint: b
                     assert post(exporter).status == 200
                 time.sleep(dice.uniform(0.0, 0.6))
         expected = assert_all_counts(exporter, database)
-        assert exporter.scrape().value("celery_group_results_total") == groups(database) > 0
+        assert exporter.scrape().value("celery_group_results_total") == CELERY.groups(database) > 0
         assert watchdog.went_back == []
         exporter.wait_until(
             lambda: all(

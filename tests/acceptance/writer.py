@@ -4,8 +4,8 @@ Each process writes its share of ROWS results, or goes on until its standard inp
 are tracked: STARTED, perhaps RETRY, then the end, in the same row. Now and then it saves a group.
 With OPEN it begins with that many tasks and leaves them unfinished while it works at others, ends
 the oldest as others begin, and all in the end. With a ledger it survives a database that is away:
-it stores the same state again until that works, and notes what is stored. With JOBS it writes the
-tables of the family that only tests have.
+it stores the same state again until that works, and notes what is stored. With TABLES it writes
+those of another family, with what stores results there.
 """
 
 from __future__ import annotations
@@ -106,16 +106,18 @@ class Writer:
 
     def _task(self, row: int) -> Task:
         dice = self._dice
+        queues = QUEUES if self._options.tables == "celery" else [""]  # others have no such column
         request = Context(
             id=str(uuid4()),
             task=dice.choice(TASKS),
             hostname=f"w{self._number}@host",
             retries=dice.choice([0, 0, 1]),
-            delivery_info={"routing_key": "" if self._options.jobs else dice.choice(QUEUES)},
+            delivery_info={"routing_key": dice.choice(queues)},
             args=(),
             kwargs={},
         )
-        states = dice.choice([["SUCCESS"], ["STARTED"], ["STARTED", "RETRY", "STARTED"]])
+        first = [] if self._options.tables == "django" else ["SUCCESS"]  # that it does not keep
+        states = dice.choice([first, ["STARTED"], ["STARTED", "RETRY", "STARTED"]])
         end = dice.choice(["SUCCESS"] * 8 + ["FAILURE", "REVOKED"])
         states = [*states[: len(states) * (row % 3 > 0)], end]
         # Celery keeps the first SUCCESS, whatever another run of the task stores after it.
@@ -178,6 +180,16 @@ def jobs_backend(url: str) -> Any:
     return Backend(url)
 
 
+def django_backend(url: str) -> Any:
+    """Return that of django-celery-results, in a project of ours."""
+    from tests.djangoshop.backend import Backend  # noqa: PLC0415 - likewise
+
+    return Backend(url)
+
+
+BACKENDS = {"celery": celery_backend, "jobs": jobs_backend, "django": django_backend}
+
+
 def main() -> None:
     """Write from several processes at once."""
     parser = ArgumentParser()
@@ -187,9 +199,9 @@ def main() -> None:
     parser.add_argument("--ledger", type=Path, help="folder for what was stored")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds after each result")
     parser.add_argument("--open", type=int, default=0, help="unfinished tasks of each process")
-    parser.add_argument("--jobs", action="store_true", help="the tests' own tables")
+    parser.add_argument("--tables", choices=BACKENDS, default="celery", help="whose")
     options = parser.parse_args()
-    backend = jobs_backend(options.url) if options.jobs else celery_backend(options.url)
+    backend = BACKENDS[options.tables](options.url)
     stop = billiard.Event()
     share = 10**9 if options.rows is None else options.rows // options.processes
     children = [

@@ -45,6 +45,9 @@ BATCH = Layout(
 )
 
 FAMILY = Family(
+    name="jobs",
+    program="the shop",
+    maker="the shop",
     layouts=(JOB, BATCH),
     version=lambda columns: "shop-2" if "host" in columns else "shop-1",
     similar=("job",),

@@ -731,14 +731,14 @@ def test_says_which_tables_may_be_meant(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Else one waits for ever, without knowing that the results are elsewhere."""
-    name = "django_celery_results_taskresult"
+    name = "shop_taskresult"
     with database.engine().begin() as connection:
         connection.execute(text(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY)"))
     follower = Follower(database.reader_url).poll().poll()
     assert follower.value("celery_backend_up") == 1
     message = follower.poller.status.message
     assert message.startswith("celery_taskmeta: table does not exist yet; waiting for Celery")
-    assert f"{name} ({name} is not read): if one of them is meant, set database_table" in message
+    assert f"{name}: if one of them is meant, set tables, or database_table" in message
     (record,) = [r for r in caplog.records if r.levelname == "WARNING"]
     assert name in record.similar
     create_tables(database)

@@ -157,17 +157,16 @@ def test_zone_that_makes_results_look_old(
 
 
 def test_tables_that_may_be_meant(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """Those of django-celery-results are not read; ones with other names could be."""
+    """Those of Celery and of django-celery-results, with other names."""
     with database.engine().begin() as connection:
-        for name in ("django_celery_results_taskresult", "Shop_TaskMeta", "tasks"):
+        for name in ("shop_taskresult", "Shop_TaskMeta", "tasks"):
             connection.execute(text(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY)"))
     code, out = checked(capsys, backend(database.reader_url, "a"))
     assert code == 1
     (error,) = re.findall(r"error: there is (.*)", out)
-    assert "django_celery_results_taskresult" in error
+    assert "shop_taskresult" in error
     assert "shop_taskmeta" in error.lower()
-    assert "(django_celery_results_taskresult is not read)" in error
-    assert "set database_table_names and database_table_schemas" in error
+    assert "set tables, or database_table_names and database_table_schemas" in error
     assert "tasks" not in error.split()
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from exporter.commands.check import check
 from exporter.config.loading import from_url
+from tests.backends.test_django import Shop
+from tests.djangoshop import migrate
 from tests.docs.test_readme import README, blocks
 from tests.follow import Follower, create_tables, insert
 
@@ -27,6 +29,8 @@ REMOVE = {
     "postgresql": ("DROP OWNED BY celery_reader", "DROP ROLE celery_reader"),
     "mysql": ("DROP USER celery_reader@'%'",),
 }
+CELERY = "id, status, name, worker, queue, retries, date_done"
+DJANGO = "id, status, task_name, worker, date_done"
 DATABASES = ["postgresql", "mariadb-pymysql", "mariadb-mysqlclient"]
 
 
@@ -46,13 +50,15 @@ def granted(database: Database, what: str) -> Iterator[str]:
         server.execute(*REMOVE[kind], database=name)
 
 
-def assert_enough(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def assert_enough(
+    url: str, capsys: pytest.CaptureFixture[str], columns: str = CELERY, **more: str
+) -> None:
     assert check(from_url(url)) == 0
     printed = capsys.readouterr().out
     assert "warning" not in printed
-    assert "id, status, name, worker, queue, retries, date_done" in printed
+    assert columns in printed
     follower = Follower(url)
-    labels = {"task": "app.add", "worker": "w1@host", "queue": "celery", "state": "FAILURE"}
+    labels = {"task": "app.add", "worker": "w1@host", "queue": "celery", "state": "FAILURE"} | more
     assert follower.poll().value("celery_task_results_total", **labels) == 1
     follower.close()
 
@@ -76,6 +82,16 @@ def test_grants_are_enough(
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_grants_on_django_s_tables_are_enough(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    migrate(database.owner)
+    Shop(database).insert("FAILURE", task_name="app.add")
+    with granted(database, "django columns") as url:
+        assert_enough(url, capsys, DJANGO, queue="")
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_default_privileges_cover_tables_that_are_made_again(
     database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,6 +106,7 @@ def test_default_privileges_cover_tables_that_are_made_again(
 def test_every_block_is_known() -> None:
     """So that none is left out: SQL Server's cannot be run here."""
     assert set(GRANTS) == {
-        *("postgresql: tables", "postgresql: columns", "mysql: tables", "mssql: tables")
+        *("postgresql: tables", "postgresql: columns", "postgresql: django columns"),
+        *("mysql: tables", "mssql: tables"),
     }
     assert all(GRANTS.values())

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
+from tests import djangoshop
 from tests.servers.process import Process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from tests.servers.database import Database
 
@@ -67,9 +68,35 @@ def celery_worker(
         "DEMO_SETTINGS": json.dumps(settings),
         "PYTHONPATH": str(DEMO),
     }
+    with running_worker("celery_app", environment, broker, folder, name, processes) as worker:
+        yield worker
+
+
+@contextlib.contextmanager
+def django_worker(
+    database: Database, broker: str, folder: Path, *, processes: int = 2, **settings: Any
+) -> Iterator[Worker]:
+    """Run a worker of the Django project, with any of Django's settings."""
+    settings["CELERY_BROKER_URL"] = broker
+    environment = djangoshop.environment(database.owner, **settings)
+    app = "tests.djangoshop.celery"
+    with running_worker(app, environment, broker, folder, "w1@host", processes) as worker:
+        yield worker
+
+
+@contextlib.contextmanager
+def running_worker(
+    app: str,
+    environment: Mapping[str, str],
+    broker: str,
+    folder: Path,
+    name: str,
+    processes: int,
+) -> Iterator[Worker]:
+    """Run a worker of an app until the end."""
     process = Process(
         [
-            *(sys.executable, "-m", "celery", "--app=celery_app", "worker"),
+            *(sys.executable, "-m", "celery", f"--app={app}", "worker"),
             f"--hostname={name}",
             f"--queues={','.join(QUEUES)}",
             f"--concurrency={processes}",
@@ -78,11 +105,11 @@ def celery_worker(
         folder / f"{name}.log",
         env=environment,
     )
-    app = Celery(broker=broker, set_as_current=False)
+    sender = Celery(broker=broker, set_as_current=False)
     try:
         process.wait_until(lambda: f"{name} ready." in process.tail(), f"worker {name}")
-        yield Worker(name, app, process)
+        yield Worker(name, sender, process)
     finally:
-        app.close()
+        sender.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.stop(signal.SIGTERM, timeout=10)

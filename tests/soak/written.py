@@ -10,9 +10,11 @@ from celery import Celery
 from celery.states import READY_STATES
 from sqlalchemy import column, func, select, table
 
-from exporter.backends.tables import celery
+from exporter.backends.tables import celery, django
 from tests import follow
 from tests.backends import jobs
+from tests.djangoshop import migrate
+from tests.djangoshop.backend import Deleting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,10 +59,15 @@ def _celery(url: str, expires: float) -> Any:
     return app.backend
 
 
+def _create_django(database: Database) -> None:
+    migrate(database.owner)
+
+
 def _create_jobs(database: Database) -> None:
     jobs.METADATA.create_all(database.engine())
 
 
 CELERY = Written("celery", celery.FAMILY, follow.create_tables, _celery)
-JOBS = Written("jobs", jobs.FAMILY, _create_jobs, jobs.Backend, ("--jobs",))
-FAMILIES = (CELERY, JOBS)
+DJANGO = Written("django", django.FAMILY, _create_django, Deleting, ("--tables=django",))
+JOBS = Written("jobs", jobs.FAMILY, _create_jobs, jobs.Backend, ("--tables=jobs",))
+FAMILIES = (CELERY, DJANGO, JOBS)

@@ -112,7 +112,7 @@ def statements(request: pytest.FixtureRequest) -> list[str]:
     recorder = Recorder()
     facts = Facts(DECLARED, frozenset())
     table = build(celery.TASK, "celery_taskmeta", "dbo", facts, set(DECLARED), dialect.adapt)
-    reader = Reader(table, dialect, ZoneInfo("UTC"))
+    reader = Reader(table, dialect, ZoneInfo("UTC"), ())
     reader.read(recorder, Plan(look=True))  # type: ignore[arg-type]
     everything = Plan(
         after=MIN_ID,

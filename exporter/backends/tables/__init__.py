@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from exporter.backends.family import Family
-from exporter.backends.tables import celery
+from exporter.backends.tables import celery, django
 
-FAMILIES: tuple[Family, ...] = (celery.FAMILY,)
-# Of families that are not known here yet, for a hint where nothing else is found.
-NOT_READ = ("django_celery_results_taskresult",)
+FAMILIES: tuple[Family, ...] = (celery.FAMILY, django.FAMILY)
 
 
 def kinds() -> list[str]:

@@ -47,8 +47,11 @@ def _version(columns: AbstractSet[str]) -> str:
 
 
 FAMILY = Family(
+    name="celery",
+    program="Celery",
+    maker="Celery",
     layouts=(TASK, GROUP),
     version=_version,
-    # Celery's own in another schema, or with another name around it, and django-celery-results'.
+    # In another schema, or with another name around it; and django-celery-results'.
     similar=("taskmeta", "taskresult"),
 )

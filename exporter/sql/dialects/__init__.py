@@ -298,6 +298,20 @@ class Dialect:
         del seconds
         return self.moment(column)
 
+    def elapsed(
+        self, since: ColumnElement[Any], until: ColumnElement[Any]
+    ) -> ColumnElement[Any] | None:
+        """Return an expression for the seconds between two dates in UTC, a floating-point number.
+
+        No stored value makes it fail. None: not known for this database.
+        """
+        del since, until
+        return None
+
+    def stamped(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return what the server's CURRENT_TIMESTAMP gave as a date in UTC."""
+        return column
+
     def seconds(self, value: Any, zone: ZoneInfo | None = None) -> float | None:
         """Turn what `moment` gave into Unix time; None where it cannot be one.
 
@@ -338,6 +352,10 @@ class Dialect:
         """Return whether a date lies between two moments, in the zone of wall times; or is none."""
         lower, upper = (self.constant_moment(moment, zone=zone) for moment in (begin, end))
         return or_(column.is_(None), and_(column >= lower, column < upper))
+
+    def constant_stamp(self, moment: datetime, *, zone: bool) -> ColumnElement[Any]:
+        """Return a date as the server's CURRENT_TIMESTAMP gives it."""
+        return self.constant_moment(moment, zone=zone)
 
     def highest_id(
         self, connection: Connection, table: Table, column: str, sequence: str | None

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy
@@ -15,6 +16,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    DateTime,
     Double,
     Integer,
     LargeBinary,
@@ -256,6 +258,23 @@ class MySQL(Dialect):
         epoch: ColumnElement[Any] = literal_column("'1970-01-01'")
         length: ColumnElement[Any] = literal_column(str(seconds))
         return func.timestampdiff(unit, epoch, column, type_=Integer).op("DIV")(length) * length
+
+    def elapsed(
+        self, since: ColumnElement[Any], until: ColumnElement[Any]
+    ) -> ColumnElement[Any] | None:
+        """Count microseconds."""
+        unit: ColumnElement[Any] = literal_column("MICROSECOND")
+        return func.timestampdiff(unit, since, until) / literal_column("1e6", Double)
+
+    def stamped(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Bring it from the session's zone, which is the server's where nobody set another."""
+        session: ColumnElement[Any] = literal_column("@@session.time_zone")
+        return func.convert_tz(column, session, literal_column("'+00:00'"), type_=DateTime)
+
+    def constant_stamp(self, moment: datetime, *, zone: bool) -> ColumnElement[Any]:
+        """Return wall time of the session's zone."""
+        del zone
+        return func.from_unixtime(literal_column(f"{moment.timestamp():.0f}"), type_=DateTime)
 
     def highest_id(
         self, connection: Connection, table: Table, column: str, sequence: str | None

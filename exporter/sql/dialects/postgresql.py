@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -106,14 +107,15 @@ _CONNECT_CLASSES = ("08", "28", "3D", "53", "57")
 # deadlock, which the server looks for after `deadlock_timeout`, one second, it may end the other.
 LONGEST_LOCK_WAIT = 0.4
 
-# Those of tables as Celery makes them: reflection is half of what a connection costs.
-_CELERY_TYPES: dict[str, type[TypeEngine[Any]]] = {
+# Those of tables as programs make them: reflection is half of what a connection costs.
+_KNOWN_TYPES: dict[str, Callable[[], TypeEngine[Any]]] = {
     "integer": INTEGER,
     "bigint": BIGINT,
     "character varying": VARCHAR,
     "text": TEXT,
     "bytea": BYTEA,
     "timestamp without time zone": TIMESTAMP,
+    "timestamp with time zone": partial(TIMESTAMP, timezone=True),
 }
 
 
@@ -162,7 +164,7 @@ class PostgreSQL(Dialect):
     def look_at(
         self, connection: Connection, names: Sequence[tuple[str, str | None]]
     ) -> Sequence[Facts | None]:
-        """Look at tables, where text is text; reflect only those that Celery did not make."""
+        """Look at tables, where text is text; reflect only those with other types."""
         if self._any_bytes and connection.dialect.driver == "psycopg2":
             _fetch_text(connection, as_bytes=False)
         # psycopg takes the encoding of answers for that of questions, of all that are yet to come.
@@ -185,7 +187,7 @@ class PostgreSQL(Dialect):
         plain = True
         for number, schema, name, declared, is_plain, leads in rows:
             self._schemas[names[number][0]] = self.text(schema)
-            found = _celery_type(self.text(declared)) if is_plain else None
+            found = _known_type(self.text(declared)) if is_plain else None
             plain = plain and found is not None
             columns[number][self.text(name)] = found or NullType()
             leading[number].update([self.text(name)] * bool(leads))
@@ -302,6 +304,16 @@ class PostgreSQL(Dialect):
         length = literal_column(str(seconds), Double)
         return func.floor(func.date_part(epoch, column, type_=Double) / length) * length
 
+    def elapsed(
+        self, since: ColumnElement[Any], until: ColumnElement[Any]
+    ) -> ColumnElement[Any] | None:
+        """Take seconds apart: the server raises where it is to take 'infinity' from a date."""
+        return self._epoch(until) - self._epoch(since)
+
+    def _epoch(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return a double; EXTRACT makes a number of any length first, which takes longer."""
+        return func.date_part(literal_column("'epoch'"), column, type_=Double)
+
     def highest_id(
         self, connection: Connection, table: Table, column: str, sequence: str | None
     ) -> int | None:
@@ -370,11 +382,11 @@ def _named(names: Sequence[tuple[str, str | None]]) -> tuple[list[str], dict[str
     return [_NAMED.format(number) for number in range(len(names))], values
 
 
-def _celery_type(declared: str) -> TypeEngine[Any] | None:
-    """Return a type that Celery uses, from PostgreSQL's words: ``character varying(155)``."""
+def _known_type(declared: str) -> TypeEngine[Any] | None:
+    """Return a type that the tables have, from PostgreSQL's words: ``character varying(155)``."""
     if varying := re.fullmatch(r"character varying\((\d+)\)", declared):
         return VARCHAR(int(varying[1]))
-    kind = _CELERY_TYPES.get(declared)
+    kind = _KNOWN_TYPES.get(declared)
     return None if kind is None else kind()
 
 

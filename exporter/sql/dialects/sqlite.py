@@ -22,6 +22,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    Double,
     Integer,
     LargeBinary,
     String,
@@ -220,6 +221,13 @@ class SQLite(Dialect):
         epoch = _epoch(said)
         as_read = or_(epoch.is_(None), and_(epoch >= first, epoch < last))
         return case((column.op("GLOB")(_AS_CELERY_WRITES), as_texts), else_=as_read)
+
+    def elapsed(
+        self, since: ColumnElement[Any], until: ColumnElement[Any]
+    ) -> ColumnElement[Any] | None:
+        """Count days, of which SQLite knows the milliseconds; what is no date makes NULL."""
+        days = func.julianday(until, type_=Double) - func.julianday(since, type_=Double)
+        return func.round(days * literal_column("86400.0"), literal_column("3"), type_=Double)
 
     def constant_moment(self, moment: datetime, *, zone: bool) -> ColumnElement[Any]:
         """Return text, as Celery stores it: there is no type for dates."""

@@ -1,0 +1,55 @@
+"""The tables of django-celery-results, ``django_celery_results_taskresult`` and ``_groupresult``.
+
+Source: django_celery_results/models.py and its migrations; docs/django-tables.md says what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+
+from exporter.backends.family import Family, Layout
+from exporter.counting import feeds
+
+TASK = Layout(
+    kind="task",
+    name="django_celery_results_taskresult",
+    feed=feeds.tasks_without_retries,
+    id="id",
+    done="date_done",
+    state="status",
+    task="task_name",
+    worker="worker",
+    task_id="task_id",
+    result="result",
+    traceback="traceback",
+    created="date_created",
+    started="date_started",
+    setting="task",
+)
+GROUP = Layout(
+    kind="group",
+    name="django_celery_results_groupresult",
+    feed=feeds.saved_groups,
+    id="id",
+    done="date_done",
+    task_id="group_id",
+    setting="group",
+)
+
+
+def _version(columns: AbstractSet[str]) -> str:
+    """Name the oldest version whose migrations make a task table with these columns."""
+    if "date_started" in columns:
+        return "django-celery-results-2.6"
+    newer = "periodic_task_name" in columns
+    return "django-celery-results-2.4" if newer else "django-celery-results-2.2"
+
+
+FAMILY = Family(
+    name="django",
+    program="django-celery-results",
+    maker="manage.py migrate",
+    layouts=(TASK, GROUP),
+    version=_version,
+    similar=("taskresult", "taskmeta"),
+)
