@@ -171,14 +171,18 @@ def _examine(settings: Backend, known: Mapping[str, Identity]) -> Report:
     report = Report()
     try:
         database = Database(settings)
+        answering = False
         try:
             database.expect(known)
             with database.session() as session:
+                answering = True
                 _describe(report, database, session)
                 if refusal := refused(settings.name, known, database.identities()):
                     raise CheckpointError(refusal)
-            _describe_beat(report, Beat(settings, database))
         finally:
+            beat = Beat(settings, database)
+            if beat.own or answering:
+                _describe_beat(report, beat)
             database.close()
     except Exception as error:  # whatever it is, the other backends are told of
         log.debug("not read", extra={"backend": settings.name}, exc_info=error)
@@ -194,7 +198,7 @@ def _describe_beat(report: Report, beat: Beat) -> None:
     if not look.up:
         report.errors.append(f"schedules of celery beat: {look.message}")
         return
-    said = f"{look.package}, {look.count:,} entries, {len(look.overdue):,} overdue"
+    said = f"{look.package}, entries: {look.count:,}, overdue: {len(look.overdue):,}"
     report.facts.append(("schedules", said))
     for fault in look.faults[:MOST_FAULTS]:
         report.warnings.append(f"entry {fault.name!r} of celery beat cannot be read: {fault.why}")

@@ -40,7 +40,7 @@ class Beat:
         own = settings.beat()
         self.samples: dict[Metric, list[Sample]] = {}
         self._backend = settings.name
-        self._own = own is not None
+        self.own = own is not None  # whether it has a database of its own
         self._database = results if own is None else Database(own)
         self._places = Places(self._database.dialect, settings.beat_schema)
         self._looks: Looks | None = None  # None: there never were any tables
@@ -63,7 +63,7 @@ class Beat:
         `answering`: whether the database of the results does.
         """
         now = time.monotonic()
-        if now < self._due or not (answering or self._own):
+        if now < self._due or not (answering or self.own):
             return False
         self._due = now + LOOK_INTERVAL
         self.look_now()
@@ -83,7 +83,7 @@ class Beat:
 
     def close(self) -> None:
         """Discard a connection of its own."""
-        if self._own:
+        if self.own:
             self._database.close()
 
     def _look(self) -> None:
@@ -93,7 +93,7 @@ class Beat:
         self.close()  # until the next minute
         if found:
             self._reading().understand(found, time.time())
-        elif self._own:
+        elif self.own:
             self._reading().missing(NO_RIGHT if place else NO_TABLES)
         else:
             self._hidden(there=place is not None)
@@ -108,7 +108,7 @@ class Beat:
 
     def _failed(self, error: BackendError) -> None:
         """Keep what was seen last. Where nothing was, and nobody asked, nothing is missed."""
-        if self._own or self._looks is not None:
+        if self.own or self._looks is not None:
             self._reading().failed(str(error))
         else:
             log.debug("no look at celery beat", extra={"backend": self._backend}, exc_info=error)

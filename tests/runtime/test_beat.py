@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
 
 from exporter.backends.schedules import reader
 from exporter.commands.check import check
+from exporter.config.loading import from_url
 from exporter.config.settings import Config
 from exporter.exposition.formats import Format
 from exporter.runtime import beat, looks
@@ -25,10 +27,13 @@ TABLES = """
     CREATE TABLE celery_intervalschedule (id INTEGER PRIMARY KEY, every INTEGER, period TEXT);
     CREATE TABLE celery_crontabschedule (id INTEGER PRIMARY KEY, minute TEXT, hour TEXT,
         day_of_week TEXT, day_of_month TEXT, month_of_year TEXT, timezone TEXT);
+    CREATE TABLE celery_solarschedule (id INTEGER PRIMARY KEY, event TEXT, latitude FLOAT,
+        longitude FLOAT);
     CREATE TABLE celery_periodictask (id INTEGER PRIMARY KEY, name TEXT, task TEXT,
         enabled BOOLEAN, last_run_at TIMESTAMP, total_run_count INTEGER, date_changed TIMESTAMP,
         discriminator TEXT, schedule_id INTEGER);
     INSERT INTO celery_intervalschedule VALUES (1, 1, 'hours');
+    INSERT INTO celery_solarschedule VALUES (1, 'sunset', 48.85, 2.35);
     INSERT INTO celery_crontabschedule VALUES (1, '0', '3', '*', '*', '*', 'Mars/Olympus')
 """
 INSERT = """INSERT INTO celery_periodictask VALUES
@@ -122,6 +127,31 @@ def test_entries_are_followed(
 
 
 @ON_SQLITE
+@pytest.mark.parametrize("there", [True, False])
+def test_solar_schedules_need_ephem(
+    database: Database,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    there: bool,
+) -> None:
+    if not there:
+        monkeypatch.setitem(sys.modules, "ephem", None)
+    schedule(engine)
+    add(engine, "hourly")
+    add(engine, "sunset", kind="solar")
+    follower = Follower(database.reader_url).poll().poll()
+    assert follower.value("celery_beat_entries_unreadable") == 0
+    assert follower.value("celery_beat_entry_enabled", entry="sunset") == 1
+    assert follower.value("celery_beat_entry_overdue_seconds", entry="hourly") == 0
+    period = follower.value("celery_beat_entry_period_seconds", entry="sunset")
+    assert period == (pytest.approx(86_400, abs=600) if there else None)
+    assert caplog.text.count("pip install ephem") == (not there)
+    follower.close()
+
+
+@ON_SQLITE
 def test_more_than_are_read(
     database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +217,11 @@ def test_what_was_seen_stays_while_the_other_database_is_away(
     follower = Follower(database.reader_url, beat_database=own).poll()
     assert follower.value("celery_beat_up") == 1
     assert check(Config((follower.poller.settings,), None, 0.0)) == 0
-    assert "sqlalchemy-celery-beat, 1 entries, 0 overdue" in capsys.readouterr().out
+    said = "sqlalchemy-celery-beat, entries: 1, overdue: 0"
+    assert said in capsys.readouterr().out
+    without_results = from_url(f"sqlite:///{tmp_path}/none.sqlite", beat_database=own)
+    assert check(without_results) == 1
+    assert said in capsys.readouterr().out
     away = (tmp_path / "beat.sqlite").rename(tmp_path / "away")
     assert follower.poll().value("celery_beat_up") == 0
     assert follower.value("celery_beat_entry_enabled", entry="hourly") == 1
