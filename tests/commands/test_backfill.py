@@ -291,7 +291,7 @@ def ended(
         (["--from=100y"], 2, "--from: '100y' lies before 1970"),
         (["--from=1d", "--to=2d"], 2, "--from: is not before --to"),
         (["--from=0s"], 2, "--from: is not before now"),
-        (["--from=1d", "--to=0"], 2, "--from: is not before --to"),
+        (["--from=1d", "--to=1970-01-01"], 2, "--from: is not before --to"),
         (["--from=1d", "--to=2999-01-01"], 2, "--to: lies in the future"),
         (["--from=1d", "--step=5"], 2, "--step: '5' is not a duration; it lacks a unit"),
         (["--from=1d", "--step=500ms"], 2, "--step: '500ms' is not whole seconds"),
