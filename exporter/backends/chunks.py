@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, func, null, select, true
 from sqlalchemy.sql import Select
 
 from exporter.backends.expressions import (
+    BELOW_ZERO,
     DONE,
     STATE,
     TASK,
@@ -198,6 +199,8 @@ class Chunks:
         """Return how long the tasks of rows took that are all in one bucket; None: in none."""
         if bucket is None:
             return None
+        if bucket == BELOW_ZERO:
+            bucket, total = 0, 0.0
         return Histogram.of_bucket(self._sql.bounds, bucket, count, total)
 
     def _holes(

@@ -39,6 +39,7 @@ MOST_RETRIES = 2**53  # of a row or a group of rows: no larger ones can be told 
 LABELS_KEPT = 20_000  # texts that are kept, so that equal ones are one
 STATE, TASK, DONE, RESULT = 1, 2, 6, 8  # places in `row_columns`
 LONGEST_RUN = 1e9  # seconds; what seems longer is no run
+BELOW_ZERO = -1  # in place of a bucket: it took no time, by clocks that differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,8 @@ class Run:
     """How long tasks ran."""
 
     seconds: ColumnElement[Any]  # null where a row does not tell
-    bucket: ColumnElement[Any]  # its place among the bounds; null where a row does not tell
-    total: ColumnElement[Any]  # seconds, of rows in one bucket
+    bucket: ColumnElement[Any]  # its place among the bounds, or BELOW_ZERO; null likewise
+    total: ColumnElement[Any]  # seconds, of rows in one bucket that is not below zero
 
 
 class Expressions:
@@ -165,16 +166,21 @@ class Expressions:
         started, created = map(self.table.column, (layout.started, layout.created))
         if started is None or created is None or self.done is None or self._zone is not None:
             return None
-        ran = self.dialect.elapsed(self.dialect.stamped(started), self.done)
-        lived = self.dialect.elapsed(created, self.done)
-        if ran is None or lived is None:
+        started = self.dialect.stamped(started)
+        ran, late = self.dialect.elapsed(started, self.done), self.dialect.elapsed(created, started)
+        if ran is None or late is None:
             return None
-        apart = _number(CLOCKS)
-        right = and_(ran >= -apart, ran <= lived + apart, ran < _number(LONGEST_RUN))
-        seconds = case((ran < _number(0), _number(0.0)), else_=ran)
-        buckets = [(ran <= _number(bound), _number(n)) for n, bound in enumerate(self.bounds)]
-        bucket = case(*buckets, else_=_number(len(self.bounds)))
-        return Run(case((right, seconds)), case((right, bucket)), func.sum(seconds))
+        zero, last = _number(0.0), _number(len(self.bounds))
+        in_its_life = and_(late >= -_number(CLOCKS), ran >= -_number(CLOCKS))
+        seconds = case((ran < zero, zero), (ran < _number(LONGEST_RUN), ran))
+        # As few looks at dates as can be: for most rows, three and that of the sum.
+        buckets = (
+            (ran < zero, case((ran >= -_number(CLOCKS), _number(BELOW_ZERO)))),
+            *((ran <= _number(bound), _number(n)) for n, bound in enumerate(self.bounds)),
+            (ran < _number(LONGEST_RUN), last),
+        )
+        bucket = case((late >= -_number(CLOCKS), case(*buckets)))
+        return Run(case((in_its_life, seconds)), bucket, func.sum(ran))
 
     def _of(
         self, name: str | None, expression: Callable[[ColumnElement[Any]], ColumnElement[Any]]

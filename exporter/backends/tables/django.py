@@ -42,7 +42,7 @@ def _version(columns: AbstractSet[str]) -> str:
     if "date_started" in columns:
         return "django-celery-results-2.6"
     newer = "periodic_task_name" in columns
-    return "django-celery-results-2.4" if newer else "django-celery-results-2.2"
+    return "django-celery-results-2.3" if newer else "django-celery-results-2.2"
 
 
 FAMILY = Family(
