@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from exporter.backends.family import Layout
 from exporter.counting import dates
 from exporter.counting.minutes import MINUTES
+from exporter.printable import LONGEST_NAME, printable
 from exporter.runtime.beat import Beat
 from exporter.runtime.follower import Follower
 from exporter.runtime.polls import Outage, Polls
@@ -160,7 +161,10 @@ def _beat(look: Look) -> BeatStatus:
         overdue=len(late),
         unreadable=len(look.faults),
         late={entry.name: due.next_run for entry, due in late[:MOST_NAMED]},
-        faults=tuple(f"{fault.name}: {fault.why}" for fault in look.faults[:MOST_NAMED]),
+        faults=tuple(
+            f"{printable(fault.name, LONGEST_NAME)}: {fault.why}"
+            for fault in look.faults[:MOST_NAMED]
+        ),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -11,6 +12,7 @@ from exporter.web.charts import bars
 from exporter.web.page import LONGEST_STATE, MISSING, breakable, cards, render
 from exporter.web.status import (
     BackendStatus,
+    BeatStatus,
     CatchUpStatus,
     HourStatus,
     OutageStatus,
@@ -224,6 +226,15 @@ def test_catching_up_has_its_progress() -> None:
     )
     unknown = backend(catching_up=CatchUpStatus(500_000, 0.62, None))
     assert "500,000 ids, time left not known" in one_line(Page(render(service(unknown), NOW)))
+
+
+def test_schedules_are_counted() -> None:
+    beat = BeatStatus("django-celery-beat", up=True, message="", entries=9, overdue=2, unreadable=1)
+    words = one_line(Page(render(service(backend(beat=beat)), NOW)))
+    assert "Schedules 9 2 overdue, 1 unreadable" in words
+    words = one_line(Page(render(service(backend(beat=replace(beat, up=False))), NOW)))
+    assert "Schedules not read" in words
+    assert "Schedules" not in render(service(backend()), NOW)
 
 
 def test_what_is_missing_is_told_with_what_it_would_bring() -> None:

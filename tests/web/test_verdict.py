@@ -231,7 +231,7 @@ def test_tasks_that_run_long() -> None:
 
 
 def test_schedules() -> None:
-    beat = BeatStatus("django-celery-beat", True, "", entries=9, overdue=5, unreadable=1)  # noqa: FBT003
+    beat = BeatStatus("django-celery-beat", up=True, message="", entries=9, overdue=5, unreadable=1)
     assert judge(backend(beat=replace(beat, overdue=0, unreadable=0))).level is Level.WELL
     late = {f"e{n}": NOW - 7200 for n in range(4)}
     overdue, unreadable = judge(
