@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import MetaData, Table, func, literal_column, select
+from sqlalchemy import MetaData, Table, literal_column, select
 
 from exporter.backends import tables
 from exporter.checkpoint.checkpoint import open_file
@@ -364,13 +363,9 @@ def test_newest_of_a_task_is_its_exemplar(database: Database, shop: Shop) -> Non
     with shop.engine.connect() as connection:
         query = select(shop.tasks.c.task_id).where(shop.tasks.c.id == last)
         newest = connection.execute(query).scalar_one()
-        assert connection.execute(select(func.count()).select_from(shop.tasks)).scalar() == 3
     tally = follower.poller.follower.tally
     (named,) = {exemplar.task_id for exemplar in tally.exemplars.values()}
     assert named == newest
-    assert follower.value("celery_task_last_finished_timestamp_seconds", state="SUCCESS") <= (
-        time.time()
-    )
     follower.close()
 
 
