@@ -570,7 +570,9 @@ class TestUnfriendlyClients:
             time.sleep(0.5)  # their answers fill what the kernel has room for
             for _ in range(3):
                 assert ask(port, "/readyz")[0].status == 200
-            assert received(clients[0]) < 20 * len(shop.ill)
+            all_of_it = 20 * len(shop.ill)
+            # Whose answer came to wait first, which need not be the first who asked.
+            assert min(received(client, until=all_of_it) for client in clients) < all_of_it
 
     @pytest.mark.parametrize(
         ("start", "more"),
