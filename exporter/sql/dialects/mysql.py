@@ -66,6 +66,7 @@ _PACKAGES = {
     "pynacl": "'celery-results-exporter[ed25519]'",
 }
 
+_EPOCH: ColumnElement[Any] = literal_column("'1970-01-01'")
 STATEMENTS = 10  # that may take as long as they may, one after the other
 
 _OWN_VARIABLES = """SHOW GLOBAL VARIABLES WHERE variable_name IN
@@ -248,20 +249,15 @@ class MySQL(Dialect):
 
     def moment(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Read seconds: PyMySQL takes longer to parse a date than to fetch it."""
-        unit: ColumnElement[Any] = literal_column("MICROSECOND")
-        epoch: ColumnElement[Any] = literal_column("'1970-01-01'")
-        return func.timestampdiff(unit, epoch, column) / literal_column("1e6", Double)
+        return self.elapsed(_EPOCH, column)
 
     def coarse_moment(self, column: ColumnElement[Any], seconds: int) -> ColumnElement[Any]:
         """Divide whole seconds."""
         unit: ColumnElement[Any] = literal_column("SECOND")
-        epoch: ColumnElement[Any] = literal_column("'1970-01-01'")
         length: ColumnElement[Any] = literal_column(str(seconds))
-        return func.timestampdiff(unit, epoch, column, type_=Integer).op("DIV")(length) * length
+        return func.timestampdiff(unit, _EPOCH, column, type_=Integer).op("DIV")(length) * length
 
-    def elapsed(
-        self, since: ColumnElement[Any], until: ColumnElement[Any]
-    ) -> ColumnElement[Any] | None:
+    def elapsed(self, since: ColumnElement[Any], until: ColumnElement[Any]) -> ColumnElement[Any]:
         """Count microseconds."""
         unit: ColumnElement[Any] = literal_column("MICROSECOND")
         return func.timestampdiff(unit, since, until) / literal_column("1e6", Double)

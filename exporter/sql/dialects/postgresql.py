@@ -299,10 +299,9 @@ class PostgreSQL(Dialect):
         return cast(func.extract("epoch", column), Double)
 
     def coarse_moment(self, column: ColumnElement[Any], seconds: int) -> ColumnElement[Any]:
-        """Round floating point: EXTRACT would give NUMERIC, which takes longer."""
-        epoch: ColumnElement[Any] = literal_column("'epoch'")
+        """Round floating point."""
         length = literal_column(str(seconds), Double)
-        return func.floor(func.date_part(epoch, column, type_=Double) / length) * length
+        return func.floor(self._epoch(column) / length) * length
 
     def elapsed(
         self, since: ColumnElement[Any], until: ColumnElement[Any]
