@@ -46,7 +46,11 @@ class Session:
     @property
     def main(self) -> ResultTable | None:
         """The family's main table, if it is there."""
-        return next((table for table in self.tables if table.layout is self.family.main), None)
+        return self.table(self.family.main)
+
+    def table(self, layout: Layout) -> ResultTable | None:
+        """Return one of the family's tables, if it is there."""
+        return next((table for table in self.tables if table.layout is layout), None)
 
 
 class Database(KeptConnection[Connection]):
@@ -304,13 +308,7 @@ class Database(KeptConnection[Connection]):
         self, connection: Connection, table: sqlalchemy.TableClause, columns: list[str]
     ) -> bool:
         query: Select[*tuple[Any, ...]] = select(*map(sqlalchemy.column, columns))
-        try:
-            connection.execute(query.select_from(table).where(sqlalchemy.false()))
-        except DBAPIError as error:
-            if self.dialect.reason(error) is not Reason.PERMISSION:
-                raise
-            return False
-        return True
+        return self.dialect.may_read(connection, query.select_from(table))
 
     # -- errors ------------------------------------------------------------------------------
 

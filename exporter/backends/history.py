@@ -18,7 +18,7 @@ from sqlalchemy.sql import Select
 
 from exporter.backends.database import Database, Session
 from exporter.backends.expressions import Expressions, count_of, grouping
-from exporter.backends.family import Layout, ResultTable
+from exporter.backends.family import Layout
 from exporter.counting.history import Grid
 from exporter.counting.results import FAILURE, READY_STATES, Group, Row
 from exporter.errors import BackendError, Reason
@@ -51,7 +51,7 @@ class History:
     def ends(self) -> tuple[int, int] | None:
         """Read the lowest and the highest id; None where there is no row, or no table."""
         with self._database.session() as session:
-            table = self._table(session)
+            table = session.table(self._layout)
             if table is None:
                 return None
             ask = session.connection.execute
@@ -87,11 +87,8 @@ class History:
         self._chunk = round(min(max(fitting, SMALLEST_CHUNK), LARGEST_CHUNK))
         return piece
 
-    def _table(self, session: Session) -> ResultTable | None:
-        return next((one for one in session.tables if one.layout is self._layout), None)
-
     def _of(self, session: Session) -> _Question:
-        table = self._table(session)
+        table = session.table(self._layout)
         name = self._database.full_name(self._layout)
         if table is None:
             raise BackendError(Reason.SCHEMA, f"table {name!r} is no longer there")

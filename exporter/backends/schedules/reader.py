@@ -17,11 +17,9 @@ from sqlalchemy import (
     String,
     Table,
     and_,
-    false,
     func,
     select,
 )
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType
 
 from exporter.backends.schedules import PACKAGES
@@ -100,13 +98,7 @@ class Reader:
     def _readable(self, connection: Connection, place: Place) -> _Source | None:
         names = [(schedules.table, place.schema) for schedules in place.package.schedules]
         source = self._made(place, self._dialect.look_at(connection, names))
-        try:
-            connection.execute(source.entries.where(false()))
-        except DBAPIError as error:
-            if self._dialect.reason(error) is not Reason.PERMISSION:
-                raise
-            return None
-        return source
+        return source if self._dialect.may_read(connection, source.entries) else None
 
     def _made(self, place: Place, others: Sequence[Facts | None]) -> _Source:
         package, schema, facts = place

@@ -24,12 +24,14 @@ from sqlalchemy import (
     DateTime,
     Inspector,
     LargeBinary,
+    Select,
     String,
     Table,
     TypeDecorator,
     Unicode,
     and_,
     cast,
+    false,
     func,
     inspect,
     literal,
@@ -184,6 +186,16 @@ class Dialect:
         """Do the same for the driver's connection."""
         del raw, seconds
         yield
+
+    def may_read(self, connection: Connection, query: Select[*tuple[Any, ...]]) -> bool:
+        """Say whether the account has the right to what a query reads, of which it reads no row."""
+        try:
+            connection.execute(query.where(false()))
+        except DBAPIError as error:
+            if self.reason(error) is not Reason.PERMISSION:
+                raise
+            return False
+        return True
 
     def server(self, connection: Connection) -> str:
         """Name the server's product and version, e.g. ``PostgreSQL 15.18``."""
