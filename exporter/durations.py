@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 # Largest unit first, as Prometheus wants them; a day is 24 hours and a year 365 days.
 _MILLISECONDS = {
@@ -55,6 +56,14 @@ def parse_go(text: str) -> float:
     _matched(_GO_DURATION, text)
     parts = _GO_PART.findall(text)
     return _in_range(sum(float(number) * _GO_SECONDS[unit] for number, unit in parts))
+
+
+def parse_zone(name: str) -> ZoneInfo:
+    """Return the time zone of this name; raise ValueError where there is none."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, OSError) as error:  # a folder of zones, for one, is none
+        raise ValueError(f"is not a time zone: {error}") from None
 
 
 def parse_moment(text: str, now: float) -> float:

@@ -32,10 +32,10 @@ from exporter.backends import failures
 from exporter.backends.family import ResultTable
 from exporter.counting.dates import CLOCKS
 from exporter.counting.results import FAILURE, READY_STATES, SUCCESS, Row
+from exporter.metrics.samples import LARGEST_COUNT
 from exporter.sql.dialects import Dialect, decoded
 
 IDS_A_STATEMENT = 1_000  # SQL Server takes 2,100 parameters
-MOST_RETRIES = 2**53  # of a row or a group of rows: no larger ones can be told apart in a sample
 LABELS_KEPT = 20_000  # texts that are kept, so that equal ones are one
 STATE, TASK, DONE, RESULT = 1, 2, 6, 8  # places in `row_columns`
 LONGEST_RUN = 1e9  # seconds; what seems longer is no run
@@ -214,7 +214,7 @@ def count_of(value: Any) -> int:
     """Return a number of retries; a counter cannot take whatever else SQLite may have stored."""
     if not isinstance(value, (int, float, Decimal)) or not isfinite(value):
         return 0
-    return min(max(0, int(value)), MOST_RETRIES)
+    return min(max(0, int(value)), LARGEST_COUNT)
 
 
 def _number(value: float) -> ColumnElement[Any]:

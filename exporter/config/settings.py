@@ -10,12 +10,12 @@ from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
 from sqlalchemy.engine import URL
 
-from exporter import redaction
+from exporter import durations, redaction
 from exporter.config.expected import ExpectedTask
 from exporter.config.labels import ExtraLabels, LabelRule
 from exporter.config.model import Duration, Model, Text, Truth, Whole, at_least
@@ -31,8 +31,8 @@ def _zone(value: object) -> ZoneInfo:
     if isinstance(value, ZoneInfo):
         return value
     try:
-        return ZoneInfo(str(value))
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # a folder of zones, for one, is none
+        return durations.parse_zone(str(value))
+    except ValueError:
         raise ValueError(_no_zone(str(value))) from None
 
 

@@ -11,6 +11,8 @@ from exporter.metrics.catalogue import Metric
 
 LabelValues = tuple[str, ...]
 
+LARGEST_COUNT = 2**53  # no larger whole numbers can be told apart in a sample
+
 
 class Histogram(NamedTuple):
     """Observations per bucket (not cumulated), the last beyond all bounds, and their sum."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from exporter.backends.schedules.due import (
     Clocked,
@@ -17,11 +17,12 @@ from exporter.backends.schedules.due import (
     celery_crontab,
     celery_solar,
 )
+from exporter.durations import parse_zone
+from exporter.metrics.samples import LARGEST_COUNT
 from exporter.printable import LONGEST_NAME, printable
 
 Row = Mapping[str, Any]  # by column; None: NULL, or there is no such column
 
-MOST_RUNS = 2**53  # no larger numbers can be told apart in a sample
 UNITS = {"days": 86_400.0, "hours": 3600.0, "minutes": 60.0, "seconds": 1.0, "microseconds": 1e-6}
 
 
@@ -57,7 +58,7 @@ def _entry(name: str, row: Row) -> Entry:
         schedule=_schedule(row),
         enabled=bool(row["enabled"]),
         last_run=row["last_run_at"],
-        runs=min(max(int(row["total_run_count"] or 0), 0), MOST_RUNS),
+        runs=min(max(int(row["total_run_count"] or 0), 0), LARGEST_COUNT),
         changed=row["date_changed"],
         one_off=bool(row["one_off"]),
         start=row["start_time"],
@@ -101,6 +102,6 @@ def _interval(row: Row) -> Interval:
 
 def _zone(name: str) -> ZoneInfo:
     try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # a folder of zones, for one, is none
+        return parse_zone(name)
+    except ValueError:
         raise Unreadable(f"its time zone {printable(name, LONGEST_NAME)!r} is not known") from None
