@@ -27,7 +27,13 @@ def environment(url: URL | str, **settings: Any) -> dict[str, str]:
 
 
 def database(url: URL) -> dict[str, Any]:
-    """Return an entry of Django's DATABASES."""
+    """Return an entry of Django's DATABASES, for several processes that write at once."""
+    waiting = {"timeout": 60} if url.get_backend_name() == "sqlite" else {}
+    return {**access(url), "OPTIONS": waiting}
+
+
+def access(url: URL) -> dict[str, Any]:
+    """Return what DATABASES say of where a database is, and of the account."""
     kind = url.get_backend_name()
     return {
         "ENGINE": f"django.db.backends.{ENGINES[kind]}",
@@ -36,7 +42,6 @@ def database(url: URL) -> dict[str, Any]:
         "PASSWORD": url.password or "",
         "HOST": url.host or "",
         "PORT": url.port or "",
-        "OPTIONS": {"timeout": 60} if kind == "sqlite" else {},
     }
 
 

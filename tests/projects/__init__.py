@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.acceptance.process import environment
+from tests.djangoshop import access
 
 if TYPE_CHECKING:
     from tests.servers.database import Database
@@ -64,13 +65,4 @@ def bookshop(folder: Path, **settings: Any) -> dict[str, str]:
 
 def of_django(database: Database) -> dict[str, Any]:
     """Return the reader's access to a database as Django's DATABASES have it."""
-    url = database.reader
-    engine = {"sqlite": "sqlite3"}.get(url.get_backend_name(), url.get_backend_name())
-    return {
-        "ENGINE": f"django.db.backends.{engine}",
-        "NAME": url.database,
-        "USER": url.username or "",
-        "PASSWORD": url.password or "",
-        "HOST": url.host or "",
-        "PORT": url.port or "",
-    }
+    return access(database.reader)
