@@ -18,6 +18,7 @@ _HINTS = {
     errno.EADDRINUSE: "; is another exporter running? Stop it or choose another port",
     errno.EACCES: "; ports below 1024 need a privilege: choose a higher one",
     errno.EADDRNOTAVAIL: "; this machine does not have that address",
+    errno.EINVAL: "; a link-local address needs its interface, such as [fe80::1%eth0]:10224",
 }
 _UNIX_HINTS = {
     errno.EADDRINUSE: "; is another exporter running? Stop it or choose another path",
@@ -50,7 +51,7 @@ class UnixAddress(NamedTuple):
 
 
 def parse_address(text: str) -> Address | UnixAddress:
-    """Read ``:10224``, ``127.0.0.1:10224``, ``localhost:0``, ``[::1]:10224`` or ``unix:/PATH``."""
+    """Read ``:10224``, ``127.0.0.1:10224``, ``[::1]:0``, ``[fe80::1%eth0]:0`` or ``unix:/PATH``."""
     scheme, _, path = text.strip().partition(":")
     if scheme == "unix":
         if not path.startswith("/"):
@@ -70,7 +71,11 @@ def parse_address(text: str) -> Address | UnixAddress:
 def address_of(sock: socket.socket) -> Address | UnixAddress:
     """Return where a socket listens."""
     name = sock.getsockname()
-    return UnixAddress(name) if sock.family is socket.AF_UNIX else Address(*name[:2])
+    if sock.family is socket.AF_UNIX:
+        return UnixAddress(name)
+    host, port, *more = name
+    scope = more[1] if more else 0  # the interface of a link-local address; 0 is none
+    return Address(f"{host}%{socket.if_indextoname(scope)}" if scope else host, port)
 
 
 def listen(addresses: Iterable[Address | UnixAddress]) -> list[socket.socket]:
@@ -124,9 +129,9 @@ def _listen(address: Address | UnixAddress) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     port = address.port
     try:
-        for family, host in sorted({(info[0], str(info[4][0])) for info in found}):
+        for family, (host, _, *scope) in sorted({(info[0], info[4]) for info in found}):
             try:
-                sock = socket.create_server((host, port), family=family, backlog=128)
+                sock = socket.create_server((host, port, *scope), family=family, backlog=128)
             except OSError as error:
                 if sockets and family is socket.AF_INET6 and error.errno in _NO_IPV6:
                     continue

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from exporter.errors import ConfigError
 from exporter.web import addresses
 from exporter.web.addresses import Address, UnixAddress, inherited, listen, parse_address
+from tests.servers.process import require
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +34,7 @@ except OSError:
         ("localhost:65535", "localhost", 65535),
         ("[::1]:10224", "::1", 10224),
         ("[::]:80", "::", 80),
+        ("[fe80::1%eth0]:80", "fe80::1%eth0", 80),
         (" 0.0.0.0:9000 ", "0.0.0.0", 9000),  # noqa: S104
     ],
 )
@@ -88,6 +93,48 @@ def test_no_host_means_every_interface() -> None:
 @pytest.mark.skipif(not IPV6, reason="this machine has no IPv6")
 def test_ipv6_only() -> None:
     assert {host for host, _ in bound(listen([Address("::1", 0)]))} == {"::1"}
+
+
+LINK_LOCAL = """
+import socket
+from exporter.errors import ConfigError
+from exporter.web.addresses import address_of, listen, parse_address
+
+(sock,) = listen([parse_address("[fe80::1%lo]:0")])
+with socket.socket(socket.AF_INET6) as client:
+    client.connect(sock.getsockname())
+    print(address_of(sock))
+for address in ("[fe80::1]:1", "[fe80::1%eth7]:1"):
+    try:
+        listen([parse_address(address)])
+    except ConfigError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(not IPV6, reason="this machine has no IPv6")
+def test_link_local() -> None:
+    """In a network of its own, whose loopback has such an address."""
+    network = (require("unshare", "util-linux"), "--user", "--map-root-user", "--net", "sh", "-c")
+    links = "ip link set lo up && ip address add fe80::1/64 dev lo nodad"
+    python = (sys.executable, "-c", LINK_LOCAL)
+    require("ip", "iproute2")
+    said = subprocess.run(
+        [*network, f'{links} && exec "$@"', "sh", *python],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout
+    address, *faults = said.splitlines()
+    assert re.fullmatch(r"\[fe80::1%lo\]:\d+", address)
+    assert faults == [
+        (
+            "--web.listen-address: cannot listen on [fe80::1]:1: invalid argument; "
+            "a link-local address needs its interface, such as [fe80::1%eth0]:10224"
+        ),
+        "--web.listen-address: cannot listen on [fe80::1%eth7]:1: name or service not known",
+    ]
 
 
 def test_all_that_cannot_be_had_is_said_at_once() -> None:
