@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import shutil
+import tempfile
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,11 +26,15 @@ from tests.servers.worker import celery_worker as run_celery_worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from sqlalchemy import Engine
 
     from tests.servers.worker import Workers
+
+# Hundreds of databases are made, each of hundreds of files: in memory where there is room.
+MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there has random names
+if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= 4 << 30:
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 # No test fails because a machine is slow.
 settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -37,6 +44,8 @@ MARIADB_DRIVERS = {"mariadb-pymysql": "mysql+pymysql", "mariadb-mysqlclient": "m
 DATABASES = ["sqlite", "postgresql", *MARIADB_DRIVERS]
 if os.environ.get("TEST_MSSQL_URL"):
     DATABASES.append("mssql")
+#: Where real workers write: in the soak through each driver, as the readers' tests read.
+WORKED = [name for name in DATABASES if os.environ.get("SOAK") or name != "mariadb-mysqlclient"]
 
 
 @pytest.fixture(scope="session")
