@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from exporter import flags, logs
+from tests.acceptance.process import EXPORTER, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from exporter.config.settings import Config
     from exporter.runtime.options import Options
 
-EXPORTER = (sys.executable, "-m", "exporter")
 PREFIX = "celery-results-exporter: error: "
 DURATION_FAULT = "backends[0].poll_interval: '5 parsecs' is not a duration; write it like 15s or 5m"
 CLEAN = {
@@ -30,17 +30,6 @@ CLEAN = {
     for key, value in os.environ.items()
     if not key.startswith("CELERY")  # whatever the tester's shell has
 }
-
-
-def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*EXPORTER, *arguments],
-        capture_output=True,
-        text=True,
-        env=CLEAN | env,
-        timeout=60,
-        check=False,
-    )
 
 
 def faults(*arguments: str, **env: str) -> list[str]:

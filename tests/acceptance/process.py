@@ -9,21 +9,25 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import URL
 
+from tests.servers import forkserver
 from tests.servers.process import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from tests.servers.forkserver import Child
 
 EXPORTER = (sys.executable, "-m", "exporter")
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -75,7 +79,7 @@ class Scrape:
 class Exporter:
     """A running exporter."""
 
-    def __init__(self, child: subprocess.Popen[bytes], stdout: Path, stderr: Path) -> None:
+    def __init__(self, child: Child, stdout: Path, stderr: Path) -> None:
         self._child = child
         self._stdout = stdout
         self._stderr = stderr
@@ -213,19 +217,9 @@ def beginning(
     """
     file = [f"--config.file={write(folder, config)}"] if config is not None else []
     stdout, stderr = folder / "exporter.out", folder / "exporter.err"
+    arguments = [*file, f"--web.listen-address={HOST}:0", *flags]
     with stdout.open("wb") as out, stderr.open("wb") as err:
-        child = subprocess.Popen(
-            [
-                *program,
-                *file,
-                f"--web.listen-address={HOST}:0",
-                *flags,
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            env=environment(env),
-        )
+        child = start(program, arguments, out, err, env)
     exporter = Exporter(child, stdout, stderr)
     try:
         yield exporter
@@ -238,13 +232,35 @@ def beginning(
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the exporter to its end."""
-    return subprocess.run(
-        [*EXPORTER, *arguments],
-        capture_output=True,
-        text=True,
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = start(EXPORTER, arguments, out, err, env)
+        try:
+            code = child.wait(30)
+        finally:
+            child.kill()
+        out.seek(0)
+        err.seek(0)
+        said = out.read().decode(), err.read().decode()
+    return subprocess.CompletedProcess([*EXPORTER, *arguments], code, *said)
+
+
+def start(
+    program: Sequence[str],
+    arguments: Sequence[str],
+    stdout: BinaryIO,
+    stderr: BinaryIO,
+    env: Mapping[str, str],
+) -> Child:
+    """Start a program; the exporter from the fork server, unless Python is told something, too."""
+    if program is EXPORTER and not any(name.startswith("PYTHON") for name in env):
+        files = stdout.fileno(), stderr.fileno()
+        return forkserver.EXPORTER.start(arguments, *files, environment(env))
+    return subprocess.Popen(
+        [*program, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
         env=environment(env),
-        timeout=30,
-        check=False,
     )
 
 

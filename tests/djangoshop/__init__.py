@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import make_url
+
+from tests.servers.forkserver import DJANGO
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -47,9 +48,9 @@ def access(url: URL) -> dict[str, Any]:
 
 def migrate(url: URL | str, to: str = "", **settings: Any) -> None:
     """Make the tables, or bring them to a migration."""
-    subprocess.run(
-        [sys.executable, "-m", "django", "migrate", "django_celery_results", *to.split()],
-        env=environment(url, **settings),
-        capture_output=True,
-        check=True,
-    )
+    command = ("migrate", "django_celery_results", *to.split())
+    with tempfile.TemporaryFile() as log:
+        files = log.fileno(), log.fileno()
+        code = DJANGO.start(command, *files, environment(url, **settings)).wait(60)
+        log.seek(0)
+        assert code == 0, log.read().decode()

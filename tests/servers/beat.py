@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL
 
+from tests.servers.forkserver import CELERY
 from tests.servers.process import Process
 
 if TYPE_CHECKING:
@@ -89,11 +90,8 @@ class Calculator:
     def _celery(self, name: str, command: Iterable[str], ready: str) -> Iterator[Process]:
         log = self.folder / f"{name}.log"
         log.unlink(missing_ok=True)
-        process = Process(
-            [sys.executable, "-m", "celery", "--app=celery_app", *command],
-            log,
-            env=self.environment,
-        )
+        arguments = ("--app=celery_app", *command)
+        process = Process(arguments, log, env=self.environment, program=CELERY)
         try:
             process.wait_until(lambda: ready in log.read_text(), name)
             yield process

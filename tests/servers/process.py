@@ -21,6 +21,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from tests.servers.forkserver import Child, ForkServer
+
 HOST = "127.0.0.1"
 
 
@@ -74,9 +76,16 @@ class Process:
         *,
         env: Mapping[str, str] | None = None,
         user: str | None = None,
+        program: ForkServer | None = None,
     ) -> None:
+        """`program`: what starts the command, which is its arguments then."""
         self.log = log
+        self._child: Child
         with log.open("ab") as output:
+            if program:
+                files = output.fileno(), output.fileno()
+                self._child = program.start(command, *files, env or os.environ, log.parent)
+                return
             self._child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 
 from tests import djangoshop
+from tests.servers.forkserver import CELERY
 from tests.servers.process import Process
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def running_worker(
     """Run a worker of an app until the end."""
     process = Process(
         [
-            *(sys.executable, "-m", "celery", f"--app={app}", "worker"),
+            *(f"--app={app}", "worker"),
             f"--hostname={name}",
             f"--queues={','.join(QUEUES)}",
             f"--concurrency={processes}",
@@ -104,6 +104,7 @@ def running_worker(
         ],
         folder / f"{name}.log",
         env=environment,
+        program=CELERY,
     )
     sender = Celery(broker=broker, set_as_current=False)
     try:
