@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from tests.acceptance.load import ROUND_ROWS, Tables, by, send_load
 from tests.acceptance.process import one_backend, run, running
+from tests.conftest import WORKED
 from tests.servers.database import SQLite
 from tests.servers.process import wait_until
 
@@ -76,6 +77,7 @@ def assert_counts_are_those_of(exporter: Exporter, tables: Tables) -> Scrape:
     return scrape
 
 
+@pytest.mark.parametrize("database", WORKED, indirect=True)
 def test_counts_are_those_of_the_table(
     database: Database, celery_worker: Workers, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -107,6 +109,7 @@ def test_counts_are_those_of_the_table(
         log.info("| %s | %s | %d | %d | %d | %.0f |", *figures, late, seconds)
 
 
+@pytest.mark.parametrize("database", WORKED, indirect=True)
 def test_revoked_task_has_its_name_when_it_is_due(
     database: Database, celery_worker: Workers, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import column, func, select, table, text
 from sqlalchemy.exc import DBAPIError
 
+from tests.conftest import WORKED
 from tests.servers.database import Database, SQLite
 from tests.servers.process import wait_until
 
@@ -89,6 +90,7 @@ def test_databases_are_apart(database: Database) -> None:
     fill(database)
 
 
+@pytest.mark.parametrize("database", WORKED, indirect=True)
 def test_worker_writes_every_kind_of_row(database: Database, celery_worker: Workers) -> None:
     with celery_worker(database) as worker:
         worker.send("reports.archive", 60, queue="reports", time_limit=0.5)
