@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from exporter.metrics.catalogue import CATALOGUE, Metric
+import yaml
 
-#: Labels that Prometheus adds.
-TARGET = frozenset({"job", "instance"})
+from exporter.metrics.catalogue import CATALOGUE, LEADER, Metric
+
+#: Labels that Prometheus adds, or is told to add.
+TARGET = frozenset({"job", "instance", "pod", "namespace", "cluster"})
+RULES = Path(__file__).parents[2] / "deploy" / "prometheus"
 #: Those of the process, which every client library serves.
 PROCESS = frozenset({"process_resident_memory_bytes", "process_cpu_seconds_total"})
 
-_SELECTOR = re.compile(r"\b((?:celery|process)_\w+)(?:\{([^}]*)\})?(\[)?")
+_SELECTOR = re.compile(r"\b((?:celery|process)_[\w:]+|ALERTS)(?:\{([^}]*)\})?(\[)?")
 _MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)("[^"]*")')
-_AGGREGATION = re.compile(r"\b(?:by|on|without|group_left) \(([^)]*)\)")
+_AGGREGATION = re.compile(r"\b(?:by|on|ignoring|without|group_left) \(([^)]*)\)")
 
 
 @dataclass(frozen=True)
@@ -58,18 +63,37 @@ def family(sample: str) -> Metric | None:
     return None if metric and metric.type == "histogram" else metric
 
 
+def groups(file: str) -> list[dict[str, Any]]:
+    """Return the groups of rules in a file of deploy/prometheus."""
+    return yaml.safe_load((RULES / file).read_text())["groups"]
+
+
+#: What rules record, and Prometheus itself of alerts, with the labels they add.
+RECORDED: dict[str, frozenset[str]] = {
+    rule["record"]: frozenset({"task", "backend"})
+    for group in groups("objectives.yml")
+    for rule in group["rules"]
+    if "record" in rule
+} | {
+    "ALERTS": frozenset({"alertname", "alertstate", "severity", "task", "backend"}),
+}
+
+
 def faults(expression: str) -> list[str]:
-    """Return what the expression asks that the exporter does not have."""
+    """Return what the expression asks that neither the exporter nor the rules have."""
     found: list[str] = []
     known = {"le"} | TARGET
     asked = selectors(expression)
     for selector in asked:
         metric = family(selector.metric)
         if metric is None:
-            if selector.metric not in PROCESS:
+            known |= RECORDED.get(selector.metric, frozenset())
+            if selector.metric not in PROCESS | RECORDED.keys():
                 found.append(f"{selector.metric}: not in the catalogue")
             continue
         labels = {*metric.label_names, *TARGET}
+        if metric is LEADER:
+            labels.add("backend")  # where replicas share the backends
         known |= labels
         found += [f"{selector.metric}: no label {label}" for label in selector.labels - labels]
         if selector.ranged == (metric.type == "gauge"):

@@ -31,6 +31,7 @@ class Prometheus(Server):
             f"--config.file={self.folder}/prometheus.yml",
             f"--storage.tsdb.path={self.folder}/data",
             f"--web.listen-address={HOST}:{self.port}",
+            "--enable-feature=exemplar-storage",
         ]
 
     def ready(self) -> bool:
