@@ -262,8 +262,9 @@ def test_relative_links_lead_somewhere(document: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-def test_picture_is_small() -> None:
-    assert 0 < (ROOT / "docs" / "status-page.png").stat().st_size < LARGEST_PICTURE
+def test_pictures_are_small() -> None:
+    for picture in (ROOT / "docs").glob("*.png"):
+        assert 0 < picture.stat().st_size < LARGEST_PICTURE, picture
 
 
 @every_document
