@@ -27,11 +27,18 @@ from exporter.sql.identity import Identity, Origin
 from exporter.sql.inspection import Facts
 
 MOST_LOOKALIKES = 5
-WRONG_NAMES = (
-    "if one of them is meant, set tables, or database_table_names and database_table_schemas"
-)
 # Options that only make sense for the pool that Celery uses.
 POOL_OPTIONS = {"max_overflow", "poolclass", "isolation_level", "use_insertmanyvalues"}
+
+
+def may_be_meant(similar: str) -> str:
+    """Say what to do where there are tables with names like the one that is missing; or ""."""
+    if not similar:
+        return ""
+    return (
+        f"there is {similar}: if one of them is meant, set tables, or database_table_names and "
+        "database_table_schemas"
+    )
 
 
 @dataclass(frozen=True, slots=True)

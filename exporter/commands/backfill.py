@@ -19,7 +19,7 @@ import click
 from sqlalchemy import URL
 
 from exporter import durations, flags
-from exporter.backends.database import WRONG_NAMES, Database
+from exporter.backends.database import Database, may_be_meant
 from exporter.backends.history import History
 from exporter.checkpoint.saved import read
 from exporter.config.settings import Backend, Config
@@ -221,13 +221,10 @@ def _read_tables(database: Database, past: Past, sorting: Sorting) -> int:
     undated = 0
     with database.session() as session:
         if session.main is None:
-            similar = database.lookalikes(session.connection)
-            hint = f"; there is {similar}: {WRONG_NAMES}" if similar else ""
             name = database.full_name(session.family.main)
-            raise BackendError(
-                Reason.SCHEMA,
-                f"table {name!r} does not exist, or this account may not see it{hint}",
-            )
+            missing = f"table {name!r} does not exist, or this account may not see it"
+            hint = may_be_meant(database.lookalikes(session.connection))
+            raise BackendError(Reason.SCHEMA, "; ".join(filter(None, (missing, hint))))
     for layout in session.family.layouts:
         history = History(database, layout, past.grid)
         ends = history.ends()

@@ -17,7 +17,7 @@ import click
 from sqlalchemy import URL
 
 from exporter import flags
-from exporter.backends.database import WRONG_NAMES, Database, Session
+from exporter.backends.database import Database, Session, may_be_meant
 from exporter.backends.family import ResultTable
 from exporter.backends.reader import Health
 from exporter.checkpoint.adoption import refused
@@ -224,9 +224,8 @@ def _describe(report: Report, database: Database, session: Session) -> None:
             f"table {full_name!r} does not exist yet, or this account may not see it: "
             f"{session.family.maker} creates it" + (f"; check {key}" if key else "")
         )
-        similar = database.lookalikes(session.connection) if main else ""
-        if similar:
-            report.errors.append(f"there is {similar}: {WRONG_NAMES}")
+        if main and (hint := may_be_meant(database.lookalikes(session.connection))):
+            report.errors.append(hint)
     report.warnings += [
         f"{database.full_name(other.main)} is there, too, and is not read: set tables to "
         f"{other.name} if it is meant"

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from exporter.backends import chunks
-from exporter.backends.database import WRONG_NAMES, Database, Session
+from exporter.backends.database import Database, Session, may_be_meant
 from exporter.backends.family import Layout, ResultTable
 from exporter.backends.reader import Health, Reader
 from exporter.backends.tables import kinds
@@ -316,8 +316,8 @@ class Follower:
         else:
             log.info(waiting, extra=fields)
         if main:
-            hint = f". There is {similar}: {WRONG_NAMES}" if similar else ""
-            self.waiting = f"{fields['table']}: {waiting}{hint}"
+            said = f"{fields['table']}: {waiting}"
+            self.waiting = "; ".join(filter(None, (said, may_be_meant(similar))))
 
     def _read_health(self, session: Session) -> None:
         if time.monotonic() < self._health_due:

@@ -344,7 +344,7 @@ def test_a_table_with_another_name(database: Database, shop: Shop) -> None:
         connection.exec_driver_sql(f"ALTER TABLE {TASKS} RENAME TO shop_taskresult")
     names = {"task": "shop_taskresult"}
     follower = Follower(database.reader_url).poll()
-    assert "There is shop_taskresult: if one of them is meant, set tables" in (
+    assert "; there is shop_taskresult: if one of them is meant, set tables" in (
         follower.poller.status.message
     )
     follower.close()
