@@ -77,6 +77,8 @@ class Database(KeptConnection[Connection]):
         self._found: tuple[Hashable, tuple[ResultTable, ...]] | None = None  # and by which stamp
         self._full_names: dict[str, str] = {}  # by kind, as of the last look
         self.unread: tuple[Family, ...] = ()  # whose main table is there, too
+        # Tables that may not be read, with what is known of them all the same.
+        self.refused: dict[Layout, Facts | None] = {}
         self._asked: set[Hashable] = set()  # of what was asked since connecting
         self._make_engine(settings.url)  # a mistake in database_engine_options shows at start
 
@@ -234,6 +236,7 @@ class Database(KeptConnection[Connection]):
             for layout in self.family.layouts
         }
         found = []
+        self.refused = {}
         for layout in self.family.layouts:
             facts = seen[layout]
             try:
@@ -242,7 +245,10 @@ class Database(KeptConnection[Connection]):
                 else:
                     self.dialect.ask_for(connection, *self.table_name(layout))
             except (BackendError, DBAPIError) as error:
-                if layout is self.family.main or self._reason(error) is not Reason.PERMISSION:
+                if self._reason(error) is not Reason.PERMISSION:
+                    raise
+                self.refused[layout] = facts
+                if layout is self.family.main:
                     raise
         if seen[self.family.main] is not None:
             self._families = (self.family,)  # to read another one would count what it replaces

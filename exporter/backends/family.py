@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
@@ -88,6 +88,14 @@ class Layout:
         return kinds.get(name, Kind.LABEL)
 
 
+class WiderIds(NamedTuple):
+    """What its workers need, besides a wider column, to store ids of more than 32 bits."""
+
+    why: str
+    lines: tuple[str, ...]  # of the app
+    always: bool  # or only where drivers say of an id what type it has: `Dialect.types_ids`
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """The tables that one program keeps its results in."""
@@ -98,6 +106,10 @@ class Family:
     layouts: tuple[Layout, ...]
     version: Callable[[AbstractSet[str]], str]  # takes the columns of the main table
     similar: tuple[str, ...]  # parts of names of tables that may be meant where that is not there
+    assignment: str = "app.conf.{name} = {value}"  # how people set one of Celery's settings
+    extended: tuple[tuple[str, TypeEngine[Any]], ...] = ()  # columns that result_extended fills
+    older: str = ""  # what to do about columns that a table of an older version lacks
+    wider_ids: WiderIds | None = None
 
     @property
     def main(self) -> Layout:

@@ -1,24 +1,30 @@
-"""The `check` command: connect to each backend and the checkpoint; say what is found there."""
+"""The `check` command: connect to each backend and the checkpoint; say what is found there.
+
+And what is missing there, with what to do about it: `exporter.backends.findings` has the words.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 from sqlalchemy import URL
 
-from exporter import flags
+from exporter import __version__, flags, redaction
+from exporter.backends import examination
 from exporter.backends.database import Database, Session, may_be_meant
-from exporter.backends.family import ResultTable
+from exporter.backends.family import Layout
+from exporter.backends.findings import Finding, Seen, Severity, TableSeen, findings
 from exporter.backends.reader import Health
 from exporter.checkpoint.adoption import refused
 from exporter.checkpoint.lease import LIMITS, Lease
@@ -29,7 +35,7 @@ from exporter.config.settings import Backend, Config
 from exporter.counting import dates
 from exporter.counting.results import STATES, Row
 from exporter.durations import ago, utc
-from exporter.errors import CheckpointError
+from exporter.errors import BackendError, CheckpointError, ConfigError, Reason
 from exporter.printable import printable, some
 from exporter.runtime.beat import Beat
 from exporter.runtime.options import Options
@@ -42,7 +48,9 @@ log = logging.getLogger(__name__)
 MOST_STATES = 10  # that are listed
 MOST_FAULTS = 20  # likewise
 AT_ONCE = 32  # backends, each waiting for a server of its own
+LONGEST_STATEMENT = 5_000  # characters
 
+Output = Literal["text", "json"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -54,9 +62,11 @@ class Report:
     facts: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    tables: tuple[TableSeen, ...] = ()
 
     def lines(self, of: str) -> Iterator[str]:
-        """Render it."""
+        """Render it for people."""
         verdict = "FAILED" if self.errors else "ok"
         yield f"{printable(of)}: {verdict}"
         width = max((len(label) for label, _ in self.facts), default=0)
@@ -64,16 +74,54 @@ class Report:
             yield f"  {label:<{width}}  {printable(value)}"
         yield from (f"  warning: {printable(warning)}" for warning in self.warnings)
         yield from (f"  error: {printable(error)}" for error in self.errors)
+        for finding in sorted(self.findings, key=lambda each: [*Severity].index(each.severity)):
+            yield f"  {finding.severity}: {printable(finding.what)}"
+            yield f"    why: {printable(finding.why)}"
+            if finding.todo:
+                yield f"    do: {printable(finding.todo)}"
+            yield from (f"    app: {printable(line)}" for line in finding.settings)
+            yield from (f"    SQL: {printable(it, LONGEST_STATEMENT)};" for it in finding.sql)
+
+    def data(self) -> dict[str, Any]:
+        """Return it for programs, by the names in docs/check.md."""
+        return {
+            "ok": not self.errors,
+            "facts": dict(self.facts),
+            "errors": self.errors,
+            "warnings": self.warnings,
+        }
 
 
-@click.command(params=flags.options())
+@click.command(
+    params=[
+        click.Option(
+            ["--output"],
+            type=click.Choice(("text", "json")),
+            default="text",
+            show_default=True,
+            help="For people, or for programs.",
+        ),
+        *flags.options(),
+    ]
+)
+def command(*, output: Output, **given: Any) -> int:
+    """Try each backend and print what it finds, and what could be better."""
+    try:
+        code: int = _with_config(output=output, **given)
+    except ConfigError as error:
+        if output == "json":
+            faults = [printable(redaction.mask(fault)) for fault in error.faults]
+            _print_data({}, None, faults)
+        raise
+    return code
+
+
 @flags.configured(log_level="warning")
-def command(config: Config, options: Options) -> int:
-    """Try each backend and print what it finds."""
-    return check(config, options.adopt)
+def _with_config(config: Config, options: Options, *, output: Output) -> int:
+    return check(config, options.adopt, output)
 
 
-def check(config: Config, adopt: Collection[str] = ()) -> int:
+def check(config: Config, adopt: Collection[str] = (), output: Output = "text") -> int:
     """Check everything; return 0 where all is well, 1 where something is wrong."""
     checkpoint, saved = _examine_checkpoint(config.checkpoint)
 
@@ -81,25 +129,69 @@ def check(config: Config, adopt: Collection[str] = ()) -> int:
         known = {} if settings.name in adopt else saved.get(settings.name, {})
         return _examine(settings, known)
 
-    reports = in_order(examine, config.backends)
-    failed = [
-        settings.name
-        for settings, report in zip(config.backends, reports, strict=True)
-        if _print(f"backend {settings.name}", report)
-    ]
+    reports: dict[str, Report] = {}
+    for settings, report in zip(config.backends, in_order(examine, config.backends), strict=True):
+        reports[settings.name] = report
+        if output == "text":
+            _print(f"backend {settings.name}", report)
+    failed = [name for name, report in reports.items() if report.errors]
+    failed += ["checkpoint"] * bool(checkpoint.errors)
+    if output == "json":
+        _print_data(reports, None if config.checkpoint is None else checkpoint)
+        return int(bool(failed))
     if config.checkpoint is not None:
-        failed += ["checkpoint"] * _print("checkpoint", checkpoint)
+        _print("checkpoint", checkpoint)
     if len(config.backends) > 1:
         summary = f"{len(config.backends):,} backends, {len(failed):,} failed"
         sys.stdout.write(f"{summary}: {some(failed)}\n" if failed else f"{summary}\n")
     return int(bool(failed))
 
 
-def _print(of: str, report: Report) -> bool:
-    """Print it at once, since the next one may take long; say whether something is wrong."""
+def _print(of: str, report: Report) -> None:
+    """Print it at once, since the next one may take long."""
     sys.stdout.write("\n".join(report.lines(of)) + "\n")
     sys.stdout.flush()
-    return bool(report.errors)
+
+
+def _print_data(
+    reports: Mapping[str, Report], checkpoint: Report | None, faults: Sequence[str] = ()
+) -> None:
+    """Print one document, also where there is nothing but faults of the configuration."""
+    of_all = [*reports.values(), *([checkpoint] if checkpoint else [])]
+    document = {
+        "version": __version__,
+        "ok": not faults and not any(report.errors for report in of_all),
+        "errors": list(faults),
+        "backends": [
+            {"name": name}
+            | report.data()
+            | {
+                "findings": [asdict(finding) for finding in report.findings],
+                "tables": [_table_data(table) for table in report.tables],
+            }
+            for name, report in reports.items()
+        ],
+        "checkpoint": checkpoint.data() if checkpoint else None,
+    }
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def _table_data(table: TableSeen) -> dict[str, Any]:
+    health = table.health
+    return {
+        "kind": table.kind,
+        "name": table.name,
+        "columns": table.columns,
+        "hidden_columns": table.hidden,
+        "date_done_index": table.date_done_index,
+        "highest_id": health.highest_id if health else None,
+        "id_used_ratio": health.id_used_ratio if health else None,
+        "oldest_result": health.oldest_result if health else None,
+        "rows_estimate": health.rows_estimate if health else None,
+        "newest_rows": len(table.newest),
+        "newest_rows_with_a_name": sum(bool(row.task) for row in table.newest),
+        "writable": table.writable,
+    }
 
 
 def in_order(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
@@ -176,9 +268,16 @@ def _examine(settings: Backend, known: Mapping[str, Identity]) -> Report:
             database.expect(known)
             with database.session() as session:
                 answering = True
-                _describe(report, database, session)
-                if refusal := refused(settings.name, known, database.identities()):
-                    raise CheckpointError(refusal)
+                seen = _describe(report, database, session)
+                refusal = refused(settings.name, known, database.identities())
+            _judge(report, database, seen)
+            if refusal:
+                raise CheckpointError(refusal)
+        except BackendError as error:
+            if error.reason is Reason.PERMISSION and database.refused:
+                with suppress(BackendError):
+                    _judge(report, database, examination.refused(database))
+            raise
         finally:
             beat = Beat(settings, database)
             if beat.own or answering:
@@ -204,93 +303,102 @@ def _describe_beat(report: Report, beat: Beat) -> None:
         report.warnings.append(f"entry {fault.name!r} of celery beat cannot be read: {fault.why}")
 
 
-def _describe(report: Report, database: Database, session: Session) -> None:
+def _judge(report: Report, database: Database, seen: Seen) -> None:
+    """Say what could be better; without statements, where there is trouble about these."""
+    try:
+        seen = examination.with_statements(database, seen)
+    except BackendError as error:
+        report.warnings.append(f"which statements would help cannot be told: {trouble(error)}")
+    report.findings = findings(seen)
+
+
+def _describe(report: Report, database: Database, session: Session) -> Seen:
     snapshot = "yes" if database.dialect.snapshot else "no: ranges are read row by row"
     report.facts += [
         ("server", f"{database.server}, {database.driver}"),
         ("snapshots", snapshot),
     ]
-    found = {table.layout: table for table in session.tables}
+    seen = examination.examine(database, session)
+    report.tables = seen.tables
+    found = {table.layout: table for table in seen.tables}
     for layout in session.family.layouts:
-        full_name = database.full_name(layout)
-        if layout in found:
+        full_name, table = database.full_name(layout), found.get(layout)
+        if table is None:
+            report.facts.append((f"{layout.kind} table", f"{full_name} does not exist"))
+            _describe_absence(report, database, session, layout)
+        elif table.columns:
             report.facts.append((f"{layout.kind} table", full_name))
-            _describe_table(report, database, session, found[layout])
-            continue
-        main = layout is session.family.main
-        report.facts.append((f"{layout.kind} table", f"{full_name} does not exist"))
-        key = database.key(layout)
-        (report.errors if main else report.warnings).append(
-            f"table {full_name!r} does not exist yet, or this account may not see it: "
-            f"{session.family.maker} creates it" + (f"; check {key}" if key else "")
-        )
-        if main and (hint := may_be_meant(database.lookalikes(session.connection))):
-            report.errors.append(hint)
+            _describe_table(report, database, table, seen)
+        else:
+            doubt = "" if table.hidden_surely else ", if it is there"
+            report.facts.append((f"{layout.kind} table", f"{full_name} may not be read{doubt}"))
     report.warnings += [
         f"{database.full_name(other.main)} is there, too, and is not read: set tables to "
         f"{other.name} if it is meant"
         for other in database.unread
     ]
+    return seen
 
 
-def _describe_table(
-    report: Report, database: Database, session: Session, table: ResultTable
-) -> None:
-    kind, zone = table.layout.kind, database.zone(table.layout)
-    reader = session.readers[kind]
-    newest, now = reader.newest(session.connection), time.time()
-    read = [column.name for column in table.table.c]
-    report.facts.append((f"{kind} columns", ", ".join(read)))
-    if table is session.main:
-        _describe_names(report, table, newest)
-        _describe_states(report, newest)
-    index = "yes" if table.date_done_index else "no: Celery's cleanup reads the whole table"
-    report.facts.append((f"{kind} date_done index", index))
-    health = reader.health(session.connection)
-    report.facts += [(f"{kind} {label}", value) for label, value in _health(health)]
-    moments = [row.done for row in newest if row.finished and row.done is not None]
-    if possible := dates.possible(moments, now):
-        when = f"{ago(max(possible), now)}, {utc(max(possible))}"
+def _describe_absence(report: Report, database: Database, session: Session, layout: Layout) -> None:
+    main, key = layout is session.family.main, database.key(layout)
+    (report.errors if main else report.warnings).append(
+        f"table {database.full_name(layout)!r} does not exist yet, or this account may not see it: "
+        f"{session.family.maker} creates it" + (f"; check {key}" if key else "")
+    )
+    if main and (hint := may_be_meant(database.lookalikes(session.connection))):
+        report.errors.append(hint)
+
+
+def _describe_table(report: Report, database: Database, table: TableSeen, seen: Seen) -> None:
+    kind, zone = table.kind, database.zone(table.layout)
+    report.facts.append((f"{kind} columns", ", ".join(table.columns)))
+    if table is seen.main:
+        _describe_names(report, table)
+        _describe_states(report, table.newest)
+    if table.date_done_index is not None:
+        index = "yes" if table.date_done_index else "no: Celery's cleanup reads the whole table"
+        report.facts.append((f"{kind} date_done index", index))
+    if table.health is not None:
+        report.facts += [(f"{kind} {label}", value) for label, value in _health(table.health)]
+    moments = [row.done for row in table.newest if row.finished and row.done is not None]
+    if possible := dates.possible(moments, seen.now):
+        when = f"{ago(max(possible), seen.now)}, {utc(max(possible))}"
         report.facts.append((f"{kind} newest result", when))
-    report.warnings += dates.doubts(moments, now, zone.key)
-    can_write = database.dialect.can_write(session.connection, table.table)
-    if can_write is not None:
-        report.facts.append((f"{kind} rights", "read and write" if can_write else "read only"))
-    if can_write:
-        report.warnings.append(
-            f"this account can write to the {kind} table; a SELECT grant is enough"
-        )
+    report.warnings += dates.doubts(moments, seen.now, zone.key)
+    if table.writable is not None:
+        rights = "read and write" if table.writable else "read only"
+        report.facts.append((f"{kind} rights", rights))
 
 
 def _health(health: Health) -> Iterator[tuple[str, str]]:
-    if health.rows_estimate is not None:
-        yield "rows", f"about {health.rows_estimate}"
     if health.highest_id is None:
         yield "rows", "none"
         return
+    if health.rows_estimate is not None:
+        yield "rows", f"about {health.rows_estimate}"
     used = "of an unknown range"
     if health.id_used_ratio is not None:
         used = f"{health.id_used_ratio:.2%} of the range used"
     yield "ids", f"up to {health.highest_id}, {used}"
 
 
-def _describe_names(report: Report, table: ResultTable, newest: Sequence[Row]) -> None:
+def _describe_names(report: Report, table: TableSeen) -> None:
     """Say whether rows carry names: that the columns are there tells nothing of result_extended."""
-    rows, named = len(newest), sum(bool(row.task) for row in newest)
-    if not table.extended:
-        column = table.layout.task
-        why = "this account may not read" if column in table.all_columns else "there is no"
-        said = f"no: {why} column {column}, so task, worker and queue are empty"
+    rows, named = len(table.newest), sum(bool(row.task) for row in table.newest)
+    column = table.layout.task
+    if column not in table.columns:
+        why = f"there is no column {column}"
+        if column in table.hidden:
+            hidden = f"this account may not read column {column}"
+            why = hidden if table.hidden_surely else f"{why}, or {hidden}"
+        said = f"no: {why}, so task, worker and queue are empty"
     elif not rows:
         said = "the columns are there, but no rows yet that would show whether they are used"
     elif named:
         said = f"yes: of the newest {rows:,} rows {named:,} have a name"
     else:
         said = "the columns are there, but not used"
-        report.warnings.append(
-            f"none of the newest {rows:,} rows has a name, so task, worker and queue are empty: "
-            "set result_extended = True in the Celery app"
-        )
     report.facts.append(("task extended", said))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from tornado.escape import xhtml_escape
 from tornado.template import Template
 
+from exporter.backends.findings import BRINGS
 from exporter.durations import ago, span, utc
 from exporter.printable import printable
 from exporter.web import charts
@@ -41,18 +42,17 @@ CONTENT_SECURITY_POLICY = (
 # What a backend lacks, and what it would bring.
 MISSING = {
     "extended": "No names of tasks: the table has no columns for them, or the account may not read "
-    "them. With them, results are told apart by task, worker and queue.",
-    "names": "No names of tasks: no row has one. Set result_extended = True in the Celery app, and "
-    "results are told apart by task, worker and queue.",
-    "date_done_index": "No index on date_done: Celery's cleanup reads the whole table each time. "
-    "Celery 5.7 creates one; CREATE INDEX brings it to an older table.",
+    f"them. {BRINGS['extended']}",
+    "names": "No names of tasks: no row has one. Set result_extended = True in the Celery app. "
+    f"{BRINGS['extended']}",
+    "date_done_index": f"No index on date_done. {BRINGS['date_done_index']}",
     "snapshot": "No snapshots: gaps and unfinished tasks may be a moment younger than the counts. "
-    "ALTER DATABASE … SET ALLOW_SNAPSHOT_ISOLATION ON brings them.",
-    "table_group": "No table of groups, or no right to read it: saved groups are not counted. "
-    "Celery creates it with the first one.",
+    f"{BRINGS['snapshot']}",
+    "table_group": "No table of groups, or no right to read it. Celery creates it with the first "
+    f"one. {BRINGS['table_group']}",
     "runtimes": "No exact run times: the table has no date_started, which is new in "
     "django-celery-results 2.6, or the account may not read it; or timezone is not UTC, and the "
-    "database stores dates without a zone.",
+    f"database stores dates without a zone. {BRINGS['runtimes']}",
 }
 
 

@@ -33,7 +33,8 @@ TODO = {
     "query": "The log has more of it with --log.level=debug.",
     "schema": "See whether tables, database_table_names and database_table_schemas name the tables "
     "of results.",
-    "permission": "Grant the account SELECT on the tables; the README has the statements.",
+    "permission": "Grant the account SELECT on the tables; celery-results-exporter check has the "
+    "statements.",
     "checkpoint": "Nothing is counted until the checkpoint can be written. See whether its disk is "
     "full or read-only, or its database is down.",
     "assumption": "The server does otherwise than the exporter must assume. Report the message, "
@@ -222,7 +223,8 @@ def _of_ids(backend: BackendStatus, table: TableStatus, now: float) -> Iterator[
         f"has used {used:.1%} of the ids of {table.name}",
         why="" if end is None else f"at the present rate it runs out of them {day(end, now)}",
         todo="When they are used up no task can store a result. Stop the workers, then ALTER its "
-        "column id to BIGINT, which rewrites the table: plan it early.",
+        "column id to BIGINT, which rewrites the table: plan it early. celery-results-exporter "
+        "check has the statements, and what workers need besides.",
     )
 
 

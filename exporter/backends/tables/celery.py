@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 
-from exporter.backends.family import Family, Layout
+from sqlalchemy import Integer, LargeBinary, String
+
+from exporter.backends.family import Family, Layout, WiderIds
 from exporter.counting import feeds
 
 TASK = Layout(
@@ -54,4 +56,24 @@ FAMILY = Family(
     version=_version,
     # In another schema, or with another name around it; and django-celery-results'.
     similar=("taskmeta", "taskresult"),
+    extended=(
+        ("name", String(155)),
+        ("args", LargeBinary()),
+        ("kwargs", LargeBinary()),
+        ("worker", String(155)),
+        ("retries", Integer()),
+        ("queue", String(155)),
+    ),
+    older="Celery 4.4 and newer make them. Add them before the setting, or workers store nothing; "
+    "those of 5.7 and newer do so when they start, if their account may.",
+    wider_ids=WiderIds(
+        "Celery's models call each id an INTEGER, and psycopg and pg8000 send it as such: workers "
+        "with these drivers also need the lines for their app",
+        (
+            "from celery.backends.database.models import Task, TaskSet",
+            "from sqlalchemy import BigInteger",
+            "Task.__table__.c.id.type = TaskSet.__table__.c.id.type = BigInteger()",
+        ),
+        always=False,
+    ),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 
-from exporter.backends.family import Family, Layout
+from exporter.backends.family import Family, Layout, WiderIds
 from exporter.counting import feeds
 
 TASK = Layout(
@@ -52,4 +52,16 @@ FAMILY = Family(
     layouts=(TASK, GROUP),
     version=_version,
     similar=("taskresult", "taskmeta"),
+    assignment="CELERY_{NAME} = {value}",
+    older="Upgrade to django-celery-results 2.6 or newer, and run manage.py migrate.",
+    wider_ids=WiderIds(
+        "Django finds no row whose id is beyond those of its model: name this class in "
+        "INSTALLED_APPS, instead of django_celery_results",
+        (
+            "from django_celery_results.apps import CeleryResultConfig",
+            "class BigIds(CeleryResultConfig):",
+            '    default_auto_field = "django.db.models.BigAutoField"',
+        ),
+        always=True,
+    ),
 )

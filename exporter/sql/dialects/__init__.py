@@ -22,8 +22,10 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     DateTime,
+    Index,
     Inspector,
     LargeBinary,
+    MetaData,
     Select,
     String,
     Table,
@@ -43,6 +45,8 @@ from sqlalchemy import (
 from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 from sqlalchemy.engine.reflection import ObjectKind
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateIndex
+from sqlalchemy.sql.compiler import IdentifierPreparer
 from sqlalchemy.types import TypeEngine
 
 from exporter.errors import Reason
@@ -57,6 +61,7 @@ CHECK_ARGUMENTS = "check connect_args, and what follows '?' in the URL"
 # How long a transaction that writes may wait for its client: a client that was paused, or whose
 # machine is gone, keeps rows locked. Longer than any pause between two of our statements.
 LONGEST_PAUSE = 10.0  # seconds
+LONGEST_INDEX_NAME = 60  # characters; PostgreSQL and MySQL take a few more
 EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  # what is stored has no zone
 YEAR_1, YEAR_10_000 = -62_135_596_800.0, 253_402_300_800.0  # Unix time
 
@@ -103,6 +108,10 @@ class Dialect:
     begin: tuple[str, ...] = ()
     end = "COMMIT"
     longest_label = 512  # characters that `label` gives: Celery's columns have 155
+    # Whether the catalogue leaves out columns that the account may not read.
+    hides_columns = False
+    # Whether some drivers say of each id of Celery's models that it is an INTEGER, as these do.
+    types_ids = False
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -386,10 +395,83 @@ class Dialect:
         del connection, table
         return None
 
+    # What people may run, each statement without the semicolon. Accounts are named as statements
+    # name them, and tables with their schemas.
+
+    def place_of(self, connection: Connection, name: str, schema: str | None) -> Table:
+        """Return a table with the schema that it is in."""
+        return Table(name, MetaData(), schema=schema or connection.dialect.default_schema_name)
+
+    def account(self, connection: Connection) -> str:
+        """Name the account; "" where there are none, or nobody knows."""
+        del connection
+        return ""
+
+    def can_alter(self, connection: Connection, table: Table) -> bool:
+        """Say whether this is a table that somebody may alter, and no view."""
+        return table.name in inspect(connection).get_table_names(table.schema)
+
+    def index(self, connection: Connection, table: Table, column: str) -> list[str]:
+        """Return what makes an index, without stopping writers where that can be."""
+        return [self._index(connection, table, column)]
+
+    def _index(self, connection: Connection, table: Table, column: str, **options: Any) -> str:
+        place = Table(table.name, MetaData(), Column(column), schema=table.schema)
+        name = f"ix_{table.name}_{column}"[:LONGEST_INDEX_NAME]
+        statement = CreateIndex(Index(name, place.c[column], **options))
+        return str(statement.compile(dialect=_for_people(connection)))
+
+    def columns(
+        self, connection: Connection, table: Table, columns: Mapping[str, TypeEngine[Any]]
+    ) -> list[str]:
+        """Return what adds columns."""
+        names, types = names_for_people(connection), _for_people(connection).type_compiler_instance
+        return [
+            f"ALTER TABLE {names.format_table(table)} ADD {names.quote(name)} {types.process(it)}"
+            for name, it in columns.items()
+        ]
+
+    def wider_ids(
+        self, connection: Connection, table: Table, column: str, sequence: str | None
+    ) -> list[str]:
+        """Return what lets ids have 64 bits; [] where they have, or nobody knows."""
+        del connection, table, column, sequence
+        return []
+
+    def grants(
+        self, connection: Connection, table: Table, columns: Sequence[str], account: str
+    ) -> list[str]:
+        """Return what lets an account read columns, or the whole table where none is named."""
+        names = names_for_people(connection)
+        some = f" ({', '.join(map(names.quote, columns))})" if columns else ""
+        return [f"GRANT SELECT{some} ON {names.format_table(table)} TO {account}"]
+
+    def reader(self, connection: Connection, name: str, password: str) -> tuple[str, list[str]]:
+        """Return an account of this name, and what makes it; "" where there are none."""
+        del connection, name, password
+        return "", []
+
+    def snapshots(self, connection: Connection) -> list[str]:
+        """Return what brings snapshots where they are lacking; [] where nothing does."""
+        del connection
+        return []
+
     def reason(self, error: DBAPIError) -> Reason:
         """Classify a driver's error."""
         del error
         return Reason.QUERY
+
+
+def _for_people(connection: Connection) -> SQLAlchemyDialect:
+    """Return the connection's dialect without its driver's ways: some double percent signs."""
+    kind: Any = type(connection.dialect)
+    made: SQLAlchemyDialect = kind(paramstyle="named")
+    return made
+
+
+def names_for_people(connection: Connection) -> IdentifierPreparer:
+    """Return what quotes names in statements that people run."""
+    return _for_people(connection).identifier_preparer
 
 
 def named(name: str) -> type[Dialect]:

@@ -235,6 +235,23 @@ class SQLServer(Dialect):
         ).scalar()
         return bool(rights)
 
+    def account(self, connection: Connection) -> str:
+        """Ask for the user of this database."""
+        return str(connection.exec_driver_sql("SELECT QUOTENAME(USER_NAME())").scalar_one())
+
+    def reader(self, connection: Connection, name: str, password: str) -> tuple[str, list[str]]:
+        """Make a login, and a user for it in this database."""
+        del connection
+        return name, [
+            f"CREATE LOGIN {name} WITH PASSWORD = '{password}'",
+            f"CREATE USER {name} FOR LOGIN {name}",
+        ]
+
+    def snapshots(self, connection: Connection) -> list[str]:
+        """Allow them in this database."""
+        database = connection.exec_driver_sql("SELECT QUOTENAME(DB_NAME())").scalar_one()
+        return [f"ALTER DATABASE {database} SET ALLOW_SNAPSHOT_ISOLATION ON"]
+
     def reason(self, error: DBAPIError) -> Reason:
         """Classify by the server's error number, then by SQLSTATE."""
         message = str(error.orig)

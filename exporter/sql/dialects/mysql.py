@@ -20,7 +20,9 @@ from sqlalchemy import (
     Double,
     Integer,
     LargeBinary,
+    MetaData,
     Numeric,
+    Row,
     Select,
     String,
     Table,
@@ -40,7 +42,7 @@ from sqlalchemy.types import NullType, TypeEngine
 
 from exporter.errors import Reason
 from exporter.sql.cutting import cut_off
-from exporter.sql.dialects import LONGEST_PAUSE, Dialect, Driver
+from exporter.sql.dialects import LONGEST_PAUSE, Dialect, Driver, names_for_people
 from exporter.sql.identity import Origin
 from exporter.sql.inspection import Facts
 from exporter.sql.kinds import Kind
@@ -75,6 +77,7 @@ _OWN_VARIABLES = """SHOW GLOBAL VARIABLES WHERE variable_name IN
 _WHOLE_ANSWERS = """SET SESSION sql_select_limit = 18446744073709551615, sql_big_selects = 1,
     sql_mode = REPLACE(@@sql_mode, 'PAD_CHAR_TO_FULL_LENGTH', '')"""
 _BITS = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "bigint": 64}
+_LARGEST_ID = 2**63 - 2  # of a sequence of MariaDB
 _TYPE = re.compile(r"([a-z]+)(?:\((\d+)(?:,(\d+))?\))?((?: unsigned)?)")
 _ID_COLUMN = """SELECT column_type AS kind, column_default AS standard, extra AS extra
     FROM information_schema.columns
@@ -114,6 +117,7 @@ class MySQL(Dialect):
     no_such_argument = (*Dialect.no_such_argument, r"""Unsupported argument ["'](\w+)""")
     snapshot = True
     begin = ("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",)
+    hides_columns = True
 
     @classmethod
     def exact_text(cls, length: int) -> TypeEngine[str]:
@@ -276,27 +280,27 @@ class MySQL(Dialect):
         self, connection: Connection, table: Table, column: str, sequence: str | None
     ) -> int | None:
         """Read the column's type, and the limit of the sequence that MariaDB's ids come from."""
-        where = {"schema": table.schema, "name": table.name, "id": column}
-        found = connection.execute(text(_ID_COLUMN), where).one_or_none()
+        found = _id_column(connection, table, column)
         of_column = _largest(str(found.kind)) if found is not None else None
-        if found is None or of_column is None or "auto_increment" in str(found.extra):
+        if found is None or of_column is None:
             return of_column
-        schema, name = table.schema, sequence
-        if own := _NEXT_VALUE.match(str(found.standard)):
-            schema, name = (part.replace("``", "`") for part in own.groups())
-        if (
-            not name
-            or not connection.execute(text(_IS_SEQUENCE), {"schema": schema, "name": name}).scalar()
-        ):
-            return of_column  # none, or one that may not be seen
+        last = self._last(connection, _sequence(table, found, sequence))
+        return of_column if last is None else min(of_column, last)
+
+    def _last(self, connection: Connection, its_sequence: Table | None) -> int | None:
+        """Return the last value of a sequence; None: there is none, or it may not be seen."""
+        if its_sequence is None:
+            return None
+        named = {"schema": its_sequence.schema, "name": its_sequence.name}
+        if not connection.execute(text(_IS_SEQUENCE), named).scalar():
+            return None
         maximum: Select[Any] = select(sqlalchemy.column("maximum_value"))
-        maximum = maximum.select_from(sqlalchemy.table(name, schema=schema))
         try:
-            return min(of_column, int(connection.execute(maximum).scalar_one()))
+            return int(connection.execute(maximum.select_from(its_sequence)).scalar_one())
         except DBAPIError as error:
             if self.reason(error) is not Reason.PERMISSION:
                 raise
-            return of_column
+            return None
 
     def rows_estimate(self, connection: Connection, table: Table) -> int | None:
         """Read InnoDB's estimate."""
@@ -314,6 +318,48 @@ class MySQL(Dialect):
         of = {"schema": table.schema, "name": table.name}
         return bool(connection.execute(text(_WRITING_RIGHTS), of).scalar())
 
+    def account(self, connection: Connection) -> str:
+        """Ask whose rights hold: the account that the server has found for this client."""
+        user, host = self._account(connection)
+        return f"{user}@{host}"
+
+    def _account(self, connection: Connection) -> tuple[str, str]:
+        found = self.text(connection.exec_driver_sql("SELECT CURRENT_USER()").scalar_one())
+        user, _, host = found.rpartition("@")
+        return _quoted(user), _quoted(host)
+
+    def index(self, connection: Connection, table: Table, column: str) -> list[str]:
+        """Let writers go on meanwhile, or refuse."""
+        made = self._index(connection, table, column)
+        return [f"{made} ALGORITHM=INPLACE LOCK=NONE"]
+
+    def wider_ids(
+        self, connection: Connection, table: Table, column: str, sequence: str | None
+    ) -> list[str]:
+        """Widen the column, with all that MODIFY would take from it, and its sequence."""
+        found = _id_column(connection, table, column)
+        of_column = _largest(str(found.kind)) if found is not None else None
+        if found is None or of_column is None:
+            return []
+        names, statements = names_for_people(connection), []
+        own = _NEXT_VALUE.match(str(found.standard))
+        if of_column < _LARGEST_ID and (found.standard is None or own):
+            unsigned = " UNSIGNED" if "unsigned" in str(found.kind) else ""
+            standard = f" DEFAULT {found.standard}" if own else ""
+            counts = " AUTO_INCREMENT" if "auto_increment" in str(found.extra) else ""
+            wider = f"{names.quote(column)} BIGINT{unsigned} NOT NULL{standard}{counts}"
+            statements.append(f"ALTER TABLE {names.format_table(table)} MODIFY {wider}")
+        its_sequence = _sequence(table, found, sequence)
+        last = self._last(connection, its_sequence)
+        if its_sequence is not None and last is not None and last < _LARGEST_ID:
+            statements.append(f"ALTER SEQUENCE {names.format_table(its_sequence)} NOMAXVALUE")
+        return statements
+
+    def reader(self, connection: Connection, name: str, password: str) -> tuple[str, list[str]]:
+        """Make a user who connects from where this one does."""
+        account = f"{_quoted(name)}@{self._account(connection)[1]}"
+        return account, [f"CREATE USER {account} IDENTIFIED BY {_quoted(password)}"]
+
     def reason(self, error: DBAPIError) -> Reason:
         """Classify by error number."""
         arguments = error.orig.args if error.orig is not None else ()
@@ -326,6 +372,25 @@ class MySQL(Dialect):
         if number in _CONNECT or of_client or _GONE in str(error.orig):
             return Reason.CONNECT
         return Reason.QUERY
+
+
+def _quoted(name: str) -> str:
+    return "'" + name.replace("'", "''") + "'"
+
+
+def _id_column(connection: Connection, table: Table, column: str) -> Row[Any] | None:
+    where = {"schema": table.schema, "name": table.name, "id": column}
+    return connection.execute(text(_ID_COLUMN), where).one_or_none()
+
+
+def _sequence(table: Table, id_column: Row[Any], usual: str | None) -> Table | None:
+    """Return the sequence that ids come from; None: from none. It may not be there."""
+    if "auto_increment" in str(id_column.extra):
+        return None
+    if own := _NEXT_VALUE.match(str(id_column.standard)):
+        schema, name = (part.replace("``", "`") for part in own.groups())
+        return Table(name, MetaData(), schema=schema)
+    return Table(usual, MetaData(), schema=table.schema) if usual else None
 
 
 def _largest(column_type: str) -> int | None:

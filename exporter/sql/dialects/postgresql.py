@@ -36,7 +36,14 @@ from sqlalchemy.types import NullType, TypeEngine
 
 from exporter.errors import Reason
 from exporter.sql.cutting import cut_off
-from exporter.sql.dialects import LONGEST_PAUSE, Dialect, Driver, Limits, decoded
+from exporter.sql.dialects import (
+    LONGEST_PAUSE,
+    Dialect,
+    Driver,
+    Limits,
+    decoded,
+    names_for_people,
+)
 from exporter.sql.identity import Origin
 from exporter.sql.inspection import Facts, Transactions
 from exporter.sql.kinds import Kind
@@ -81,15 +88,22 @@ _ID_LIMIT = """SELECT format_type(atttypid, NULL),
     information_schema._pg_numeric_scale(atttypid, atttypmod),
     {sequences}
     FROM pg_attribute WHERE attrelid = to_regclass(:name) AND attname = :id"""
-# That of the default, that of the identity, or the one that Celery asks itself.
-_SEQUENCES = """(SELECT min(seqmax) FROM pg_sequence WHERE seqrelid IN (
-        SELECT d.refobjid FROM pg_attrdef f JOIN pg_depend d
+# That of the default, or the one that Celery asks itself; below also that of an identity.
+_OWN_SEQUENCES = """SELECT d.refobjid FROM pg_attrdef f JOIN pg_depend d
             ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
             WHERE f.adrelid = attrelid AND f.adnum = attnum
+        UNION SELECT to_regclass(:sequence) WHERE NOT atthasdef AND attidentity = ''"""
+_SEQUENCES = f"""(SELECT min(seqmax) FROM pg_sequence WHERE seqrelid IN (
+        {_OWN_SEQUENCES}
         UNION SELECT objid FROM pg_depend
             WHERE deptype = 'i' AND refclassid = 'pg_class'::regclass
-            AND refobjid = attrelid AND refobjsubid = attnum
-        UNION SELECT to_regclass(:sequence) WHERE NOT atthasdef AND attidentity = ''))"""
+            AND refobjid = attrelid AND refobjsubid = attnum))"""  # noqa: S608  # ours
+# What keeps ids below 64 bits: the column's type, and sequences. An identity goes with its column.
+_NARROW = f"""SELECT format_type(atttypid, NULL), ARRAY(
+    SELECT quote_ident(nspname) || '.' || quote_ident(relname) FROM pg_sequence
+    JOIN pg_class c ON c.oid = seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE seqmax < {2**63 - 1} AND seqrelid IN ({_OWN_SEQUENCES}))
+    FROM pg_attribute WHERE attrelid = to_regclass(:name) AND attname = :id"""  # noqa: S608
 
 _REASONS = {
     "42501": Reason.PERMISSION,  # insufficient_privilege
@@ -134,6 +148,7 @@ class PostgreSQL(Dialect):
     snapshot = True
     catalogue = ("pg_catalog.pg_tables", "schemaname", "tablename")  # those we may not read, too
     begin = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",)
+    types_ids = True  # psycopg and pg8000 do, psycopg2 does not
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
@@ -348,6 +363,66 @@ class PostgreSQL(Dialect):
             ).scalar()
         )
 
+    def place_of(self, connection: Connection, name: str, schema: str | None) -> Table:
+        """Return it in the schema in which it was seen."""
+        return super().place_of(connection, name, schema or self._schemas.get(name))
+
+    def account(self, connection: Connection) -> str:
+        """Ask whose rights hold."""
+        return self.text(
+            connection.exec_driver_sql("SELECT quote_ident(current_user)").scalar_one()
+        )
+
+    def can_alter(self, connection: Connection, table: Table) -> bool:
+        """Ask what kind of relation it is; one in partitions is altered in other ways."""
+        kind = text("SELECT CAST(relkind AS text) FROM pg_class WHERE oid = to_regclass(:name)")
+        found = connection.execute(kind, {"name": _quoted(connection, table)}).scalar()
+        return self.text(found) == "r"
+
+    def index(self, connection: Connection, table: Table, column: str) -> list[str]:
+        """Let writers go on meanwhile."""
+        return [self._index(connection, table, column, postgresql_concurrently=True)]
+
+    def wider_ids(
+        self, connection: Connection, table: Table, column: str, sequence: str | None
+    ) -> list[str]:
+        """Widen the column, and the sequence of a serial, which has its type."""
+        if (connection.dialect.server_version_info or ()) < SEQUENCE_CATALOGUE:
+            return []
+        its_sequence = Table(sequence or "", MetaData(), schema=table.schema)
+        asked = {
+            "name": _quoted(connection, table),
+            "id": column,
+            "sequence": _quoted(connection, its_sequence),
+        }
+        kind, sequences = connection.execute(text(_NARROW), asked).one()
+        names, statements = names_for_people(connection), []
+        if decoded(kind) in ("smallint", "integer"):
+            altered = f"ALTER TABLE {names.format_table(table)} ALTER COLUMN {names.quote(column)}"
+            statements.append(f"{altered} TYPE bigint")
+        statements += [f"ALTER SEQUENCE {self.text(s)} AS bigint NO MAXVALUE" for s in sequences]
+        return statements
+
+    def grants(
+        self, connection: Connection, table: Table, columns: Sequence[str], account: str
+    ) -> list[str]:
+        """Let it use the schema as well, if it may not."""
+        may = text("SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = :s")
+        uses = account == self.account(connection) and bool(
+            connection.execute(may, {"s": table.schema}).scalar()
+        )
+        schema = names_for_people(connection).quote(str(table.schema))
+        usage = [] if uses else [f"GRANT USAGE ON SCHEMA {schema} TO {account}"]
+        return usage + super().grants(connection, table, columns, account)
+
+    def reader(self, connection: Connection, name: str, password: str) -> tuple[str, list[str]]:
+        """Make a role that may connect to this database."""
+        database = connection.exec_driver_sql("SELECT quote_ident(current_database())").scalar_one()
+        return name, [
+            f"CREATE ROLE {name} LOGIN PASSWORD '{password}'",
+            f"GRANT CONNECT ON DATABASE {self.text(database)} TO {name}",
+        ]
+
     def reason(self, error: DBAPIError) -> Reason:
         """Classify by SQLSTATE; an error without one happened on the connection."""
         state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
@@ -402,7 +477,8 @@ def _base(declared: TypeEngine[Any]) -> TypeEngine[Any]:
 
 
 def _quoted(connection: Connection, table: Table) -> str:
-    return connection.dialect.identifier_preparer.format_table(table)
+    """Return the name as a value: in statements drivers want percent signs doubled."""
+    return names_for_people(connection).format_table(table)
 
 
 def _fetch_text(connection: Connection, *, as_bytes: bool) -> None:

@@ -25,6 +25,7 @@ from sqlalchemy import (
     Double,
     Integer,
     LargeBinary,
+    MetaData,
     String,
     Table,
     and_,
@@ -258,6 +259,11 @@ class SQLite(Dialect):
         """Return False: the connection is read-only, whatever the account may do."""
         del connection, table
         return False
+
+    def place_of(self, connection: Connection, name: str, schema: str | None) -> Table:
+        """Return it without the schema that a file has anyway."""
+        del connection
+        return Table(name, MetaData(), schema=schema)
 
     def reason(self, error: DBAPIError) -> Reason:
         """Classify by SQLite's result code."""
