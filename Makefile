@@ -12,7 +12,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint types test coverage soak bench demo constraints clean
+.PHONY: help venv lint types test coverage soak bench image demo constraints clean
 .DELETE_ON_ERROR:
 
 help: ## say what there is
@@ -43,6 +43,9 @@ bench: servers $(BIN)/.complete ## measure what it costs; writes bench/RESULTS.m
 	@sh scripts/install-system-packages peers
 	$(PIP) install --constraint constraints.txt --group bench
 	$(BIN)/python -m bench $(if $(QUICK),--quick) $(ONLY:%=--only %)
+
+image: ## build the container images and run them, as root; with buildah, debootstrap, podman and runc
+	@scripts/test-image
 
 demo: $(BIN)/.runnable ## run a demo: Celery worker, beat and the exporter, until Ctrl-C
 	@exec $(BIN)/python examples/demo/run.py
