@@ -39,6 +39,7 @@ DOCUMENTS = [
             "CHANGELOG.md",
             "SECURITY.md",
             "deploy/README.md",
+            "deploy/helm/celery-results-exporter/README.md",
         )
     ),
     *sorted((ROOT / "docs").glob("*.md")),
