@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.deploy.manifests import Manifests, validate
+from tests.servers.process import missing
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
 NAME = "celery-results-exporter"
@@ -26,7 +27,7 @@ every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 def rendered(folder: Path) -> str:
     kubectl = shutil.which("kubectl")
     if kubectl is None:  # Debian's is too old for components
-        pytest.skip("kubectl is not installed")
+        missing("kubectl is not installed (https://kubernetes.io/docs/tasks/tools/)")
     done = subprocess.run(
         [kubectl, "kustomize", folder], capture_output=True, text=True, check=False
     )
