@@ -19,6 +19,7 @@ from sqlalchemy import (
     or_,
     select,
 )
+from sqlalchemy.util import LRUCache
 
 from exporter.backends import chunks
 from exporter.backends.chunks import NEWEST_ROWS, Chunks
@@ -288,7 +289,7 @@ class Reader:
         return [self._sql.row(found) for found in connection.execute(query)]
 
 
-_readers: dict[Hashable, Reader] = {}
+_readers: LRUCache[Hashable, Reader] = LRUCache(READERS_KEPT)
 
 
 def reader_of(
@@ -304,8 +305,6 @@ def reader_of(
     key = (*server, *alike)
     reader = _readers.get(key)
     if reader is None:
-        if len(_readers) >= READERS_KEPT:
-            _readers.clear()
         reader = _readers[key] = Reader(table, dialect, zone, bounds)
     return reader
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _LARGEST = 1 << 20  # bytes of a request
 
@@ -219,7 +219,7 @@ def _serve(requests: socket.socket) -> _Start | None:
                     os.close(file)
 
 
-def main() -> object:
+def main() -> int | None:
     """Serve, and in each child be the program."""
     fd, program, *preloaded = sys.argv[1:]
     module, function = program.split(":")
@@ -230,7 +230,8 @@ def main() -> object:
     if started is None:
         return 0
     started.become()
-    return getattr(sys.modules[module], function)()
+    run: Callable[[], int | None] = getattr(sys.modules[module], function)
+    return run()
 
 
 if __name__ == "__main__":

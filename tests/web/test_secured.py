@@ -235,15 +235,15 @@ def test_credentials_that_are_none(secured: Secured, header: str) -> None:
 
 
 def test_wrong_passwords_take_as_long_for_everybody(secured: Secured) -> None:
-    """Whatever the hashes cost, and whether or not there is such a user."""
+    """Whatever the hashes cost, and whether or not there is such a user; in time of the CPU."""
     cheap, dear = (bcrypt.hashpw(b"p@ss", bcrypt.gensalt(cost)).decode() for cost in (4, 9))
     took: dict[str, list[float]] = {"cheap": [], "dear": [], "nobody": []}
     with secured.serving(basic_auth_users={"cheap": cheap, "dear": dear}):
         for number in range(5):
             for user, times in took.items():
-                begun = time.perf_counter()
+                begun = time.process_time()
                 assert secured.ask(user=user, password=f"wrong {number}").status == 401
-                times.append(time.perf_counter() - begun)
+                times.append(time.process_time() - begun)
         assert secured.ask(user="cheap", password="p@ss").status == 200  # noqa: S106
     least = {user: min(times) for user, times in took.items()}
     assert max(least.values()) < 2 * min(least.values()), least

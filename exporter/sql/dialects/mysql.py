@@ -295,8 +295,10 @@ class MySQL(Dialect):
         if not connection.execute(text(_IS_SEQUENCE), named).scalar():
             return None
         maximum: Select[Any] = select(sqlalchemy.column("maximum_value"))
+        # Compiled once for all of this name: a Table would be for each.
+        maximum = maximum.select_from(sqlalchemy.table(its_sequence.name, schema=its_sequence.schema))
         try:
-            return int(connection.execute(maximum.select_from(its_sequence)).scalar_one())
+            return int(connection.execute(maximum).scalar_one())
         except DBAPIError as error:
             if self.reason(error) is not Reason.PERMISSION:
                 raise
