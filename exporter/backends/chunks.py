@@ -17,8 +17,10 @@ from sqlalchemy.sql import Select
 from exporter.backends.expressions import (
     BELOW_ZERO,
     DONE,
+    RETRIES,
     STATE,
     TASK,
+    TOOK,
     Expressions,
     count_of,
     grouping,
@@ -90,6 +92,8 @@ class Chunks:
         chunk.groups = self._groups(connection, where, news=plan.news)
         if len(chunk.groups) > MOST_GROUPS:  # a chunk of as many rows has no more
             return self._aggregated(connection, replace(plan, chunk=MOST_GROUPS), top)
+        if self._sql.sizes:
+            chunk.groups = list(self._sized(connection, where, chunk.groups))
         total = len(found) + sum(group.rows for group in chunk.groups)
         chunk.asked = total if full else plan.chunk
         self._sort(connection, plan, chunk, found)
@@ -143,65 +147,101 @@ class Chunks:
 
     def _summed(self, dated: Iterable[tuple[float | None, str, Any]]) -> Iterator[Group]:
         """Aggregate rows as the database does: 1 µs each, where a `Row` would take 8."""
-        sums: dict[tuple[Any, ...], tuple[int, int, float | None, Histogram | None]] = {}
-        for moment, exception, (_, state, task, worker, queue, retries, _, _, _, *run) in dated:
+        sums: dict[tuple[Any, ...], tuple[int, int, float | None]] = {}
+        measured: dict[tuple[Any, ...], _Measured] = {}
+        measures = any(self._sql.measures)
+        for moment, exception, values in dated:
+            _, state, task, worker, queue, retries, *_ = values
             key = (state, task, worker, queue, exception)
-            count, retried, newest, took = sums.get(key, (0, 0, None, None))
-            if run and run[0] is not None:
-                took = (took or Histogram.empty(self._sql.bounds)).observe(run[0])
+            count, retried, newest = sums.get(key, (0, 0, None))
             if newest is None or (moment is not None and newest < moment):
                 newest = moment
-            sums[key] = count + 1, retried + count_of(retries), newest, took
+            sums[key] = count + 1, retried + count_of(retries), newest
+            if measures:
+                if key not in measured:
+                    measured[key] = _Measured(self._sql)
+                measured[key].add(values)
         text = self._sql.text
-        for (state, *labels, exception), (count, retried, newest, took) in sums.items():
+        for key, (count, retried, newest) in sums.items():
+            state, *labels, exception = key
             name = SUCCESS if self._sql.state is None else text(state)
             task, worker, queue = map(text, labels)
-            own = (name, task, worker, queue)
-            yield Group(*own, count, retried, newest, exception=exception, took=took)
+            group = Group(name, task, worker, queue, count, retried, newest, exception=exception)
+            yield measured[key].of(group) if measures else group
 
     def _groups(
         self, connection: Connection, where: ColumnElement[bool], *, news: bool
     ) -> list[Group]:
         """Aggregate successes: one group more than MOST_GROUPS, where there are too many.
 
-        Those with run times make a group for each bucket, the one with the newest row last.
+        What is sorted into buckets makes a group for each, the one with the newest row last.
         """
-        run, newest_id = self._sql.run, func.max(self._sql.id)
+        sql, newest_id = self._sql, func.max(self._sql.id)
+        ran = (null(), null()) if sql.run is None else (sql.run.bucket, sql.run.total)
+        buckets = grouping((ran[0], sql.retry_bucket))
         query = (
             select(
-                *self._sql.labels,
+                *sql.labels,
                 func.count(),
-                func.coalesce(self._sql.dialect.total(self._sql.retries), 0),
-                self._sql.moment(None if self._sql.done is None else func.max(self._sql.done)),
+                func.coalesce(sql.dialect.total(sql.retries), 0),
+                sql.moment(None if sql.done is None else func.max(sql.done)),
                 newest_id if news else null(),
+                *ran,
+                sql.retry_bucket,
             )
-            .where(where, self._sql.success)
-            .group_by(*grouping(self._sql.keys))
+            .where(where, sql.success)
+            .group_by(*grouping(sql.keys), *buckets)
             .limit(MOST_GROUPS + 1)
         )
-        if run is not None:
-            query = query.add_columns(run.bucket, run.total).group_by(run.bucket)
-            query = query.order_by(newest_id) if news else query
-        text = self._sql.text
+        if buckets and news:
+            query = query.order_by(newest_id)
+        text = sql.text
         groups: list[Group] = []
         newest_ids: list[int] = []
         found: Sequence[Any] = connection.execute(query).all()
-        for task, worker, queue, count, retries, done, newest, *ran in found:
+        for task, worker, queue, count, retries, done, newest, *measured in found:
             if count:  # without labels there is one group, even of nothing
                 labels = (text(task), text(worker), text(queue))
-                sums = (count, count_of(retries), self._sql.epoch(done))
-                took = self._in_bucket(count, *ran) if ran else None
-                groups.append(Group(SUCCESS, *labels, *sums, took=took))
+                group = Group(SUCCESS, *labels, count, count_of(retries), sql.epoch(done))
+                groups.append(self._measured(group, *measured))
                 newest_ids.append(newest)
         return self._with_task_ids(connection, groups, newest_ids) if news else groups
 
-    def _in_bucket(self, count: int, bucket: int | None, total: float) -> Histogram | None:
-        """Return how long the tasks of rows took that are all in one bucket; None: in none."""
-        if bucket is None:
-            return None
+    def _measured(
+        self, group: Group, bucket: int | None, took: Any, retry_bucket: int | None
+    ) -> Group:
+        """Add what was measured of the rows of a group, which are all in the same buckets."""
+        measures, rows = self._sql.measures, group.rows
+        ran = retried = None
         if bucket == BELOW_ZERO:
-            bucket, total = 0, 0.0
-        return Histogram.of_bucket(self._sql.bounds, bucket, count, total)
+            ran = Histogram.of_bucket(measures.runtimes, 0, rows, 0.0)
+        elif bucket is not None:
+            ran = Histogram.of_bucket(measures.runtimes, bucket, rows, took)
+        if retry_bucket is not None:
+            total = float(group.retries)
+            retried = Histogram.of_bucket(measures.retries, retry_bucket, rows, total)
+        return group._replace(took=ran, retried=retried)
+
+    def _sized(
+        self, connection: Connection, where: ColumnElement[bool], groups: list[Group]
+    ) -> Iterator[Group]:
+        """Add how many bytes successes take: those of a task all to one of its groups."""
+        sql = self._sql
+        sizes = (size.label(f"size_{number}") for number, size in enumerate(sql.sizes))
+        each = select(sql.labels[0].label("task"), *sizes).where(where, sql.success)
+        task, *columns = sql.dialect.computed(each).c
+        sums = (
+            sql.dialect.total(column) if there else null()
+            for column, there in zip(columns, sql.has_sizes, strict=True)
+        )
+        query = select(task, *sums).group_by(*([task] if grouping(sql.labels[:1]) else []))
+        of_tasks: dict[str, list[int]] = {}
+        for name, *found in connection.execute(query):
+            before = of_tasks.setdefault(sql.text(name), [0] * len(found))  # NULL and "" are one
+            before[:] = [total + count_of(more) for total, more in zip(before, found, strict=True)]
+        for group in groups:
+            own = of_tasks.pop(group.task, [])
+            yield group._replace(payload=sql.payload(own)) if own else group
 
     def _holes(
         self, connection: Connection, where: ColumnElement[bool], after: int | None
@@ -257,3 +297,28 @@ class Chunks:
             start = [] if plan.after is None else [plan.after]
             chunk.holes = list(holes([*start, *(row[0] for row in found)]))
         return chunk
+
+
+class _Measured:
+    """What is measured of rows that become one group."""
+
+    def __init__(self, sql: Expressions) -> None:
+        self._sql = sql
+        self._took: Histogram | None = None
+        self._retried: Histogram | None = None
+        self._sizes = [0] * len(sql.sizes)
+
+    def add(self, values: Any) -> None:
+        """Add a row's."""
+        measures, took = self._sql.measures, values[TOOK]
+        if took is not None:
+            self._took = (self._took or Histogram.empty(measures.runtimes)).observe(took)
+        if (retried := self._sql.retried(values[RETRIES])) is not None:
+            self._retried = (self._retried or Histogram.empty(measures.retries)).observe(retried)
+        sizes = zip(self._sizes, values[TOOK + 1 :], strict=True)
+        self._sizes = [total + count_of(size) for total, size in sizes]
+
+    def of(self, group: Group) -> Group:
+        """Return the group with what was added."""
+        payload = self._sql.payload(self._sizes)
+        return group._replace(took=self._took, retried=self._retried, payload=payload)

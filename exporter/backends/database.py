@@ -168,7 +168,7 @@ class Database(KeptConnection[Connection]):
                         table,
                         self.dialect,
                         self.zone(table.layout),
-                        tuple(self.settings.runtime_buckets),
+                        self.settings.measures(),
                     )
                     for table in self._tables
                 }
@@ -291,7 +291,10 @@ class Database(KeptConnection[Connection]):
                     f"table {name!r} has no column {column!r}: it is not a result table of "
                     f"{self.family.program}" + (f"; check {key}" if key else ""),
                 )
-        wanted = [c for c in (*layout.required, *layout.optional) if c in facts.columns]
+        asked = self.settings.payload_bytes
+        measured = [name for part, name in layout.payload.items() if part in asked]
+        names = dict.fromkeys((*layout.required, *layout.optional, *measured))
+        wanted = [name for name in names if name in facts.columns]
         readable = self._readable(connection, sqlalchemy.table(name, schema=schema), wanted)
         for column in layout.required:
             if column not in readable:

@@ -31,13 +31,14 @@ from sqlalchemy.sql import Select
 from exporter.backends import failures
 from exporter.backends.family import ResultTable
 from exporter.counting.dates import CLOCKS
-from exporter.counting.results import FAILURE, READY_STATES, SUCCESS, Row
+from exporter.counting.measures import Measures
+from exporter.counting.results import FAILURE, READY_STATES, SUCCESS, Row, Sizes
 from exporter.metrics.samples import LARGEST_COUNT
 from exporter.sql.dialects import Dialect, decoded
 
 IDS_A_STATEMENT = 1_000  # SQL Server takes 2,100 parameters
 LABELS_KEPT = 20_000  # texts that are kept, so that equal ones are one
-STATE, TASK, DONE, RESULT = 1, 2, 6, 8  # places in `row_columns`
+STATE, TASK, RETRIES, DONE, RESULT, TOOK = 1, 2, 5, 6, 8, 9  # places in `row_columns`
 LONGEST_RUN = 1e9  # seconds; what seems longer is no run
 BELOW_ZERO = -1  # in place of a bucket: it took no time, by clocks that differ
 
@@ -55,11 +56,10 @@ class Expressions:
     """Those of tables that are alike, of any backend."""
 
     def __init__(
-        self, table: ResultTable, dialect: Dialect, zone: ZoneInfo, bounds: tuple[float, ...]
+        self, table: ResultTable, dialect: Dialect, zone: ZoneInfo, measures: Measures
     ) -> None:
-        """`bounds` are those of buckets for run times, in seconds."""
         self.table = table
-        self.bounds = bounds
+        self.measures = measures = table.measured(measures)
         self.dialect = dialect
         # Of wall times; a moment has none to be shifted by.
         self._zone = None if table.date_done_zone or zone.key == "UTC" else zone
@@ -92,8 +92,10 @@ class Expressions:
             self._start_of_result(table.column(layout.result)),
         ]
         self.run = self._run()
-        if self.run is not None:
-            self.row_columns.append(self.run.seconds)
+        self.retry_bucket = self._retry_bucket()
+        self.sizes = [self._size(layout.payload.get(part)) for part in measures.payload]
+        self.has_sizes = [not size.compare(null()) for size in self.sizes]
+        self.row_columns += [null() if self.run is None else self.run.seconds, *self.sizes]
         self.traceback = table.column(layout.traceback)
         ids = self.id.in_(bindparam("ids", expanding=True))
         self._task_ids_by_id = select(self.id, self.task_id).where(ids)
@@ -140,7 +142,7 @@ class Expressions:
 
     def row(self, found: Any, exception: str = "") -> Row:
         """Decode a row of `row_columns`."""
-        row_id, state, task, worker, queue, retries, done, task_id, _, *took = found
+        row_id, state, task, worker, queue, retries, done, task_id, _, took, *sizes = found
         label = self.text
         return Row(
             row_id,
@@ -152,8 +154,19 @@ class Expressions:
             self.epoch(done),
             self.dialect.text(task_id),
             exception,
-            *took,
+            took,
+            self.retried(retries),
+            self.payload(sizes),
         )
+
+    def retried(self, retries: Any) -> int | None:
+        """Say how often a task was retried, where that is measured and its row tells."""
+        return count_of(retries) if self.measures.retries and retries is not None else None
+
+    def payload(self, sizes: Sequence[Any]) -> Sizes:
+        """Read how many bytes each part takes that is measured; NULL takes none."""
+        pairs = zip(sizes, self.has_sizes, strict=True)
+        return tuple(count_of(size) if known else None for size, known in pairs)
 
     def _run(self) -> Run | None:
         """Return how long tasks ran, where the table and its dates tell.
@@ -170,17 +183,36 @@ class Expressions:
         ran, late = self.dialect.elapsed(started, self.done), self.dialect.elapsed(created, started)
         if ran is None or late is None:
             return None
-        zero, last = _number(0.0), _number(len(self.bounds))
+        bounds = self.measures.runtimes
+        zero, last = _number(0.0), _number(len(bounds))
         in_its_life = and_(late >= -_number(CLOCKS), ran >= -_number(CLOCKS))
         seconds = case((ran < zero, zero), (ran < _number(LONGEST_RUN), ran))
         # As few looks at dates as can be: for most rows, three and that of the sum.
         buckets = (
             (ran < zero, case((ran >= -_number(CLOCKS), _number(BELOW_ZERO)))),
-            *((ran <= _number(bound), _number(n)) for n, bound in enumerate(self.bounds)),
+            *((ran <= _number(bound), _number(n)) for n, bound in enumerate(bounds)),
             (ran < _number(LONGEST_RUN), last),
         )
         bucket = case((late >= -_number(CLOCKS), case(*buckets)))
         return Run(case((in_its_life, seconds)), bucket, func.sum(ran))
+
+    def _retry_bucket(self) -> ColumnElement[Any]:
+        """Return the place among the bounds of how often a task was retried; null where unknown."""
+        bounds = self.measures.retries
+        if not bounds:
+            return null()
+        places = (
+            (self.retries <= _number(int(bound)), _number(n)) for n, bound in enumerate(bounds)
+        )
+        return case((self.retries.is_not(None), case(*places, else_=_number(len(bounds)))))
+
+    def _size(self, name: str | None) -> ColumnElement[Any]:
+        """Return the bytes in a column; null where there is none that may be read."""
+        adapted = self.table.column(name)
+        if name is None or adapted is None:
+            return null()
+        column = self.table.table.c[name]
+        return self.dialect.octets(column, binary=adapted is column)
 
     def _of(
         self, name: str | None, expression: Callable[[ColumnElement[Any]], ColumnElement[Any]]

@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import NullType, TypeEngine
 
+from exporter.counting.measures import PARTS, Measures
 from exporter.counting.tally import Feed
 from exporter.sql.inspection import Facts
 from exporter.sql.kinds import Kind, Whole, has_zone, is_decimal
@@ -49,6 +50,8 @@ class Layout:
     task_id: str | None = None
     result: str | None = None
     traceback: str | None = None
+    args: str | None = None
+    kwargs: str | None = None
     created: str | None = None  # when the row was, by the clock and in the zone of `done`
     started: str | None = None  # when the task did, as the server's CURRENT_TIMESTAMP has it
     sequence: str | None = None  # that ids come from, where the database has sequences
@@ -74,12 +77,20 @@ class Layout:
         )
         return tuple(name for name in names if name is not None)
 
+    @property
+    def payload(self) -> Mapping[str, str]:
+        """Name the columns that hold what a task was given and returned, by part."""
+        columns = zip(PARTS, (self.result, self.args, self.kwargs), strict=True)
+        return {part: name for part, name in columns if name is not None}
+
     def kind_of(self, name: str) -> Kind:
         """Say what a column has to hold."""
         kinds = {
             self.id: Kind.WHOLE,
             self.retries: Kind.NUMBER,
             self.result: Kind.BYTES,
+            self.args: Kind.BYTES,
+            self.kwargs: Kind.BYTES,
             self.done: Kind.MOMENT,
             self.created: Kind.MOMENT,
             self.started: Kind.MOMENT,
@@ -151,6 +162,15 @@ class ResultTable:
         wanted = (layout.created, layout.started, layout.done)
         return all(self.column(name) is not None for name in wanted)
 
+    def measured(self, measures: Measures) -> Measures:
+        """Leave out what its rows cannot tell."""
+        layout = self.layout
+        return Measures(
+            runtimes=measures.runtimes if self.times else (),
+            retries=measures.retries if self.column(layout.retries) is not None else (),
+            payload=measures.payload if layout.payload else (),
+        )
+
     @property
     def extended(self) -> bool:
         """Whether there is a column for the task's name."""
@@ -172,7 +192,8 @@ def build(
     """Make the table from what was found, with those columns only that may be read."""
     declared = facts.columns
     zone = has_zone(declared.get(layout.done))
-    names = tuple(name for name in (*layout.required, *layout.optional) if name in readable)
+    known = (*layout.required, *layout.optional, *layout.payload.values())
+    names = tuple(dict.fromkeys(name for name in known if name in readable))
     table = _table(layout, name, schema, names, (is_decimal(declared[layout.id]), zone))
     columns: dict[str, ColumnElement[Any]] = {}
     for column in names:
@@ -209,7 +230,7 @@ def _table(
         layout.created: DateTime(timezone=zone),
         layout.started: DateTime(timezone=zone),
         layout.retries: Integer(),
-        layout.result: LargeBinary(),
+        **dict.fromkeys(layout.payload.values(), LargeBinary()),
     }
     made = (Column(column, types.get(column, String())) for column in columns)
     return Table(name, MetaData(), *made, schema=schema)

@@ -20,6 +20,7 @@ from exporter.backends.database import Database, Session
 from exporter.backends.expressions import Expressions, count_of, grouping
 from exporter.backends.family import Layout
 from exporter.counting.history import Grid
+from exporter.counting.measures import Measures
 from exporter.counting.results import FAILURE, READY_STATES, Group, Row
 from exporter.errors import BackendError, Reason
 
@@ -94,8 +95,7 @@ class History:
             raise BackendError(Reason.SCHEMA, f"table {name!r} is no longer there")
         if self._question is None or self._question.sql.table is not table:
             zone = self._database.zone(self._layout)
-            buckets = tuple(self._database.settings.runtime_buckets)
-            sql = Expressions(table, self._database.dialect, zone, buckets)
+            sql = Expressions(table, self._database.dialect, zone, Measures())
             if sql.done is None:
                 raise BackendError(
                     Reason.SCHEMA,

@@ -139,12 +139,20 @@ def _assumed(dialect: Dialect, table: ResultTable, known: Subquery) -> Iterator[
         )
     if layout.started is not None and layout.started in known.c and layout.done in known.c:
         yield from _ran(dialect, known.c[layout.started], known.c[layout.done])
+    yield from _sizes(dialect, table, known)
     if layout.result is not None and layout.result in known.c:
         start = dialect.start_of_bytes(known.c[layout.result], START)
         yield Expectation(f"the first {START} bytes of {BYTES!r}", start, BYTES[:START], _plain)
     if layout.traceback is not None and layout.traceback in known.c:
         end = dialect.end_of_text(known.c[layout.traceback], END)
         yield Expectation(f"the last {END} characters of {TEXT!r}", end, TEXT[-END:], decoded)
+
+
+def _sizes(dialect: Dialect, table: ResultTable, known: Subquery) -> Iterator[Expectation]:
+    for name in table.layout.payload.values():
+        if name in known.c:
+            size = dialect.octets(known.c[name], binary=True)
+            yield Expectation(f"the number of bytes in {BYTES!r}", size, len(BYTES))
 
 
 def _ran(
@@ -193,7 +201,7 @@ def _known(dialect: Dialect, table: ResultTable) -> Subquery:
     others = (
         (layout.done, moment),
         (layout.started, started),
-        (layout.result, literal(BYTES)),
+        *((name, literal(BYTES)) for name in layout.payload.values()),
         (layout.traceback, literal(TEXT, String())),
     )
     for other, value in others:

@@ -27,6 +27,7 @@ from exporter.backends.expressions import Expressions, grouping, portions
 from exporter.backends.family import ResultTable
 from exporter.counting.audit import Audit, Found, missing
 from exporter.counting.lifecycle import Watch
+from exporter.counting.measures import Measures
 from exporter.counting.position import RECENT_IDS
 from exporter.counting.resets import REAPPEARED_IDS
 from exporter.counting.results import READY_STATES, Row
@@ -53,12 +54,13 @@ class Reader:
     """Reads tables that are alike, of any backend: `reader_of` returns one for all of them."""
 
     def __init__(
-        self, table: ResultTable, dialect: Dialect, zone: ZoneInfo, bounds: tuple[float, ...]
+        self, table: ResultTable, dialect: Dialect, zone: ZoneInfo, measures: Measures
     ) -> None:
         self.table = table
         self.dialect = dialect
-        self._sql = sql = Expressions(table, dialect, zone, bounds)
+        self._sql = sql = Expressions(table, dialect, zone, measures)
         self.times = sql.run is not None  # whether it reads how long tasks ran
+        self.sizes = all(sql.has_sizes)  # whether it reads those of all that is asked for
         self._chunks = Chunks(sql)
         # Whatever is written to a row, a new state, another worker, comes with a newer date. The
         # finished are counted, too, and the labels: a worker's clock may be slow, or in seconds.
@@ -292,20 +294,15 @@ class Reader:
 _readers: LRUCache[Hashable, Reader] = LRUCache(READERS_KEPT)
 
 
-def reader_of(
-    table: ResultTable, dialect: Dialect, zone: ZoneInfo, bounds: tuple[float, ...]
-) -> Reader:
-    """Return the reader of all tables that are like this one: it takes 4 ms and 100 KiB to make.
-
-    `bounds` are those of buckets, in seconds, for tables that tell how long tasks ran.
-    """
-    bounds = bounds if table.times else ()
+def reader_of(table: ResultTable, dialect: Dialect, zone: ZoneInfo, measures: Measures) -> Reader:
+    """Return the reader of all tables that are like this one: it takes 4 ms and 100 KiB to make."""
+    measures = table.measured(measures)
     server = (type(dialect), dialect.variant, dialect.snapshot)
-    alike = (table.table, table.layout, table.shape, table.date_done_zone, zone.key, bounds)
+    alike = (table.table, table.layout, table.shape, table.date_done_zone, zone.key, measures)
     key = (*server, *alike)
     reader = _readers.get(key)
     if reader is None:
-        reader = _readers[key] = Reader(table, dialect, zone, bounds)
+        reader = _readers[key] = Reader(table, dialect, zone, measures)
     return reader
 
 

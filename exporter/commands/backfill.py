@@ -195,7 +195,7 @@ def _read(backend: Backend, grid: Grid, book: Book, sorting: Sorting) -> None:
         backend.series_limit,
         0.0,
         backend.relabelling(),
-        buckets=tuple(backend.runtime_buckets),
+        measures=backend.measures(),
     )
     past = Past(backend.name, tally, grid, backend.stale_after, book)
     try:

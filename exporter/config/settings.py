@@ -22,6 +22,7 @@ from exporter.config.model import Duration, Model, Text, Truth, Whole, at_least
 from exporter.config.secretfiles import read_secret
 from exporter.counting.expected import Expectations
 from exporter.counting.lifecycle import Rules
+from exporter.counting.measures import Measures
 from exporter.counting.relabelling import Relabelling
 from exporter.errors import BackendError, Reason
 from exporter.metrics.catalogue import RUNTIME_BUCKETS
@@ -54,6 +55,20 @@ def _ascending(bounds: list[float]) -> list[float]:
     if not all(lower < upper for lower, upper in pairwise([0.0, *bounds])):
         raise ValueError("do not ascend; begin with the shortest, and name each once")
     return bounds
+
+
+def _counts(bounds: list[int]) -> list[int]:
+    if len(bounds) > MOST_BUCKETS:
+        raise ValueError(f"has {len(bounds)} buckets; name {MOST_BUCKETS} at most")
+    if any(lower >= upper for lower, upper in pairwise([-1, *bounds])):
+        raise ValueError("do not ascend; begin with 0 or more, and name each once")
+    return bounds
+
+
+def _each_once(parts: list[str]) -> list[str]:
+    if len(set(parts)) < len(parts):
+        raise ValueError("name one twice")
+    return parts
 
 
 def _remember_options(value: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +120,10 @@ class Settings(Model, frozen=True):
     runtime_buckets: Annotated[list[Duration], AfterValidator(_ascending)] = Field(
         default_factory=lambda: list(RUNTIME_BUCKETS)
     )
+    retries_buckets: Annotated[list[Whole], AfterValidator(_counts)] = Field(default_factory=list)
+    payload_bytes: Annotated[
+        list[Literal["result", "args", "kwargs"]], AfterValidator(_each_once)
+    ] = Field(default_factory=list)
     series_limit: Annotated[Whole, Field(ge=1)] = 20_000
     labels: list[LabelRule] = Field(default_factory=list)
     extra_labels: ExtraLabels = Field(default_factory=dict)
@@ -124,6 +143,11 @@ class Backend(Settings, frozen=True):
     def relabelling(self) -> Relabelling:
         """Return what its rules make of labels."""
         return Relabelling([rule.rule() for rule in self.labels])
+
+    def measures(self) -> Measures:
+        """Return what is measured of its results."""
+        retries = tuple(map(float, self.retries_buckets))
+        return Measures(tuple(self.runtime_buckets), retries, tuple(self.payload_bytes))
 
     def expectations(self) -> Expectations:
         """Return which tasks have to succeed how often."""

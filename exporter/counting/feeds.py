@@ -60,3 +60,8 @@ def _finished(draft: Draft, outcome: Finished) -> None:
         draft.observe(catalogue.RUNTIME, (task,), outcome.runtime)
     if outcome.took is not None:
         draft.observe(catalogue.EXACT_RUNTIME, (task,), outcome.took)
+    if outcome.retried is not None:
+        draft.observe(catalogue.RESULT_RETRIES, (task,), outcome.retried)
+    for part, size in zip(draft.tally.measures.payload, outcome.payload, strict=False):
+        if size is not None:
+            draft.count(catalogue.PAYLOAD_BYTES, (task, part), size)

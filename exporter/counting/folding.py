@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TypeVar
 
+from exporter.counting.measures import Measures
 from exporter.counting.relabelling import Relabelling
 from exporter.counting.results import OTHER, READY_STATES, ladder
 from exporter.metrics import catalogue
@@ -36,6 +37,8 @@ _ORDER = {
     catalogue.LAST_FINISHED: ("task",),
     catalogue.RUNTIME: ("task",),
     catalogue.EXACT_RUNTIME: ("task",),
+    catalogue.RESULT_RETRIES: ("task",),
+    catalogue.PAYLOAD_BYTES: ("task",),
     catalogue.UNFINISHED: ("worker", "queue", "state", "task"),
     catalogue.OLDEST_UNFINISHED: ("state", "task"),
 }
@@ -46,6 +49,13 @@ _FOLDS = {
 # What a task may need whatever else folds: results of each state, and when the last was; revisions
 # from each; retries, failures, vanished rows.
 SERIES_A_TASK = 3 * len(READY_STATES) + 3
+# Beside these, what is measured of its results: as long as there is room, then that of all others.
+_MEASURED = (
+    catalogue.RUNTIME,
+    catalogue.EXACT_RUNTIME,
+    catalogue.RESULT_RETRIES,
+    catalogue.PAYLOAD_BYTES,
+)
 
 
 def series(samples: Mapping[Metric, Collection[Sample]]) -> int:
@@ -69,16 +79,17 @@ class Room:
     """
 
     limit: int
-    buckets: int  # of a histogram
+    measures: Measures
     taken: int = SERIES_A_TASK
     tasks: set[str] = field(default_factory=set)
     exceptions: set[str] = field(default_factory=set)
 
     @classmethod
-    def empty(cls, limit: int, buckets: int) -> Room:
+    def empty(cls, limit: int, measures: Measures) -> Room:
         """Return what is taken by `OTHER` alone."""
-        room = cls(limit, buckets, tasks={OTHER})
-        room.taken += room.width(catalogue.RUNTIME) + room.width(catalogue.EXACT_RUNTIME)
+        room = cls(limit, measures, tasks={OTHER})
+        histograms = (one for one in _MEASURED if one.type == "histogram" and measures.cover(one))
+        room.taken += sum(map(room.width, histograms)) + len(measures.payload)
         return room
 
     def copy(self) -> Room:
@@ -87,7 +98,7 @@ class Room:
 
     def width(self, metric: Metric) -> int:
         """Say how many series a label set of this metric is: the last bucket, a sum, a count."""
-        return self.buckets + 3 if metric.type == "histogram" else 1
+        return len(self.measures.bounds(metric)) + 3 if metric.type == "histogram" else 1
 
     def take(self, metric: Metric, labels: LabelValues) -> None:
         """Note that a label set of a counter is there from now on."""
@@ -133,7 +144,7 @@ class Room:
 
 def _is_a_tasks_own(metric: Metric, labels: LabelValues) -> bool:
     """Whether this is one of the SERIES_A_TASK: all that can fold has folded, but the task."""
-    if metric.type == "histogram":
+    if metric in _MEASURED:
         return labels[0] == OTHER
     return all(labels[index] == OTHER for index in _FOLDS[metric][:-1])
 

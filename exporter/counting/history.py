@@ -170,7 +170,7 @@ class Past:
     def cells(self, table: str, feed: Feed, groups: Iterable[Group]) -> Iterator[Cell]:
         """Yield by how much which series grew; the dates of groups may be rounded by a unit."""
         steps: dict[float | None, int | None] = {None: None}  # of few moments
-        for state, task, worker, queue, rows, retries, done, _, exception, _ in groups:
+        for state, task, worker, queue, rows, retries, done, _, exception, *_ in groups:
             if done is not None and done not in steps:
                 steps[done] = self.grid.step_of(done)
             if (step := steps[done]) is None:

@@ -209,6 +209,8 @@ class Lifecycle:
             task_id=row.task_id,
             exception=row.exception,
             took=row.took if before is None else None,  # once a row
+            retried=row.retried,
+            payload=row.payload,
             runtime=_runtime(watch.started, row.done, self.now) if watch else None,
             revises=_task_and_state(before),
         )

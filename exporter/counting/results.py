@@ -50,6 +50,9 @@ def ladder(labels: tuple[str, ...], order: Iterable[int]) -> Iterator[tuple[str,
         yield tuple(values)
 
 
+Sizes = tuple[int | None, ...]  # bytes of each part that is measured; None: it may not be
+
+
 class Row(NamedTuple):
     """One result row, as read. NULL labels are empty strings (rule R11)."""
 
@@ -63,6 +66,8 @@ class Row(NamedTuple):
     task_id: str = ""
     exception: str = ""  # class name, of failures
     took: float | None = None  # seconds to `done`, where the row says when its task started
+    retried: int | None = None  # as `retries`, where the row says it and that is measured
+    payload: Sizes = ()
 
     @property
     def labels(self) -> Labels:
@@ -88,6 +93,8 @@ class Group(NamedTuple):
     task_id: str = ""  # of the newest row, where it was asked for
     exception: str = ""  # class name, of failures
     took: Histogram | None = None  # of all its rows, where they say when their tasks started
+    retried: Histogram | None = None  # likewise, where they say how often
+    payload: Sizes = ()  # sums
 
 
 class Finished(NamedTuple):
@@ -103,6 +110,8 @@ class Finished(NamedTuple):
     task_id: str = ""
     exception: str = ""
     took: float | Histogram | None = None
+    retried: float | Histogram | None = None
+    payload: Sizes = ()
     runtime: float | None = None  # seconds from first seen STARTED to `date_done`
     revises: tuple[str, str] | None = None  # (task, state) that was counted for this row before
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from exporter.counting.folding import OWN_SHARE, Room
 from exporter.counting.lifecycle import ZONE_SLACK
+from exporter.counting.measures import Measures
 from exporter.counting.relabelling import Relabelling
 from exporter.counting.results import READY_STATES, SUCCESS, Finished
 from exporter.counting.shown import Key, Shown
@@ -46,11 +47,11 @@ class Tally:
         first_zero: float,
         relabelled: Relabelling | None = None,
         stale_after: float = 0.0,
-        buckets: tuple[float, ...] = catalogue.RUNTIME_BUCKETS,
+        measures: Measures | None = None,
     ) -> None:
-        """Durations and buckets in seconds; `stale_after` 0: no series ever is."""
-        self.room = Room.empty(series_limit, len(buckets))
-        self.buckets = buckets
+        """Durations in seconds; `stale_after` 0: no series ever is."""
+        self.measures = measures or Measures()
+        self.room = Room.empty(series_limit, self.measures)
         self.first_zero = first_zero
         self.relabelled = relabelled or Relabelling()
         self.values: dict[Key, Value] = {}
@@ -106,15 +107,21 @@ class Tally:
                     self._zeros.pop(key, None)
                 else:
                     self._zeros.setdefault(key, value.zero_until)
-            # What a checkpoint has kept may have other buckets.
-            own = value.rebucketed(self.buckets) if isinstance(value, Histogram) else value
-            self.values[key] = own
+            if isinstance(value, Histogram) and self.measures.cover(key[0]):
+                # What a checkpoint has kept may have other buckets.
+                self.values[key] = value.rebucketed(self.measures.bounds(key[0]))
+            else:
+                self.values[key] = value
         self.exemplars.update(changes.exemplars)
         self.shown.note(dict.fromkeys(chain(changes.values, changes.exemplars)))
 
     def samples(self) -> dict[Metric, list[Sample]]:
-        """List what is served: the same lists while nothing changes."""
-        return self.shown.samples()
+        """List what is served: the same lists while nothing changes.
+
+        What is no longer measured stays as it is, for when it is again.
+        """
+        shown = self.shown.samples()
+        return {metric: of for metric, of in shown.items() if self.measures.cover(metric)}
 
     @property
     def began(self) -> float | None:
@@ -174,9 +181,10 @@ class Draft:
             self._put(key, Newest(done))
 
     def observe(self, metric: Metric, labels: LabelValues, value: float | Histogram) -> None:
-        """Add to a histogram, of seconds: one observation, or several in its buckets."""
+        """Add to a histogram: one observation, or several in its buckets."""
         key = (metric, self._place(metric, labels, self.room.width(metric)))
-        before = self._before(key, Histogram) or Histogram.empty(self.tally.buckets)
+        empty = Histogram.empty(self.tally.measures.bounds(metric))
+        before = self._before(key, Histogram) or empty
         if isinstance(value, Histogram):
             self._put(key, before.merged(value))
         else:

@@ -109,6 +109,19 @@ EXACT_RUNTIME = Metric(
     "counted. Only django-celery-results 2.6 has date_started, of tasks with task_track_started.",
     ("task",),
 )
+RESULT_RETRIES = Metric(
+    "celery_task_result_retries",
+    "histogram",
+    "Retries before each result that counted, if retries_buckets are set and its row tells.",
+    ("task",),
+)
+PAYLOAD_BYTES = Metric(
+    "celery_task_payload_bytes_total",
+    "counter",
+    "Bytes that results took in the result table when they counted, by the columns that "
+    "payload_bytes names.",
+    ("task", "part"),
+)
 GROUP_RESULTS = Metric(
     "celery_group_results_total",
     "counter",

@@ -49,7 +49,7 @@ class Follower:
             settings.first_zero,
             settings.relabelling(),
             settings.stale_after,
-            tuple(settings.runtime_buckets),
+            settings.measures(),
         )
         rules = Rules(
             start=settings.start,
@@ -202,14 +202,19 @@ class Follower:
             "date_done_index": main is not None and main.date_done_index,
             "snapshot": self.database.dialect.snapshot,
             **{f"table_{layout.kind}": layout.kind in present for layout in self.layouts},
-            **self._runtimes(),
+            **self._measured(),
         }
 
-    def _runtimes(self) -> dict[str, bool]:
-        """Say whether it is read how long tasks ran, where the family may tell."""
+    def _measured(self) -> dict[str, bool]:
+        """Say whether it is read how long tasks ran, where the family may tell, and how much."""
         main = self.database.family.main
         reader = self._readers.get(main.kind)
-        return {"runtimes": reader is not None and reader.times} if main.started else {}
+        has: dict[str, bool] = {}
+        if main.started:
+            has["runtimes"] = reader is not None and reader.times
+        if self.settings.payload_bytes:
+            has["payload"] = reader is not None and reader.sizes
+        return has
 
     def ask_less(self) -> None:
         """Read less at once: it may have been too much."""

@@ -50,6 +50,8 @@ MISSING = {
     f"{BRINGS['snapshot']}",
     "table_group": "No table of groups, or no right to read it. Celery creates it with the first "
     f"one. {BRINGS['table_group']}",
+    "payload": "No bytes of some parts that payload_bytes names: the table has no such column, or "
+    "the account may not read it.",
     "runtimes": "No exact run times: the table has no date_started, which is new in "
     "django-celery-results 2.6, or the account may not read it; or timezone is not UTC, and the "
     f"database stores dates without a zone. {BRINGS['runtimes']}",

@@ -28,13 +28,14 @@ from tests.soak.written import CELERY, DJANGO
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.acceptance.process import Exporter
+    from tests.acceptance.process import Exporter, Scrape
     from tests.servers.database import Database
     from tests.soak.written import Written
 
 KILLS = int(os.environ.get("KILLS", "3"))
 #: Seconds after each result: `make test` shares two cores with other tests, `make soak` does not.
 PAUSE = 0.0 if os.environ.get("SOAK") else 0.01
+MEASURES = {"retries_buckets": [0, 1], "payload_bytes": ["result", "args", "kwargs"]}
 RESULTS = "celery_task_results_total"
 LABELS = ("task", "state", "worker", "queue")
 MANY = 5_000  # watched rows, so that to write them takes a while
@@ -84,6 +85,18 @@ def assert_all_counts(
     return expected
 
 
+def assert_all_are_measured(scrape: Scrape, database: Database, kept: Written) -> None:
+    """Of each finished row how often it was retried, where there is a column, and its bytes."""
+    stored = +kept.sizes(database)
+    assert scrape.sums("celery_task_payload_bytes_total", "task", "part") == stored
+    counted, retried = (
+        scrape.sums(f"celery_task_{of}", "task") for of in ("results_total", "retries_total")
+    )
+    if kept is CELERY:
+        assert scrape.sums("celery_task_result_retries_count", "task") == counted
+    assert scrape.sums("celery_task_result_retries_sum", "task") == retried
+
+
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("database", "kept"),
@@ -98,7 +111,7 @@ def assert_all_counts(
 )
 def test_kill_at_any_moment(database: Database, kept: Written, tmp_path: Path) -> None:
     kept.create(database)
-    config = one_backend(database.reader_url, first_zero="200ms")
+    config = one_backend(database.reader_url, first_zero="200ms", **MEASURES)
     config["checkpoint"] = {"path": str(tmp_path / "checkpoint.sqlite")}
     dice = random.Random(7)  # noqa: S311
     with Watchdog() as watchdog, writers(database, 4, *kept.flags):
@@ -114,6 +127,7 @@ def test_kill_at_any_moment(database: Database, kept: Written, tmp_path: Path) -
     with running(tmp_path, config) as exporter:
         expected = assert_all_counts(exporter, database, kept)
         assert exporter.scrape().value("celery_group_results_total") == kept.groups(database) > 0
+        assert_all_are_measured(exporter.scrape(), database, kept)
         late = exporter.scrape().value("celery_backend_late_rows_total", table="task")
     verified = run("verify", f"--config.file={tmp_path / 'config.yaml'}")
     assert verified.returncode == 0, verified.stdout

@@ -662,36 +662,39 @@ def test_table_emptied_and_filled_between_two_polls(
     assert follower.poll().states() == {"SUCCESS": 6, "FAILURE": rows}
 
 
-def test_without_snapshots_rows_are_counted_one_by_one(
-    database: Database, engine: Engine, follower: Follower
-) -> None:
+def test_without_snapshots_rows_are_counted_one_by_one(database: Database, engine: Engine) -> None:
     """The way of a SQL Server that allows no snapshots gives the same numbers (R9)."""
-    slow = Follower(database.reader_url)
+    measured = {"retries_buckets": [1, 7], "payload_bytes": ["result"]}
+    slow, fast = (Follower(database.reader_url, **measured) for _ in range(2))
     states = ["SUCCESS", "FAILURE", "STARTED", "REVOKED", "SUCCESS"]
     with engine.begin() as connection:
         for row, state in enumerate(states * 3, start=1):
-            insert(connection, state, id=2 * row, retries=row, name=f"app.t{row % 2}")
+            values = {"retries": row, "name": f"app.t{row % 2}", "result": b"1" * row}
+            insert(connection, state, id=2 * row, **values)
     source = slow.poller.follower.database
     with source.session():
         source.dialect.snapshot = False  # connected: it is not asked again
     source.look_again()
     for late in ("SUCCESS", "FAILURE"):
         slow.poll()
-        follower.poll()
+        fast.poll()
         for name in (
             "celery_task_results_total",
             "celery_task_retries_total",
+            "celery_task_result_retries_bucket",
+            "celery_task_payload_bytes_total",
             "celery_task_unfinished",
             "celery_backend_gap_ids",
             "celery_backend_late_rows_total",
             "celery_task_last_finished_timestamp_seconds",
         ):
-            assert _values(slow, name) == _values(follower, name)
+            assert _values(slow, name) == _values(fast, name)
         assert slow.value("celery_backend_capability", capability="snapshot") == 0
         with engine.begin() as connection:
             insert(connection, late, id=3 if late == "SUCCESS" else 5)
     assert slow.poll().states() == {"SUCCESS": 7, "FAILURE": 4, "REVOKED": 3}
     slow.close()
+    fast.close()
 
 
 def _values(follower: Follower, name: str) -> dict[tuple[str, ...], float]:

@@ -81,7 +81,7 @@ def series(
 
 def counted_by_run(rows: Sequence[Group], tally: Tally) -> dict[Key, float]:
     """Return what `run` would serve once it has read these."""
-    for state, task, worker, queue, number, retries, _, _, exception, _ in rows:
+    for state, task, worker, queue, number, retries, _, _, exception, *_ in rows:
         outcome = Finished(state, task, worker, queue, number, retries, exception=exception)
         change = Change(outcomes=[outcome])
         tally.apply(tally.count("task", feeds.tasks, change, 0.0, live=False))
@@ -116,7 +116,7 @@ def test_each_sample_counts_what_finished_before_it(grid: Grid, rows: list[Group
         assert samples[0].value == 0
         for time, value in samples:
             expected: Counter[tuple[str, ...]] = Counter()
-            for state, task, worker, queue, number, retries, done, _, exception, _ in rows:
+            for state, task, worker, queue, number, retries, done, _, exception, *_ in rows:
                 if grid.begin <= done < min(time, grid.end):
                     own, amount = {
                         catalogue.RESULTS: ((task, state, worker, queue), number),

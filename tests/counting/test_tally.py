@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from exporter.counting import feeds
 from exporter.counting.folding import fold, placed, series
 from exporter.counting.lifecycle import Watch
+from exporter.counting.measures import Measures
 from exporter.counting.relabelling import Relabelling, Rule
 from exporter.counting.results import OTHER, READY_STATES, Finished, Vanished
 from exporter.counting.step import Change
@@ -214,12 +215,28 @@ def test_runtime_falls_into_its_bucket() -> None:
     assert histogram.sum == 900_002.5
 
 
+def test_measures_of_many_tasks_fold_within_the_limit() -> None:
+    tally = Tally(300, 0.0, measures=Measures(retries=(0.0, 1.0), payload=("result", "args")))
+    for number in range(100):
+        outcome = Finished("SUCCESS", f"task{number}", "w", "q", retried=1, payload=(10, None))
+        feed(tally, outcome)
+    samples = tally.samples()
+    assert series(samples) <= 300
+    retried = {s.labels: s.value for s in samples[catalogue.RESULT_RETRIES]}
+    assert sum(sum(h.counts) for h in retried.values() if isinstance(h, Histogram)) == 100
+    assert ("task0",) in retried
+    assert (OTHER,) in retried
+    sizes = {s.labels: s.value for s in samples[catalogue.PAYLOAD_BYTES]}
+    assert sum(size for size in sizes.values() if isinstance(size, float | int)) == 1000
+    assert {part for _, part in sizes} == {"result"}
+
+
 def test_other_buckets_keep_what_was_observed() -> None:
     """What was below one is below the next that is not lower: no bucket claims too much."""
-    tally = Tally(1000, 0.0, buckets=(1.0, 5.0, 60.0))
+    tally = Tally(1000, 0.0, measures=Measures((1.0, 5.0, 60.0)))
     for seconds in (0.5, 3.0, 30.0, 90.0):
         feed(tally, Finished("SUCCESS", "a", "w", "q", runtime=seconds))
-    again = Tally(1000, 0.0, buckets=(2.0, 10.0))
+    again = Tally(1000, 0.0, measures=Measures((2.0, 10.0)))
     again.apply(Changes(tally.values))
     feed(again, Finished("SUCCESS", "a", "w", "q", runtime=1.5))
     (sample,) = again.samples()[catalogue.RUNTIME]

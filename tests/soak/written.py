@@ -45,6 +45,21 @@ class Written:
         missing = ("",) * (len(names) - len(labels))
         return Counter({(*row[:-1], *missing): row[-1] for row in found})
 
+    def sizes(self, database: Database) -> Counter[tuple[str, str]]:
+        """Add up the bytes of the finished rows by task and part, all of them read here."""
+        tasks, sizes = self.family.layouts[0], Counter[tuple[str, str]]()
+        assert tasks.task is not None
+        assert tasks.state is not None
+        parts = [column(name) for name in tasks.payload.values()]
+        query = select(column(tasks.task), *parts).select_from(table(tasks.name))
+        with database.engine().connect() as connection:
+            found = connection.execute(query.where(column(tasks.state).in_(READY_STATES))).all()
+        for task, *values in found:
+            for part, value in zip(tasks.payload, values, strict=True):
+                stored = value.encode() if isinstance(value, str) else value or b""
+                sizes[task, part] += len(stored)
+        return sizes
+
     def groups(self, database: Database) -> int:
         """Count the saved groups."""
         query = select(func.count()).select_from(table(self.family.layouts[1].name))

@@ -32,6 +32,7 @@ from exporter.backends.reader import Reader
 from exporter.backends.tables import celery
 from exporter.counting.audit import Audit, Segment
 from exporter.counting.lifecycle import Watch
+from exporter.counting.measures import PARTS, Measures
 from exporter.counting.spans import MIN_ID, Missing, Span
 from exporter.counting.step import Anchor, Cohort, Plan
 from exporter.errors import Reason
@@ -112,7 +113,8 @@ def statements(request: pytest.FixtureRequest) -> list[str]:
     recorder = Recorder()
     facts = Facts(DECLARED, frozenset())
     table = build(celery.TASK, "celery_taskmeta", "dbo", facts, set(DECLARED), dialect.adapt)
-    reader = Reader(table, dialect, ZoneInfo("UTC"), ())
+    measures = Measures(retries=(0.0, 1.0), payload=PARTS)
+    reader = Reader(table, dialect, ZoneInfo("UTC"), measures)
     reader.read(recorder, Plan(look=True))  # type: ignore[arg-type]
     everything = Plan(
         after=MIN_ID,

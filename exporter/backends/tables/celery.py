@@ -26,6 +26,8 @@ TASK = Layout(
     task_id="task_id",
     result="result",
     traceback="traceback",
+    args="args",
+    kwargs="kwargs",
     sequence="task_id_sequence",
     setting="task",
 )

@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
     URL,
+    BigInteger,
     Column,
     ColumnElement,
     Connection,
@@ -28,6 +29,7 @@ from sqlalchemy import (
     MetaData,
     Select,
     String,
+    Subquery,
     Table,
     TypeDecorator,
     Unicode,
@@ -302,6 +304,15 @@ class Dialect:
     def end_of_text(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
         """Return an expression for the last characters of a text column."""
         return func.right(column, length, type_=String)
+
+    def octets(self, column: ColumnElement[Any], *, binary: bool) -> ColumnElement[Any]:
+        """Return an expression for how many bytes a column holds; not `binary`: as text."""
+        del binary
+        return func.octet_length(column, type_=BigInteger)
+
+    def computed(self, query: Select[*tuple[Any, ...]]) -> Subquery:
+        """Return rows to group by; what they hold is computed before they are sorted."""
+        return query.subquery()
 
     def total(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return an expression for a sum of integers that no stored value can make fail."""

@@ -12,6 +12,7 @@ from sqlalchemy import (
     URL,
     VARBINARY,
     VARCHAR,
+    BigInteger,
     Column,
     ColumnElement,
     Connection,
@@ -182,6 +183,11 @@ class SQLServer(Dialect):
     def start_of_bytes(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
         """Cut IMAGE, which Celery's tables have here, as well as VARBINARY."""
         return func.substring(column, 1, length, type_=VARBINARY(length))
+
+    def octets(self, column: ColumnElement[Any], *, binary: bool) -> ColumnElement[Any]:
+        """Count the bytes of TEXT and IMAGE, too."""
+        del binary
+        return func.datalength(column, type_=BigInteger)
 
     def total(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Sum as DECIMAL: a sum of INT is one, too, and overflows."""

@@ -309,6 +309,10 @@ class PostgreSQL(Dialect):
         """Return the text, if the database's encoding has its characters."""
         return super().constant(text) if self._any_characters else None
 
+    def octets(self, column: ColumnElement[Any], *, binary: bool) -> ColumnElement[Any]:
+        """Ask for the length only, which stands beside what is stored elsewhere (TOAST)."""
+        return super().octets(column if binary else cast(column, Text), binary=binary)
+
     def moment(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Read seconds: drivers raise on 'infinity' and on years after 9999."""
         return cast(func.extract("epoch", column), Double)

@@ -26,7 +26,9 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Select,
     String,
+    Subquery,
     Table,
     and_,
     case,
@@ -190,6 +192,20 @@ class SQLite(Dialect):
     def end_of_text(self, column: ColumnElement[Any], length: int) -> ColumnElement[Any]:
         """Count from the end: there is no RIGHT."""
         return func.substr(cast(column, String), -length, type_=String)
+
+    def octets(self, column: ColumnElement[Any], *, binary: bool) -> ColumnElement[Any]:
+        """Ask what was stored: of bytes SQLite knows the length without reading them."""
+        del binary
+        length = func.length(column, type_=Integer)
+        is_binary = func.typeof(column) == literal_column("'blob'")
+        return case((is_binary, length), else_=func.length(cast(column, LargeBinary)))
+
+    def computed(self, query: Select[*tuple[Any, ...]]) -> Subquery:
+        """Keep the query apart by a LIMIT: else SQLite sorts the columns it computes from, whole.
+
+        Source: https://sqlite.org/optoverview.html, "Subquery Flattening".
+        """
+        return query.limit(-1).subquery()
 
     def total(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Sum as floating point: SUM raises on overflow."""
