@@ -17,7 +17,9 @@ from sqlalchemy.sql import Select
 from exporter.backends.expressions import (
     BELOW_ZERO,
     DONE,
+    ENTRY,
     RETRIES,
+    SIZES,
     STATE,
     TASK,
     TOOK,
@@ -152,7 +154,7 @@ class Chunks:
         measures = any(self._sql.measures)
         for moment, exception, values in dated:
             _, state, task, worker, queue, retries, *_ = values
-            key = (state, task, worker, queue, exception)
+            key = (state, task, worker, queue, values[ENTRY], exception)
             count, retried, newest = sums.get(key, (0, 0, None))
             if newest is None or (moment is not None and newest < moment):
                 newest = moment
@@ -165,8 +167,9 @@ class Chunks:
         for key, (count, retried, newest) in sums.items():
             state, *labels, exception = key
             name = SUCCESS if self._sql.state is None else text(state)
-            task, worker, queue = map(text, labels)
+            task, worker, queue, entry = map(text, labels)
             group = Group(name, task, worker, queue, count, retried, newest, exception=exception)
+            group = group._replace(entry=entry) if entry else group
             yield measured[key].of(group) if measures else group
 
     def _groups(
@@ -174,11 +177,11 @@ class Chunks:
     ) -> list[Group]:
         """Aggregate successes: one group more than MOST_GROUPS, where there are too many.
 
-        What is sorted into buckets makes a group for each, the one with the newest row last.
+        Each entry of beat and each bucket makes a group, the one with the newest row last.
         """
         sql, newest_id = self._sql, func.max(self._sql.id)
         ran = (null(), null()) if sql.run is None else (sql.run.bucket, sql.run.total)
-        buckets = grouping((ran[0], sql.retry_bucket))
+        within = grouping((sql.exact_entry, ran[0], sql.retry_bucket))
         query = (
             select(
                 *sql.labels,
@@ -186,14 +189,15 @@ class Chunks:
                 func.coalesce(sql.dialect.total(sql.retries), 0),
                 sql.moment(None if sql.done is None else func.max(sql.done)),
                 newest_id if news else null(),
+                sql.entry,
                 *ran,
                 sql.retry_bucket,
             )
             .where(where, sql.success)
-            .group_by(*grouping(sql.keys), *buckets)
+            .group_by(*grouping(sql.keys), *within)
             .limit(MOST_GROUPS + 1)
         )
-        if buckets and news:
+        if within and news:
             query = query.order_by(newest_id)
         text = sql.text
         groups: list[Group] = []
@@ -208,9 +212,9 @@ class Chunks:
         return self._with_task_ids(connection, groups, newest_ids) if news else groups
 
     def _measured(
-        self, group: Group, bucket: int | None, took: Any, retry_bucket: int | None
+        self, group: Group, entry: Any, bucket: int | None, took: Any, retry_bucket: int | None
     ) -> Group:
-        """Add what was measured of the rows of a group, which are all in the same buckets."""
+        """Add what is the same in the rows of a group: which entry, and which buckets."""
         measures, rows = self._sql.measures, group.rows
         ran = retried = None
         if bucket == BELOW_ZERO:
@@ -220,7 +224,7 @@ class Chunks:
         if retry_bucket is not None:
             total = float(group.retries)
             retried = Histogram.of_bucket(measures.retries, retry_bucket, rows, total)
-        return group._replace(took=ran, retried=retried)
+        return group._replace(took=ran, retried=retried, entry=self._sql.text(entry))
 
     def _sized(
         self, connection: Connection, where: ColumnElement[bool], groups: list[Group]
@@ -315,7 +319,7 @@ class _Measured:
             self._took = (self._took or Histogram.empty(measures.runtimes)).observe(took)
         if (retried := self._sql.retried(values[RETRIES])) is not None:
             self._retried = (self._retried or Histogram.empty(measures.retries)).observe(retried)
-        sizes = zip(self._sizes, values[TOOK + 1 :], strict=True)
+        sizes = zip(self._sizes, values[SIZES:], strict=True)
         self._sizes = [total + count_of(size) for total, size in sizes]
 
     def of(self, group: Group) -> Group:

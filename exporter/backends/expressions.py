@@ -38,7 +38,8 @@ from exporter.sql.dialects import Dialect, decoded
 
 IDS_A_STATEMENT = 1_000  # SQL Server takes 2,100 parameters
 LABELS_KEPT = 20_000  # texts that are kept, so that equal ones are one
-STATE, TASK, RETRIES, DONE, RESULT, TOOK = 1, 2, 5, 6, 8, 9  # places in `row_columns`
+# Places in `row_columns`.
+STATE, TASK, RETRIES, DONE, RESULT, TOOK, ENTRY, SIZES = 1, 2, 5, 6, 8, 9, 10, 11
 LONGEST_RUN = 1e9  # seconds; what seems longer is no run
 BELOW_ZERO = -1  # in place of a bucket: it took no time, by clocks that differ
 
@@ -71,6 +72,8 @@ class Expressions:
         self.keys = [self._of(name, dialect.exact) for name in names]
         self.labels = [self._of(name, dialect.label) for name in names]
         self.task_id = self._of(layout.task_id, dialect.label)
+        self.entry = self._of(layout.entry, dialect.label)
+        self.exact_entry = self._of(layout.entry, dialect.exact)
         retries = table.column(layout.retries)
         self.retries: ColumnElement[Any] = literal(0) if retries is None else retries
         done = table.column(layout.done)
@@ -95,7 +98,8 @@ class Expressions:
         self.retry_bucket = self._retry_bucket()
         self.sizes = [self._size(layout.payload.get(part)) for part in measures.payload]
         self.has_sizes = [not size.compare(null()) for size in self.sizes]
-        self.row_columns += [null() if self.run is None else self.run.seconds, *self.sizes]
+        took = null() if self.run is None else self.run.seconds
+        self.row_columns += [took, self.entry, *self.sizes]
         self.traceback = table.column(layout.traceback)
         ids = self.id.in_(bindparam("ids", expanding=True))
         self._task_ids_by_id = select(self.id, self.task_id).where(ids)
@@ -142,7 +146,7 @@ class Expressions:
 
     def row(self, found: Any, exception: str = "") -> Row:
         """Decode a row of `row_columns`."""
-        row_id, state, task, worker, queue, retries, done, task_id, _, took, *sizes = found
+        row_id, state, task, worker, queue, retries, done, task_id, _, took, entry, *sizes = found
         label = self.text
         return Row(
             row_id,
@@ -157,6 +161,7 @@ class Expressions:
             took,
             self.retried(retries),
             self.payload(sizes),
+            label(entry),
         )
 
     def retried(self, retries: Any) -> int | None:

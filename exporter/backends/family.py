@@ -54,6 +54,7 @@ class Layout:
     kwargs: str | None = None
     created: str | None = None  # when the row was, by the clock and in the zone of `done`
     started: str | None = None  # when the task did, as the server's CURRENT_TIMESTAMP has it
+    entry: str | None = None  # of celery beat that the task was sent by, by name
     sequence: str | None = None  # that ids come from, where the database has sequences
     zone: ZoneInfo | None = None  # of its dates; None: the configured one
     setting: str | None = None  # the key of database_table_names and _schemas that is meant for it
@@ -73,7 +74,7 @@ class Layout:
         """Columns that are read where they are there."""
         names = (
             *(self.task, self.worker, self.queue, self.retries, self.done),
-            *(self.task_id, self.result, self.traceback, self.created, self.started),
+            *(self.task_id, self.result, self.traceback, self.created, self.started, self.entry),
         )
         return tuple(name for name in names if name is not None)
 

@@ -184,7 +184,8 @@ def _same(
 
 def _texts(table: ResultTable) -> Iterator[str]:
     layout = table.layout
-    for name in (layout.state, layout.task, layout.worker, layout.queue, layout.task_id):
+    labels = (layout.state, layout.task, layout.worker, layout.queue, layout.entry)
+    for name in (*labels, layout.task_id):
         if name is not None and name in table.columns:
             yield name
 

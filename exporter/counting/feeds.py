@@ -5,7 +5,7 @@ A feed takes what one step has learned of a table, and adds it to the totals.
 
 from __future__ import annotations
 
-from exporter.counting.results import FAILURE, OTHER, Finished
+from exporter.counting.results import FAILURE, OTHER, SUCCESS, Finished
 from exporter.counting.step import Change
 from exporter.counting.tally import Draft
 from exporter.metrics import catalogue
@@ -54,8 +54,15 @@ def _finished(draft: Draft, outcome: Finished) -> None:
     if draft.retried:
         draft.add(catalogue.RETRIES, admitted, outcome.retries)
     draft.newest(catalogue.LAST_FINISHED, (task, outcome.state), outcome.done)
+    if outcome.entry and outcome.state == SUCCESS:
+        draft.success_of(outcome.entry, outcome.task, outcome.done)
     if outcome.revises is not None:
         draft.count(catalogue.REVISED, (*outcome.revises, outcome.state), 1)
+    _measure(draft, task, outcome)
+
+
+def _measure(draft: Draft, task: str, outcome: Finished) -> None:
+    """Add what was measured of results."""
     if outcome.runtime is not None:
         draft.observe(catalogue.RUNTIME, (task,), outcome.runtime)
     if outcome.took is not None:

@@ -211,6 +211,7 @@ class Lifecycle:
             took=row.took if before is None else None,  # once a row
             retried=row.retried,
             payload=row.payload,
+            entry=row.entry,
             runtime=_runtime(watch.started, row.done, self.now) if watch else None,
             revises=_task_and_state(before),
         )

@@ -68,6 +68,7 @@ class Row(NamedTuple):
     took: float | None = None  # seconds to `done`, where the row says when its task started
     retried: int | None = None  # as `retries`, where the row says it and that is measured
     payload: Sizes = ()
+    entry: str = ""  # of beat that its task was sent by
 
     @property
     def labels(self) -> Labels:
@@ -95,6 +96,7 @@ class Group(NamedTuple):
     took: Histogram | None = None  # of all its rows, where they say when their tasks started
     retried: Histogram | None = None  # likewise, where they say how often
     payload: Sizes = ()  # sums
+    entry: str = ""
 
 
 class Finished(NamedTuple):
@@ -112,6 +114,7 @@ class Finished(NamedTuple):
     took: float | Histogram | None = None
     retried: float | Histogram | None = None
     payload: Sizes = ()
+    entry: str = ""
     runtime: float | None = None  # seconds from first seen STARTED to `date_done`
     revises: tuple[str, str] | None = None  # (task, state) that was counted for this row before
 

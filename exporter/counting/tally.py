@@ -20,6 +20,7 @@ from exporter.metrics.catalogue import Metric
 from exporter.metrics.samples import Exemplar, Histogram, LabelValues, Sample
 
 Kind = TypeVar("Kind", Total, Newest, Histogram)
+MOST_ENTRIES = 10_000  # of beat, with the task of each, whose last success is kept
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ class Tally:
         self.relabelled = relabelled or Relabelling()
         self.values: dict[Key, Value] = {}
         self.exemplars: dict[Key, Exemplar] = {}
+        self.by_entry: dict[str, set[str]] = {}  # tasks, with the entries that have sent them
         self.shown = Shown(self.values, self.exemplars, self.relabelled, stale_after)
         # Totals served as 0, each with the end of that, by a clock that was last at `_clock`.
         self._zeros: dict[Key, float] = {}
@@ -102,6 +104,9 @@ class Tally:
         for key, value in changes.values.items():
             if key not in self.values:
                 self.room.take(*key)
+            if key[0] is catalogue.ENTRY_LAST_SUCCESS:
+                entry, task = key[1]
+                self.by_entry.setdefault(task, set()).add(entry)
             if isinstance(value, Total):
                 if value.zero_until is None:
                     self._zeros.pop(key, None)
@@ -143,7 +148,19 @@ class Tally:
 
     def last_success(self, task: str) -> float | None:
         """Return when a task last succeeded, Unix time; None: never, or it has folded."""
-        found = self.values.get((catalogue.LAST_FINISHED, (task, SUCCESS)))
+        return self._newest((catalogue.LAST_FINISHED, (task, SUCCESS)))
+
+    def last_success_of(self, entry: str, task: str) -> float | None:
+        """Return when what an entry of beat has sent last succeeded; None: never.
+
+        Where no result of the task says which entry it comes from, that is when the task did.
+        """
+        if task in self.by_entry:
+            return self._newest((catalogue.ENTRY_LAST_SUCCESS, (entry, task)))
+        return self.last_success(task)
+
+    def _newest(self, key: Key) -> float | None:
+        found = self.values.get(key)
         return found.value if isinstance(found, Newest) else None
 
 
@@ -155,6 +172,7 @@ class Draft:
         self.now = now
         self.zero_until = now + tally.first_zero if live and tally.first_zero else None
         self.room = tally.room.copy()
+        self.new_entries = 0
         self.retried = True  # whether rows say how often their tasks were retried
         self.changes = Changes()
 
@@ -179,6 +197,16 @@ class Draft:
         before = self._before(key, Newest)
         if before is None or done > before.value:
             self._put(key, Newest(done))
+
+    def success_of(self, entry: str, task: str, done: float | None) -> None:
+        """Note when a task that an entry of beat has sent succeeded, as long as there is room."""
+        key = (catalogue.ENTRY_LAST_SUCCESS, (entry, task))
+        if not self._is_known(key):
+            kept = sum(map(len, self.tally.by_entry.values())) + self.new_entries
+            if kept >= MOST_ENTRIES:
+                return
+            self.new_entries += 1
+        self.newest(*key, done)
 
     def observe(self, metric: Metric, labels: LabelValues, value: float | Histogram) -> None:
         """Add to a histogram: one observation, or several in its buckets."""

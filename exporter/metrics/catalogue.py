@@ -295,7 +295,8 @@ ENTRY_RUNS = Metric(
 ENTRY_LAST_SUCCESS = Metric(
     "celery_beat_entry_last_success_timestamp_seconds",
     "gauge",
-    "Newest date_done of the successful results of the entry's task, whoever sent it, Unix time.",
+    "Newest date_done of the successful results of the entry, Unix time; of its task, whoever sent "
+    "it, if the results of the task do not say which entry they come from.",
     ENTRY,
 )
 BUILD_INFO = Metric(

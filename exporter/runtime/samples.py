@@ -25,6 +25,7 @@ def samples(follower: Follower, polls: Polls, beat: Beat) -> Lists:
     """Return all that is served of a backend, within its limit of series (R10)."""
     made = {**follower.counted(), **polls.samples(), **_own(follower, polls), **beat.samples}
     made |= _expected(follower)
+    made.pop(catalogue.ENTRY_LAST_SUCCESS, None)  # of entries that may be no more
     if beat.last is not None:
         made[catalogue.ENTRY_LAST_SUCCESS] = [*_successes(beat.last, follower)]
     made |= _unfinished(follower, follower.settings.series_limit - series(made))
@@ -61,11 +62,12 @@ def _expected(follower: Follower) -> Lists:
 
 
 def _successes(look: Look, follower: Follower) -> Iterator[Sample]:
-    """Join entries with results by the task: a row does not say which entry it comes of."""
+    """Join entries with results."""
     for seen in look.seen:
-        success = follower.tally.last_success(seen.entry.task)
+        labels = (seen.entry.name, seen.entry.task)
+        success = follower.tally.last_success_of(*labels)
         if success is not None:
-            yield Sample((seen.entry.name, seen.entry.task), success)
+            yield Sample(labels, success)
 
 
 def _own(follower: Follower, polls: Polls) -> Lists:

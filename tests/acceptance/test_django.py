@@ -13,6 +13,7 @@ from sqlalchemy import column, select, table
 from exporter.backends.failures import RESULT_BYTES, from_result
 from tests.acceptance.process import one_backend, run, running
 from tests.djangoshop import migrate
+from tests.runtime.test_beat import add, schedule
 from tests.servers.worker import django_worker
 from tests.soak.written import DJANGO
 
@@ -28,6 +29,7 @@ LABELS = ("task", "state", "worker", "queue")
 TASKS = "django_celery_results_taskresult"
 #: How results are stored in each database.
 SERIALIZERS = {"sqlite": "json", "postgresql": "pickle", "mariadb-pymysql": "yaml"}
+ENTRIES = {"nightly": "shop.sell", "weekly": "shop.sell", "orders": "shop.order"}
 DONE = {"SUCCESS": 10 + 3 + 2 + 1 + 5, "FAILURE": 4}
 
 
@@ -67,6 +69,9 @@ def test_all_that_workers_store_counts(
 ) -> None:
     """With their exceptions and run times, however results are serialized; and `verify` agrees."""
     migrate(database.owner)
+    schedule(database.engine())
+    for entry, task in ENTRIES.items():
+        add(database.engine(), entry, task=task)
     config = one_backend(database.reader_url, poll_interval="150ms", start="end")
     config["checkpoint"] = {"path": "checkpoint.sqlite"}
     told = {
@@ -79,8 +84,9 @@ def test_all_that_workers_store_counts(
         running(tmp_path, config) as exporter,
     ):
         exporter.wait_until(exporter.polls, "a first poll: what comes then is new")
-        for _ in range(10):
+        for _ in range(9):
             worker.send("shop.sell")
+        worker.send("shop.sell", headers={"periodic_task_name": "nightly"})  # as beat does
         for _ in range(3):
             worker.send("shop.count", 0.3)
         for kind in ("ValueError", "ValueError", "KeyError", "Jammed"):
@@ -100,6 +106,9 @@ def test_all_that_workers_store_counts(
         assert_exceptions(scrape, database)
         assert_runtimes(scrape, database)
         assert scrape.value("celery_group_results_total") == 1
+        success = "celery_beat_entry_last_success_timestamp_seconds"
+        succeeded = {of["entry"] for name, of, _ in scrape.samples if name == success}
+        assert succeeded == {"nightly", "orders"}  # nobody has sent the other
         assert scrape.sums("celery_task_retries_total") == {}  # there is no column for them
         assert scrape.value("celery_backend_info", schema_family="django-celery-results-2.6") == 1
         assert scrape.value("celery_backend_clock_skew_seconds") == pytest.approx(0, abs=60)

@@ -6,11 +6,13 @@ from collections import Counter
 from operator import add
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from exporter.counting import feeds
+from exporter.counting import tally as counting_tally
 from exporter.counting.folding import fold, placed, series
 from exporter.counting.lifecycle import Watch
 from exporter.counting.measures import Measures
@@ -213,6 +215,17 @@ def test_runtime_falls_into_its_bucket() -> None:
     counts = dict(zip((*histogram.bounds, "inf"), histogram.counts, strict=True))
     assert {bound: n for bound, n in counts.items() if n} == {2.5: 1, "inf": 1}
     assert histogram.sum == 900_002.5
+
+
+def test_entries_whose_success_is_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting_tally, "MOST_ENTRIES", 3)
+    tally = Tally(1000, 0.0)
+    for first in (0, 2):
+        feed(tally, *(Finished("SUCCESS", "a", "w", "q", done=900.0 + n, entry=f"e{n}")
+                      for n in range(first, first + 4)))  # fmt: skip
+    assert [tally.last_success_of(f"e{n}", "a") for n in range(6)] == [900, 901, 902, *[None] * 3]
+    assert tally.last_success_of("e0", "b") is None
+    assert tally.last_success("a") == 905
 
 
 def test_measures_of_many_tasks_fold_within_the_limit() -> None:

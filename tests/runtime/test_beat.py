@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url, text
 
 from exporter.backends.schedules import reader
+from exporter.checkpoint.checkpoint import open_file
 from exporter.commands.check import check
 from exporter.config.loading import from_url
 from exporter.config.settings import Config
 from exporter.exposition.formats import Format
 from exporter.runtime import beat, looks
+from tests.backends.test_django import NOW, Shop
+from tests.djangoshop import migrate
 from tests.follow import Follower, insert
 
 if TYPE_CHECKING:
@@ -37,7 +41,7 @@ TABLES = """
     INSERT INTO celery_crontabschedule VALUES (1, '0', '3', '*', '*', '*', 'Mars/Olympus')
 """
 INSERT = """INSERT INTO celery_periodictask VALUES
-    (:id, :name, 'app.add', true, :last_run, :runs, :last_run, :kind, 1)"""
+    (:id, :name, :task, true, :last_run, :runs, :last_run, :kind, 1)"""
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +56,15 @@ def schedule(engine: Engine) -> None:
 
 
 def add(
-    engine: Engine, name: str, ago: float = 60.0, runs: int = 1, kind: str = "interval"
+    engine: Engine,
+    name: str,
+    ago: float = 60.0,
+    runs: int = 1,
+    kind: str = "interval",
+    task: str = "app.add",
 ) -> None:
     moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time.time() - ago))
-    row = {"id": hash(name) % 2**31, "name": name, "last_run": moment, "runs": runs}
+    row = {"id": hash(name) % 2**31, "name": name, "last_run": moment, "runs": runs, "task": task}
     with engine.begin() as connection:
         connection.execute(text(INSERT), row | {"kind": f"{kind}schedule"})
 
@@ -124,6 +133,41 @@ def test_entries_are_followed(
     assert changed.poll().value(name, entry="late") == 12
     changed.close()
     follower.close()
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb-mysqlclient"], indirect=True)
+def test_last_success_is_that_of_the_entry(database: Database, tmp_path: Path) -> None:
+    """Where Django's results tell; of tasks of which none does, it is that of the task."""
+    migrate(database.owner)
+    shop = Shop(database)
+    schedule(shop.engine)
+    entries = {"é nightly": "shop.sell", "weekly": "shop.sell", "é": "shop.sell", "b": "shop.count"}
+    for name, task in entries.items():
+        add(shop.engine, name, task=task)
+    sent = {"task_name": "shop.sell", "periodic_task_name": "é nightly"}
+    shop.insert(done=NOW - timedelta(hours=1), **sent)
+    shop.insert("FAILURE", **sent | {"periodic_task_name": "weekly"})
+    shop.insert(done=NOW - timedelta(minutes=5), task_name="shop.sell")  # by somebody else
+    shop.insert(done=NOW - timedelta(minutes=4), task_name="shop.count")
+    running = shop.insert("STARTED", **sent)
+    checkpoint = open_file(tmp_path / "checkpoint.sqlite")
+    follower = Follower(database.reader_url, checkpoint).poll()
+    hour_ago = (NOW - timedelta(hours=1)).timestamp()
+    expected = {"é nightly": hour_ago, "b": (NOW - timedelta(minutes=4)).timestamp()}
+    assert successes(follower) == expected
+    shop.update(running, "SUCCESS", date_done=NOW)
+    assert successes(follower.poll().poll()) == expected | {"é nightly": NOW.timestamp()}
+    follower.close()
+    again = Follower(database.reader_url, checkpoint)
+    assert successes(again.poll()) == expected | {"é nightly": NOW.timestamp()}
+    assert again.states() == {"SUCCESS": 4, "FAILURE": 1}
+    again.close()
+    checkpoint.close()
+
+
+def successes(follower: Follower) -> dict[str, float]:
+    found = follower.samples("celery_beat_entry_last_success_timestamp_seconds")
+    return {labels["entry"]: value for labels, value in found}
 
 
 @ON_SQLITE

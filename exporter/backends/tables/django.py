@@ -26,6 +26,7 @@ TASK = Layout(
     kwargs="task_kwargs",
     created="date_created",
     started="date_started",
+    entry="periodic_task_name",
     setting="task",
 )
 GROUP = Layout(
