@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from celery_results_exporter import celeryapp
-from celery_results_exporter.answers import Answer, answered, send
+from celery_results_exporter.answers import answered, send
+from celery_results_exporter.celeryapp import hand_over
 
 _ENDS_AFTER = 60  # seconds; whoever asked has ended us long before, if it still runs
 
@@ -23,12 +24,10 @@ def main(kind: str, name: str, database: str, end: str) -> None:
     # Only now, as Celery does it: a project's own celery.py is not to be taken for Celery.
     sys.path.insert(0, str(Path.cwd()))
 
-    def read() -> Answer:
-        if kind == "celery":
-            return celeryapp.of_app(name)
-        return celeryapp.of_project(name, database)
-
-    send(answered(read), pipe)
+    if kind == "celery":
+        hand_over(lambda: celeryapp.named(name), pipe)
+    else:
+        send(answered(lambda: celeryapp.of_project(name, database)), pipe)
 
 
 if __name__ == "__main__":

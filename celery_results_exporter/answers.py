@@ -23,28 +23,34 @@ _IN_URL = re.compile(r"://[^\s:/@]*:([^\s@]+)@")
 _HIDDEN = "***"
 _SHORTEST = 4  # shorter ones would shred the text
 _DEEPEST = 5
+_OTHERWISE = "correct it, or give the URL of its database instead"
+_STAND_ELSEWHERE = "start the exporter where it can be imported: its environment, its folder"
 
 
 class UnusableError(Exception):
     """Nothing that can be used is said there; the text says so to people."""
 
 
-def answered(read: Callable[[], Answer]) -> Answer:
-    """Return what `read` returns, or why it does not, whatever the code it runs does."""
+def answered(read: Callable[[], Answer], otherwise: str = _OTHERWISE) -> Answer:
+    """Return what `read` returns, or why it does not, whatever the code it runs does.
+
+    `otherwise` says what to do about that.
+    """
     try:
         return read()
     except UnusableError as error:
         return {"fault": str(error)}
     except BaseException as error:  # noqa: BLE001 - of code that may do anything
-        return _failed(error)
+        return _failed(error, otherwise)
 
 
-def send(answer: Answer, pipe: int) -> None:
-    """Write the answer, and its end."""
+def send(answer: Answer, pipe: int) -> int:
+    """Write the answer, and its end; return how many bytes more there is room for."""
     line = json.dumps(answer).encode()
     if len(line) > LONGEST:
         line = json.dumps({"fault": "has settings that are too long to be handed over"}).encode()
     os.write(pipe, line + b"\n")
+    return LONGEST - len(line)
 
 
 def plain(value: object, path: str = "") -> Any:
@@ -60,7 +66,7 @@ def plain(value: object, path: str = "") -> Any:
     raise ValueError(f"an object of the type {type(value).__name__} in {path.lstrip('.')}")
 
 
-def _failed(error: BaseException) -> Answer:
+def _failed(error: BaseException, otherwise: str) -> Answer:
     """Say what was raised, and where, without a secret that can be found there."""
     steps = list(traceback.walk_tb(error.__traceback__))[-_MOST_FRAMES:]
     # No lines of the source: a settings file has passwords in them.
@@ -76,13 +82,9 @@ def _failed(error: BaseException) -> Answer:
         fault = f"ends the process when it is imported ({words}){where}"
     else:
         fault = f"cannot be read: {words}{where}"
-    return {"fault": fault + _advice(error), "trace": "\n".join([*trace, words])}
-
-
-def _advice(error: BaseException) -> str:
-    if isinstance(error, ModuleNotFoundError):
-        return "; start the exporter where it can be imported: its environment, its folder"
-    return "; correct it, or give the URL of its database instead"
+    missing = isinstance(error, ModuleNotFoundError)
+    advice = _STAND_ELSEWHERE if missing else otherwise
+    return {"fault": f"{fault}; {advice}", "trace": "\n".join([*trace, words])}
 
 
 def _file(frame: Any) -> str:

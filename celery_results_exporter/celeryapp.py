@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import celery
 from celery.app.backends import by_url
 from celery.app.utils import find_app
 
-from celery_results_exporter import djangosettings
-from celery_results_exporter.answers import Answer, UnusableError, plain
+from celery_results_exporter import beatschedule, djangosettings
+from celery_results_exporter.answers import Answer, UnusableError, answered, plain, send
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -21,13 +22,31 @@ _APP_ZONE_SINCE = (5, 5)
 _BY_SERVER = ("postgresql", "cockroachdb")  # the zone of the writer's session decides there
 
 
-def of_app(name: str) -> Answer:
-    """Import an app as ``celery --app`` does, and read it; raise whatever its code raises."""
+def named(name: str) -> Celery:
+    """Import an app as ``celery --app`` does; raise whatever its code raises."""
     app = find_app(name)
     if not isinstance(app, celery.Celery):
         kind = type(app).__name__
         raise UnusableError(f"is no Celery app ({kind}); write it like shop.celery:app")
-    return settings(app)
+    return app
+
+
+def hand_over(find: Callable[[], Celery], pipe: int) -> None:
+    """Write what an app says into a pipe: its settings, then what its beat would send.
+
+    What takes longer, or fails, comes last: results are counted without it.
+    """
+    found: list[Celery] = []
+
+    def read() -> Answer:
+        app = find()
+        found.append(app)
+        return {**settings(app), "name": str(app.main or "celery").partition(".")[0]}
+
+    answer = answered(read)
+    room = send(answer, pipe)
+    schedule = {} if "fault" in answer else beatschedule.of_app(found[0], room)
+    send({"beat": schedule}, pipe)
 
 
 def of_project(module: str, alias: str = "") -> Answer:

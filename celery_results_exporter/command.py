@@ -24,13 +24,10 @@ def command(context: click.Context, /, arguments: tuple[str, ...], **_: object) 
     The process that goes on has never loaded the app. What its settings say, passwords too, is
     handed over in a pipe, which nobody else can read.
     """
-    from celery_results_exporter import answers, celeryapp  # noqa: PLC0415
+    from celery_results_exporter.celeryapp import hand_over  # noqa: PLC0415
 
-    app = context.obj.app
-    answer = answers.answered(lambda: celeryapp.settings(app))
-    name = str(app.main or "celery")
     reader, writer = os.pipe()
-    answers.send({**answer, "name": name.partition(".")[0]}, writer)
+    hand_over(lambda: context.obj.app, writer)
     os.close(writer)
     os.set_inheritable(reader, True)  # noqa: FBT003 - the only argument there is
     sys.stdout.flush()

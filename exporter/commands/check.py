@@ -297,7 +297,8 @@ def _describe_beat(report: Report, beat: Beat) -> None:
     if not look.up:
         report.errors.append(f"schedules of celery beat: {look.message}")
         return
-    said = f"{look.package}, entries: {look.count:,}, overdue: {len(look.overdue):,}"
+    said = f"{look.package}, entries: {look.count:,}"
+    said += f", overdue: {len(look.overdue):,}" if look.tells else ""
     report.facts.append(("schedules", said))
     for fault in look.faults[:MOST_FAULTS]:
         report.warnings.append(f"entry {fault.name!r} of celery beat cannot be read: {fault.why}")

@@ -16,9 +16,9 @@ from typing import Any, Literal, NamedTuple, Self
 Answer = dict[str, Any]  # see celery_results_exporter.answers
 
 LONGEST = 30.0  # seconds
-_LARGEST = 64 * 1024  # bytes
+_LARGEST = 64 * 1024  # bytes, of all lines
+_LINES = {"celery": 2, "django": 1}  # an app answers with its settings, then with its schedule
 _AT_ONCE = 8
-_INSTEAD = "give the URL of its database instead"
 
 
 class Question(NamedTuple):
@@ -52,6 +52,7 @@ class _Child:
 
     def __init__(self, question: Question, within: float) -> None:
         self._within = within
+        self._lines = _LINES[question.kind]
         self._deadline = time.monotonic() + within
         self._pipe, end = os.pipe()
         with ExitStack() as on_failure:
@@ -85,14 +86,14 @@ class _Child:
         told = b""
         poll = select.poll()
         poll.register(self._pipe, select.POLLIN)
-        while not told.endswith(b"\n"):
+        while told.count(b"\n") < self._lines:
             left = self._deadline - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
-                return {"fault": f"is not imported within {self._within:g} s; {_INSTEAD}"}
+                return _broken_off(told, f"is not imported within {self._within:g} s")
             piece = os.read(self._pipe, _LARGEST)
             told += piece
             if not piece or len(told) > _LARGEST:
-                return {"fault": f"{self._end()} when it is imported; {_INSTEAD}"}
+                return _broken_off(told, f"{self._end()} when it is imported")
         return _read(told)
 
     def _end(self) -> str:
@@ -105,9 +106,22 @@ class _Child:
         return f"ends the process ({how})"
 
 
-def _read(line: bytes) -> Answer:
+def _broken_off(told: bytes, fault: str) -> Answer:
+    """Return what was told before it broke off: settings count without a schedule."""
+    settings, newline, _ = told.partition(b"\n")
+    return {**_read(settings), "beat": {"fault": fault}} if newline else {"fault": _instead(fault)}
+
+
+def _instead(fault: str) -> str:
+    return f"{fault}; give the URL of its database instead"
+
+
+def _read(told: bytes) -> Answer:
+    """Put together what the lines say."""
+    answer: Answer = {}
     try:
-        answer = json.loads(line)
-    except ValueError:
-        answer = None
-    return answer if isinstance(answer, dict) else {"fault": f"gives no answer; {_INSTEAD}"}
+        for line in told.splitlines():
+            answer |= json.loads(line)
+    except (ValueError, TypeError, RecursionError):
+        answer = {}
+    return answer or {"fault": _instead("gives no answer")}

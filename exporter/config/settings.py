@@ -5,11 +5,12 @@ The keys are Celery's own where they say what Celery's settings say, so that peo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
@@ -130,6 +131,14 @@ class Settings(Model, frozen=True):
     expected: list[ExpectedTask] = Field(default_factory=list)
 
 
+class BeatSchedule(NamedTuple):
+    """What celery beat is to send by the settings of an app, as rows of its tables would say it."""
+
+    entries: tuple[Mapping[str, Any], ...] = ()
+    faults: tuple[tuple[str, str], ...] = ()  # names of entries, and why they cannot be read
+    fault: str = ""  # why there are none
+
+
 class Backend(Settings, frozen=True):
     """One result backend, with the defaults merged in."""
 
@@ -139,6 +148,7 @@ class Backend(Settings, frozen=True):
     password_file: Path | None = None
     beat_database: InstanceOf[URL] | None = Field(None, repr=False)
     beat_schema: Text | None = None  # None: wherever the tables usually are
+    beat_schedule: InstanceOf[BeatSchedule] | None = None  # of its app; None: it has none
 
     def relabelling(self) -> Relabelling:
         """Return what its rules make of labels."""

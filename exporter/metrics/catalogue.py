@@ -241,13 +241,14 @@ CLOCK_SKEW = Metric(
 BEAT_UP = Metric(
     "celery_beat_up",
     "gauge",
-    "Whether the last look at the tables of celery beat succeeded (1) or failed (0). The other "
-    "metrics of beat are as of the last that succeeded; there are none where there are no tables.",
+    "Whether the last look at the schedules of celery beat, in its tables or of the app, succeeded "
+    "(1) or failed (0). The other metrics of beat are as of the last that succeeded; without "
+    "schedules there are none.",
 )
 BEAT_ENTRIES = Metric(
     "celery_beat_entries",
     "gauge",
-    "Entries in the tables of celery beat; where there are more than 10,000, none are read.",
+    "Entries of celery beat; where there are more than 10,000 in its tables, none are read.",
 )
 BEAT_UNREADABLE = Metric(
     "celery_beat_entries_unreadable",

@@ -46,6 +46,8 @@ class Beat:
         self._looks: Looks | None = None  # None: there never were any tables
         self._due = 0.0  # monotonic
         self._forbidden = False  # whether that was said
+        self._schedule = None if self.own else settings.beat_schedule
+        self._by_app = False  # whether there were no tables, but there is that
 
     @property
     def last(self) -> Look | None:
@@ -63,19 +65,22 @@ class Beat:
         `answering`: whether the database of the results does.
         """
         now = time.monotonic()
-        if now < self._due or not (answering or self.own):
+        if now < self._due or not (answering or self.own or self._by_app):
             return False
         self._due = now + LOOK_INTERVAL
-        self.look_now()
+        self.look_now(answering=answering or self.own)
         if self._looks is not None:
             self._looks.tell(self._backend)
             self.samples = self._looks.samples()
         return True
 
-    def look_now(self) -> None:
+    def look_now(self, *, answering: bool = True) -> None:
         """Look, and tell nobody."""
         try:
-            self._look()
+            if answering:
+                self._look()
+            else:
+                self._plan()
         except BackendError as error:
             self._failed(error)
         except Exception as error:  # noqa: BLE001  # our own: results are to be counted
@@ -91,12 +96,20 @@ class Beat:
             place = self._places.find(connection)
             found = place and self._reading().reader.read(connection, place)
         self.close()  # until the next minute
+        self._by_app = place is None and self._schedule is not None
         if found:
             self._reading().understand(found, time.time())
         elif self.own:
             self._reading().missing(NO_RIGHT if place else NO_TABLES)
+        elif self._by_app:
+            self._plan()
         else:
             self._hidden(there=place is not None)
+
+    def _plan(self) -> None:
+        """Take what the app has set, since there are no tables."""
+        if self._schedule is not None:
+            self._reading().plan(self._schedule, time.time())
 
     def _hidden(self, *, there: bool) -> None:
         """Take what nobody asked for, and may not be read, for not there."""

@@ -15,9 +15,11 @@ from exporter.backends.schedules.due import (
     Unreadable,
     due,
     has_ephem,
+    planned,
 )
 from exporter.backends.schedules.entries import Fault, understood
-from exporter.backends.schedules.reader import MOST_ENTRIES, Found, Reader
+from exporter.backends.schedules.reader import MOST_ENTRIES, NOTHING, Found, Reader
+from exporter.config.settings import BeatSchedule
 from exporter.metrics import catalogue
 from exporter.metrics.catalogue import Metric
 from exporter.metrics.samples import Sample
@@ -25,6 +27,7 @@ from exporter.sql.dialects import Dialect
 
 log = logging.getLogger(__name__)
 
+APP = "beat_schedule"  # in place of a package's tables, the setting of an app
 MOST_LOGGED = 20  # entries that cannot be read, at a look
 
 
@@ -34,7 +37,7 @@ class Seen:
 
     entry: Entry
     due: Due | None
-    runs: int  # counted: never fewer than before
+    runs: int | None  # counted: never fewer than before; None: nobody tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +52,20 @@ class Look:
     faults: tuple[Fault, ...] = ()
 
     @property
-    def overdue(self) -> list[tuple[Entry, Due]]:
-        """Those that have missed a second run, too, the worst first."""
-        all_due = ((each.entry, each.due) for each in self.seen if each.due)
+    def overdue(self) -> list[tuple[Entry, float]]:
+        """Those that have missed a second run, too, with when they were due, the worst first."""
         late = [
-            (entry, when) for entry, when in all_due if when.period and when.overdue > when.period
+            (each.entry, when.next_run)
+            for each in self.seen
+            if (when := each.due) and when.next_run and when.period
+            if (when.overdue or 0.0) > when.period
         ]
-        return sorted(late, key=lambda each: each[1].next_run)
+        return sorted(late, key=lambda each: each[1])
+
+    @property
+    def tells(self) -> bool:
+        """Whether it says what was sent, and so what is overdue."""
+        return self.package != APP
 
 
 class _Known(NamedTuple):
@@ -115,6 +125,29 @@ class Looks:
             else:
                 seen.append(Seen(entry, when, known.runs))
         self.last = replace(self.last, seen=tuple(seen), faults=tuple(faults))
+
+    def plan(self, schedule: BeatSchedule, now: float) -> None:
+        """Take what an app has set, as of `now`, Unix time: it does not say what was sent."""
+        self._known.clear()
+        if schedule.fault:
+            self.last = Look(up=False, message=schedule.fault)
+            return
+        rows = [{**NOTHING, "enabled": True, **row} for row in schedule.entries]
+        entries, faults = understood(rows)
+        faults += (Fault(*fault) for fault in schedule.faults)
+        seen = []
+        for entry in entries:
+            try:
+                seen.append(Seen(entry, planned(entry.schedule, now), None))
+            except Unreadable as error:
+                faults.append(Fault(entry.name, str(error)))
+        self.last = Look(
+            up=True,
+            package=APP,
+            count=len(rows) + len(schedule.faults),
+            seen=tuple(seen),
+            faults=tuple(faults),
+        )
 
     # -- for people --------------------------------------------------------------------------
 
@@ -185,11 +218,15 @@ def _of_entries(seen: Iterable[Seen]) -> Iterator[tuple[Metric, tuple[str, str],
         entry, when = each.entry, each.due
         labels = (entry.name, entry.task)
         yield catalogue.ENTRY_ENABLED, labels, float(entry.enabled)
-        yield catalogue.ENTRY_RUNS, labels, each.runs
+        if each.runs is not None:
+            yield catalogue.ENTRY_RUNS, labels, each.runs
         if entry.last_run is not None:
             yield catalogue.ENTRY_LAST_RUN, labels, entry.last_run
         if when is not None:
-            yield catalogue.ENTRY_NEXT_RUN, labels, when.next_run
-            yield catalogue.ENTRY_OVERDUE, labels, when.overdue
-            if when.period is not None:
-                yield catalogue.ENTRY_PERIOD, labels, when.period
+            for metric, value in (
+                (catalogue.ENTRY_NEXT_RUN, when.next_run),
+                (catalogue.ENTRY_OVERDUE, when.overdue),
+                (catalogue.ENTRY_PERIOD, when.period),
+            ):
+                if value is not None:
+                    yield metric, labels, value

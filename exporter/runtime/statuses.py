@@ -160,7 +160,7 @@ def _beat(look: Look) -> BeatStatus:
         entries=look.count,
         overdue=len(late),
         unreadable=len(look.faults),
-        late={entry.name: due.next_run for entry, due in late[:MOST_NAMED]},
+        late={entry.name: due for entry, due in late[:MOST_NAMED]},
         faults=tuple(
             f"{printable(fault.name, LONGEST_NAME)}: {fault.why}"
             for fault in look.faults[:MOST_NAMED]

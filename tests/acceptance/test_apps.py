@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 
 CELERY = (sys.executable, "-m", "celery", "--app=shop.celery", "results-exporter")
 RESULTS = "celery_task_results_total"
+#: What is known of the entries of the shop's beat.
+SCHEDULE = {
+    "nightly": {"enabled", "next_run_timestamp_seconds", "period_seconds"},
+    "sunset": {"enabled", "next_run_timestamp_seconds", "period_seconds"},
+    "shop.celery.add(…)": {"enabled", "period_seconds"},
+    "celery.backend_cleanup": {"enabled", "next_run_timestamp_seconds", "period_seconds"},
+}
 IN_REDIS = "redis://:hunter2@db.example/0"
 SECRETS = [
     form
@@ -43,6 +50,15 @@ on_three = on("database", ["sqlite", "postgresql", "mariadb-mysqlclient"], indir
 
 def assert_no_secret(*texts: str) -> None:
     assert [secret for secret in SECRETS if any(secret in text for text in texts)] == []
+
+
+def schedule(exporter: Exporter) -> dict[str, set[str]]:
+    """Return by entry of beat which metrics it has, but for its last success."""
+    known: dict[str, set[str]] = {}
+    for name, labels, _ in exporter.scrape().samples:
+        if name.startswith("celery_beat_entry_") and "last_success" not in name:
+            known.setdefault(labels["entry"], set()).add(name.removeprefix("celery_beat_entry_"))
+    return known
 
 
 def seen_by_ps(exporter: Exporter) -> str:
@@ -61,6 +77,8 @@ def test_command_of_celery(database: Database, tmp_path: Path) -> None:
         oldest = "celery_backend_oldest_result_timestamp_seconds"
         exporter.wait_until(lambda: exporter.scrape().value(oldest, table="task"), oldest)
         assert exporter.scrape().value(oldest, table="task") == pytest.approx(time.time(), abs=99)
+        exporter.wait_until(lambda: schedule(exporter), "its schedule")
+        assert schedule(exporter) == SCHEDULE
         # Before it became the exporter, and not again since.
         ((arguments, _),) = shop.loads()[exporter.pid]
         assert "results-exporter" in arguments
@@ -115,6 +133,14 @@ def test_app_in_a_file(database: Database, tmp_path: Path) -> None:
         entry |= {"username": "reader", "password_file": "password"}
     with running(tmp_path, {"backends": [entry]}, ON, "--log.level=debug", **shop.env) as exporter:
         exporter.wait_for(RESULTS, 2, backend="shop", state="SUCCESS")
+        exporter.wait_until(lambda: schedule(exporter), "its schedule")
+        scrape = exporter.scrape()
+        assert schedule(exporter) == SCHEDULE
+        assert scrape.value("celery_beat_entries") == 4
+        next_run = scrape.value("celery_beat_entry_next_run_timestamp_seconds", entry="nightly")
+        assert (next_run or 0) % 86_400 == 18 * 3600  # three in the night in Tokyo
+        success = "celery_beat_entry_last_success_timestamp_seconds"
+        assert scrape.value(success, entry="nightly") == pytest.approx(time.time(), abs=99)
         shop.move_to(IN_REDIS)
         answer = post(exporter)
         said = "backends[0].celery_app: has its results in 'redis', which is no SQL database; "

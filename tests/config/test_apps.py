@@ -17,9 +17,12 @@ import yaml
 
 from celery_results_exporter import answers
 from exporter import redaction
-from exporter.config import child, loading
+from exporter.config import apps, child, loading
 from exporter.config.child import Question
+from exporter.config.settings import BeatSchedule
 from exporter.errors import ConfigError
+from exporter.runtime.looks import Looks
+from exporter.sql import dialects
 from tests.acceptance.process import environment
 from tests.projects import PYTHONPATH, Shop, bookshop
 
@@ -260,6 +263,130 @@ def test_zone_that_celery_writes_in(dialect: str, tmp_path: Path) -> None:
     assert backend.timezone.key == ("UTC" if is_postgresql else "Asia/Tokyo")
     if dialect == "sqlite":  # where the app runs, which is where we do
         assert backend.url.database == f"{tmp_path}/shop.db"
+
+
+# --- beat's schedule ----------------------------------------------------------------------------
+
+PLANS = (
+    GOOD
+    + """
+from datetime import timedelta
+from celery.schedules import crontab, schedule, solar
+
+class Lunar(schedule):
+    pass
+
+app.conf.update(include=["tasks"], timezone="Asia/Tokyo", result_expires=RESULT_EXPIRES)
+app.conf.beat_schedule = {
+    "nightly": {"task": "a", "schedule": crontab("0", [3, 5], day_of_week={1}), "args": ["x"]},
+    "sunset": {"task": "b", "schedule": solar("sunset", 35.7, 139.7)},
+    "often": {"task": "c", "schedule": 2.5},
+    "own": {"task": "d", "schedule": Lunar(1)},
+    "clock": {"task": "d", "schedule": crontab(nowfun=lambda: None)},
+    "none": {"task": "e"},
+    "odd": {"tusk": "e"},
+}
+
+@app.task(name="f")
+def f():
+    pass
+"""
+)
+TASKS = """
+from plans import *
+for sig in (f.s("hunter2"), f.s(7), f.s("hunter2") | f.s()):
+    app.add_periodic_task(60, sig)
+"""
+CRONTAB = {"minute": "0", "hour": "3,5", "day_of_week": "1", "day_of_month": "*",
+           "month_of_year": "*", "timezone": "Asia/Tokyo"}  # fmt: skip
+
+
+def planned(*entries: dict[str, object]) -> list[BeatSchedule | None]:
+    return [backend.beat_schedule for backend in loaded(*entries)]
+
+
+@pytest.mark.parametrize("expires", [None, 60])
+def test_what_beat_would_send(tmp_path: Path, expires: int | None) -> None:
+    """As plain data, without arguments; what tasks add as they are imported, too."""
+    (tmp_path / "plans.py").write_text(PLANS.replace("RESULT_EXPIRES", str(expires)))
+    (tmp_path / "tasks.py").write_text(TASKS)
+    (plans,) = planned({"celery_app": "plans"})
+    assert plans is not None
+    assert plans.fault == ""
+    cleanup = {"name": "celery.backend_cleanup", "task": "celery.backend_cleanup"}
+    at_four = CRONTAB | {"hour": "4", "day_of_week": "*"}
+    assert list(plans.entries) == [
+        {"name": "nightly", "task": "a", **CRONTAB},
+        {"name": "sunset", "task": "b", "event": "sunset", "latitude": 35.7, "longitude": 139.7},
+        {"name": "often", "task": "c", "every": 2.5, "period": "seconds"},
+        {"name": "f(…)", "task": "f", "every": 60.0, "period": "seconds"},
+        {"name": "f(…) 2", "task": "f", "every": 60.0, "period": "seconds"},
+        {"name": "celery.chain(…)", "task": "celery.chain", "every": 60.0, "period": "seconds"},
+        *([cleanup | at_four] if expires else []),
+    ]
+    faults = dict(plans.faults)
+    assert faults.keys() == {"own", "clock", "none", "odd"}
+    assert faults["own"] == "its schedule is a Lunar, which is not known here"
+    assert faults["clock"] == "its schedule has a clock of its own (nowfun)"
+    assert faults["odd"].startswith("it is no entry of a beat_schedule: ")
+    assert "hunter2" not in repr(plans)
+
+
+def test_schedules_that_cannot_be_read(tmp_path: Path) -> None:
+    """Results count without them."""
+    (tmp_path / "raises.py").write_text("raise OSError('no')")
+    (tmp_path / "ends.py").write_text("import os; os._exit(3)")
+    for name in ("raises", "ends"):
+        (tmp_path / f"of_{name}.py").write_text(GOOD + f"app.conf.include = ['{name}']")
+    (tmp_path / "large.py").write_text(
+        GOOD + "app.conf.beat_schedule = {'e' * 50 + str(n): {'task': 't', 'schedule': 1}"
+        " for n in range(1000)}"
+    )
+    apps = ("of_raises", "of_ends", "large", "none")
+    (tmp_path / "none.py").write_text(GOOD)
+    likewise = "beat fails likewise; correct it"
+    *unread, none = planned(*({"celery_app": app} for app in apps))
+    assert none is None
+    for plans, expected in zip(
+        unread,
+        (
+            f"cannot be read: OSError: no at {tmp_path}/raises.py:1; {likewise}",
+            "ends the process (exit code 3) when it is imported",
+            "has 1,001 entries, too many to be handed over",
+        ),
+        strict=True,
+    ):
+        assert plans is not None
+        assert plans == BeatSchedule(fault=f"the app's schedule {expected}")
+    (tmp_path / "raises.py").write_text("import time; time.sleep(99)")
+    answer = child.ask([question := Question("celery", "of_raises")], within=5.0)[question]
+    assert answer["url"] == "sqlite:////a"
+    assert answer["beat"] == {"fault": "is not imported within 5 s"}
+
+
+@pytest.mark.parametrize(
+    "beat",
+    [1, "x", [2], {"entries": []}, {"entries": [1], "faults": []}, {"entries": 1, "faults": []},
+     {"entries": [{"name": "a"}], "faults": []}, {"entries": [], "faults": ["x"]}],
+)  # fmt: skip
+def test_what_is_no_schedule(beat: object) -> None:
+    """User code may answer in our place."""
+    answer = {"url": "sqlite:////a", "settings": {}, "faults": {}, "beat": beat}
+    fault = "the app's schedule is not handed over as it should be"
+    assert apps.told(answer)["beat_schedule"] == BeatSchedule(fault=fault)
+
+
+def test_what_is_an_odd_schedule() -> None:
+    """Labels are text of a bounded length, and no value breaks a look."""
+    odd = {"name": "\ud800" + "x" * 1000, "task": 1, "every": {}, "minute": "\0", "period": 5}
+    answer = {"url": "sqlite:////a", "settings": {}, "faults": {}}
+    plans = apps.told(answer | {"beat": {"entries": [odd], "faults": [[2, "\x1b"]]}})
+    looks = Looks(dialects.of("sqlite", dialects.Limits(1.0, 1.0)))
+    looks.plan(plans["beat_schedule"], time.time())
+    assert looks.last is not None
+    assert looks.last.up
+    name, other = (fault.name for fault in looks.last.faults)
+    assert (name, other) == ("?" + "x" * 511, "2")
 
 
 # --- Django -------------------------------------------------------------------------------------

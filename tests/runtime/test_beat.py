@@ -14,7 +14,7 @@ from exporter.backends.schedules import reader
 from exporter.checkpoint.checkpoint import open_file
 from exporter.commands.check import check
 from exporter.config.loading import from_url
-from exporter.config.settings import Config
+from exporter.config.settings import BeatSchedule, Config
 from exporter.exposition.formats import Format
 from exporter.runtime import beat, looks
 from tests.backends.test_django import NOW, Shop
@@ -192,6 +192,74 @@ def test_solar_schedules_need_ephem(
     period = follower.value("celery_beat_entry_period_seconds", entry="sunset")
     assert period == (pytest.approx(86_400, abs=600) if there else None)
     assert caplog.text.count("pip install ephem") == (not there)
+    follower.close()
+
+
+CRONTAB = dict.fromkeys(("day_of_week", "day_of_month", "month_of_year"), "*")
+PLANS = BeatSchedule(
+    entries=(
+        {"name": "often", "task": "app.add", "every": 90.0, "period": "seconds"},
+        {"name": "nightly", "task": "app.add", "minute": "0", "hour": "3", **CRONTAB,
+         "timezone": "Asia/Tokyo"},
+        {"name": "lost", "task": "app.add", "minute": "99", "hour": "3", **CRONTAB},
+    ),
+    faults=(("own", "its schedule is not known"),),
+)  # fmt: skip
+
+
+@ON_SQLITE
+def test_what_an_app_has_set(
+    database: Database, engine: Engine, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """No more is served than it says; a database that is down, or has tables, is another matter."""
+    with engine.begin() as connection:
+        insert(connection, name="app.add")
+    follower = Follower(database.reader_url, beat_schedule=PLANS).poll().poll()
+    assert follower.value("celery_beat_up") == 1
+    assert follower.value("celery_beat_entries") == 4
+    assert follower.value("celery_beat_entries_unreadable") == 2
+    assert [r.__dict__["entry"] for r in caplog.records if "entry" in r.__dict__] == ["lost", "own"]
+    entries = [labels["entry"] for labels, _ in follower.samples("celery_beat_entry_enabled")]
+    assert entries == ["often", "nightly"]
+    periods = {of["entry"]: v for of, v in follower.samples("celery_beat_entry_period_seconds")}
+    assert periods == {"often": 90, "nightly": 86_400}
+    name = "celery_beat_entry_next_run_timestamp_seconds"
+    (next_run,) = follower.samples(name)  # of the other nobody knows
+    assert next_run[0]["entry"] == "nightly"
+    assert next_run[1] % 86_400 == 18 * 3600
+    assert 0 < next_run[1] - time.time() <= 86_400
+    assert successes(follower).keys() == {"often", "nightly"}
+    for unknown in ("last_run_timestamp_seconds", "overdue_seconds", "runs_total"):
+        assert follower.samples(f"celery_beat_entry_{unknown}") == []
+    assert check(Config((follower.poller.settings,), None, 0.0)) == 0
+    file = tmp_path / str(database.owner.database)
+    engine.dispose()
+    away = file.rename(tmp_path / "away")
+    looked = follower.poller.beat.last
+    assert not follower.poller.try_poll()
+    assert follower.poller.beat.last is not looked  # time passes
+    assert follower.value("celery_beat_up") == 1
+    away.rename(file)
+    schedule(engine)
+    add(engine, "hourly")
+    follower.poll()
+    entries = [labels["entry"] for labels, _ in follower.samples("celery_beat_entry_enabled")]
+    assert entries == ["hourly"]
+    follower.close()
+
+
+@ON_SQLITE
+def test_an_app_s_schedule_that_cannot_be_read(database: Database, engine: Engine) -> None:
+    with engine.begin() as connection:
+        insert(connection)
+    follower = Follower(database.reader_url, beat_schedule=BeatSchedule(fault="is lost")).poll()
+    assert follower.states() == {"SUCCESS": 1}
+    assert metrics(follower) == {"celery_beat_up"}
+    assert follower.value("celery_beat_up") == 0
+    status = follower.poller.status.beat
+    assert status is not None
+    assert status.message == "is lost"
+    assert check(Config((follower.poller.settings,), None, 0.0)) == 1
     follower.close()
 
 

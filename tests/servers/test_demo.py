@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -17,6 +18,7 @@ from kombu import Connection
 from kombu.simple import SimpleQueue
 from kombu.transport import TRANSPORT_ALIASES
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from tests.servers.process import HOST, free_port, wait_until
 from tests.servers.worker import DEMO
@@ -51,19 +53,40 @@ def send(folder: Path, number: int) -> None:
             queue.put({"order": n})
 
 
-def results(url: str) -> set[tuple[str, str]]:
-    """Return the tasks and states that were counted at least once."""
+def samples(url: str) -> list[Sample]:
+    """Return all that is served, nothing while nobody serves."""
     try:
         with urlopen(url, timeout=5) as answer:  # noqa: S310 - always http
             text = answer.read().decode()
     except (URLError, ConnectionError):
-        return set()
+        return []
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+
+def results(url: str) -> set[tuple[str, str]]:
+    """Return the tasks and states that were counted at least once."""
     return {
         (sample.labels["task"], sample.labels["state"])
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
+        for sample in samples(url)
         if sample.name == "celery_task_results_total" and sample.value > 0
     }
+
+
+def assert_schedule(url: str) -> None:
+    """What the app has set for a real beat is served, and succeeds."""
+    of_beat = {
+        (sample.name.removeprefix("celery_beat_"), sample.labels.get("entry")): sample.value
+        for sample in samples(url)
+        if sample.name.startswith("celery_beat_")
+    }
+    assert of_beat["up", None] == 1
+    assert of_beat["entries", None] == 15  # those of the demo, and Celery's cleanup
+    assert of_beat["entries_unreadable", None] == 0
+    assert of_beat["entry_period_seconds", "a payment"] == 3
+    age = time.time() - of_beat["entry_last_success_timestamp_seconds", "an order"]
+    assert age < 60
+    next_run = of_beat["entry_next_run_timestamp_seconds", "celery.backend_cleanup"]
+    assert next_run % 86_400 == 4 * 3600
 
 
 def left_behind(folder: Path) -> list[str]:
@@ -95,6 +118,7 @@ def test_demo_shows_results_and_leaves_nothing(tmp_path: Path) -> None:
                 timeout=60,
             )
             assert demo.poll() is None
+            assert_schedule(f"http://{address}/metrics")
             assert left_behind(tmp_path)
         finally:
             demo.send_signal(signal.SIGINT)

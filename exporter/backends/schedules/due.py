@@ -183,11 +183,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """When an entry is to be sent next."""
+    """When an entry is to be sent next; None: nobody can tell."""
 
-    next_run: float  # Unix time, seconds; in the past where it is overdue
-    period: float | None  # seconds from then to the run after it; None: there is none
-    overdue: float  # seconds
+    next_run: float | None  # Unix time, seconds; in the past where it is overdue
+    period: float | None  # seconds from then to the run after it; None as well: there is none
+    overdue: float | None  # seconds
 
 
 def due(entry: Entry, now: float) -> Due | None:
@@ -199,6 +199,22 @@ def due(entry: Entry, now: float) -> Due | None:
         return _due(entry, now)
     except _RAISED as error:
         raise Unreadable(f"when it is due cannot be computed: {error}") from None
+
+
+def planned(schedule: Schedule, now: float) -> Due:
+    """Return when what has this schedule is due next, where nobody tells when it was sent.
+
+    Raise Unreadable.
+    """
+    if isinstance(schedule, Interval):  # since when?
+        return Due(None, schedule.seconds, None)
+    try:
+        moment = schedule.after(now)
+        later = None if moment is None else schedule.after(moment)
+    except _RAISED as error:
+        raise Unreadable(f"when it is due cannot be computed: {error}") from None
+    period = later - moment if moment is not None and later is not None else None
+    return Due(moment, period, None)
 
 
 def _due(entry: Entry, now: float) -> Due | None:

@@ -3,9 +3,11 @@
 import json
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 from celery import Celery
+from celery.schedules import crontab, solar
 
 _FOLDER = Path(os.environ["SHOP_FOLDER"])
 
@@ -19,7 +21,16 @@ app.conf.update(
     result_extended=True,
     database_table_names={"task": "shop_taskmeta", "group": "shop_groupmeta"},
     timezone="Asia/Tokyo",
+    beat_schedule={
+        "nightly": {"task": "shop.celery.add", "schedule": crontab(hour=3, minute=0)},
+        "sunset": {"task": "shop.celery.add", "schedule": solar("sunset", 35.68, 139.69)},
+    },
 )
+
+
+@app.on_after_finalize.connect
+def plan(sender: Celery, **_: object) -> None:
+    sender.add_periodic_task(timedelta(minutes=5), add.s(17, 4))
 
 
 @app.task
