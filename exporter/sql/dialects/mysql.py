@@ -296,9 +296,9 @@ class MySQL(Dialect):
             return None
         maximum: Select[Any] = select(sqlalchemy.column("maximum_value"))
         # Compiled once for all of this name: a Table would be for each.
-        maximum = maximum.select_from(sqlalchemy.table(its_sequence.name, schema=its_sequence.schema))
+        like_it = sqlalchemy.table(its_sequence.name, schema=its_sequence.schema)
         try:
-            return int(connection.execute(maximum).scalar_one())
+            return int(connection.execute(maximum.select_from(like_it)).scalar_one())
         except DBAPIError as error:
             if self.reason(error) is not Reason.PERMISSION:
                 raise
