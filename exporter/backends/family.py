@@ -52,6 +52,7 @@ class Layout:
     traceback: str | None = None
     args: str | None = None
     kwargs: str | None = None
+    members: str | None = None  # the results that a group waits for, as its program stores them
     created: str | None = None  # when the row was, by the clock and in the zone of `done`
     started: str | None = None  # when the task did, as the server's CURRENT_TIMESTAMP has it
     entry: str | None = None  # of celery beat that the task was sent by, by name
@@ -74,7 +75,8 @@ class Layout:
         """Columns that are read where they are there."""
         names = (
             *(self.task, self.worker, self.queue, self.retries, self.done),
-            *(self.task_id, self.result, self.traceback, self.created, self.started, self.entry),
+            *(self.task_id, self.result, self.traceback, self.members),
+            *(self.created, self.started, self.entry),
         )
         return tuple(name for name in names if name is not None)
 
@@ -92,6 +94,7 @@ class Layout:
             self.result: Kind.BYTES,
             self.args: Kind.BYTES,
             self.kwargs: Kind.BYTES,
+            self.members: Kind.BYTES,
             self.done: Kind.MOMENT,
             self.created: Kind.MOMENT,
             self.started: Kind.MOMENT,
@@ -231,7 +234,7 @@ def _table(
         layout.created: DateTime(timezone=zone),
         layout.started: DateTime(timezone=zone),
         layout.retries: Integer(),
-        **dict.fromkeys(layout.payload.values(), LargeBinary()),
+        **dict.fromkeys((*layout.payload.values(), layout.members), LargeBinary()),
     }
     made = (Column(column, types.get(column, String())) for column in columns)
     return Table(name, MetaData(), *made, schema=schema)

@@ -140,8 +140,9 @@ def _assumed(dialect: Dialect, table: ResultTable, known: Subquery) -> Iterator[
     if layout.started is not None and layout.started in known.c and layout.done in known.c:
         yield from _ran(dialect, known.c[layout.started], known.c[layout.done])
     yield from _sizes(dialect, table, known)
-    if layout.result is not None and layout.result in known.c:
-        start = dialect.start_of_bytes(known.c[layout.result], START)
+    stored_bytes = {layout.result, layout.members}
+    for stored in (column.name for column in known.c if column.name in stored_bytes):
+        start = dialect.start_of_bytes(known.c[stored], START)
         yield Expectation(f"the first {START} bytes of {BYTES!r}", start, BYTES[:START], _plain)
     if layout.traceback is not None and layout.traceback in known.c:
         end = dialect.end_of_text(known.c[layout.traceback], END)
@@ -202,7 +203,7 @@ def _known(dialect: Dialect, table: ResultTable) -> Subquery:
     others = (
         (layout.done, moment),
         (layout.started, started),
-        *((name, literal(BYTES)) for name in layout.payload.values()),
+        *((name, literal(BYTES)) for name in (*layout.payload.values(), layout.members)),
         (layout.traceback, literal(TEXT, String())),
     )
     for other, value in others:

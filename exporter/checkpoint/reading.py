@@ -10,9 +10,9 @@ from sqlalchemy import Connection, select
 
 from exporter.checkpoint import records
 from exporter.checkpoint.records import UnknownMetricError
-from exporter.checkpoint.schema import GAPS, POSITIONS, SEGMENTS, TOTALS, WATCHED
+from exporter.checkpoint.schema import GAPS, POSITIONS, SEGMENTS, TOTALS, WATCHED, open_groups_of
 from exporter.counting.audit import Segments
-from exporter.counting.lifecycle import Watch
+from exporter.counting.groups import Open
 from exporter.counting.position import Position
 from exporter.counting.step import Gap, Mark
 from exporter.counting.tally import Changes
@@ -22,7 +22,7 @@ from exporter.sql.identity import Identity
 log = logging.getLogger(__name__)
 
 WATCHED_A_PAGE = 5_000
-Parts = tuple[Mark, tuple[Gap, ...], Segments, WatchList]  # of a position
+Parts = tuple[Mark, tuple[Gap, ...], Segments, WatchList, dict[int, Open]]  # of a position
 
 
 def backends(connection: Connection) -> list[str]:
@@ -48,6 +48,7 @@ def parts(
             _gaps(connection, backend, kind),
             _segments(connection, backend, kind),
             _watch_list(connection, backend, kind, positions[kind].rules.label_sets),
+            _open_groups(connection, backend, kind),
         )
         for kind, mark in connection.execute(query).all()
     }
@@ -69,19 +70,23 @@ def _segments(connection: Connection, backend: str, kind: str) -> Segments:
 
 def _watch_list(connection: Connection, backend: str, kind: str, label_sets: int) -> WatchList:
     found = WatchList(label_sets)
-    for row_id, watch in _watched(connection, backend, kind):
-        found.put(row_id, watch)
+    for row_id, text in _watched(connection, backend, kind):
+        found.put(row_id, records.read_watch(text))
     return found
 
 
-def _watched(connection: Connection, backend: str, kind: str) -> Iterator[tuple[int, Watch]]:
+def _open_groups(connection: Connection, backend: str, kind: str) -> dict[int, Open]:
+    rows = _watched(connection, backend, open_groups_of(kind))
+    return {row_id: records.read_open_group(text) for row_id, text in rows}
+
+
+def _watched(connection: Connection, backend: str, kind: str) -> Iterator[tuple[int, str]]:
     query = select(WATCHED.c.id, WATCHED.c.watch)
     query = query.where(WATCHED.c.backend == backend, WATCHED.c.kind == kind)
     query = query.order_by(WATCHED.c.id).limit(WATCHED_A_PAGE)
     page = connection.execute(query).all()
     while page:
-        for row_id, text in page:
-            yield row_id, records.read_watch(text)
+        yield from ((row_id, text) for row_id, text in page)
         page = connection.execute(query.where(WATCHED.c.id > page[-1].id)).all()
 
 

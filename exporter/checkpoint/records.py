@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple, TypeVar
 
 from exporter.counting.audit import Segment
+from exporter.counting.groups import Open
 from exporter.counting.lifecycle import Watch
 from exporter.counting.shown import Key
 from exporter.counting.spans import Missing, Span
@@ -20,7 +21,7 @@ from exporter.counting.values import KINDS, Value
 from exporter.metrics.catalogue import CATALOGUE, Metric
 from exporter.sql.identity import Identity
 
-Record = TypeVar("Record", bound=Identity | Segment | Watch | Value)
+Record = TypeVar("Record", bound=Identity | Open | Segment | Watch | Value)
 COUNTED = ("state", "task", "worker", "queue")
 
 
@@ -92,6 +93,16 @@ def read_watch(text: str) -> Watch:
     if counted is not None:
         return found._replace(counted=tuple(counted[name] for name in COUNTED))
     return found
+
+
+def open_group(of: Open) -> str:
+    """Keep an open group; the id of its row is its key."""
+    return _text(_fields(of))
+
+
+def read_open_group(text: str) -> Open:
+    """Read it."""
+    return _made(Open, json.loads(text))
 
 
 def labels(of: Key) -> str:

@@ -71,3 +71,8 @@ TOTALS = _table(
     Column("labels", Text, nullable=False),
     Column("value", Text, nullable=False),
 )
+
+
+def open_groups_of(kind: str) -> str:
+    """Return the kind of watched rows that open groups are: in a table of their own, so to say."""
+    return f"open {kind}"

@@ -13,8 +13,17 @@ from uuid import uuid4
 from sqlalchemy import Executable, Table, bindparam, delete, insert, update
 
 from exporter.checkpoint import records
-from exporter.checkpoint.schema import GAPS, POSITIONS, SAVES, SEGMENTS, TOTALS, WATCHED
+from exporter.checkpoint.schema import (
+    GAPS,
+    POSITIONS,
+    SAVES,
+    SEGMENTS,
+    TOTALS,
+    WATCHED,
+    open_groups_of,
+)
 from exporter.counting.audit import Segments
+from exporter.counting.groups import Followed, Open
 from exporter.counting.lifecycle import Watch
 from exporter.counting.position import Position
 from exporter.counting.step import Change, Gap, Mark
@@ -72,6 +81,7 @@ def whole(
         yield from _gaps(owner, (), position.gaps)
         yield from _segments(owner, (), position.segments)
         yield from _watched(owner, {}, position.watched)
+        yield from _opened(owner, position.open_groups.known)
     yield from _totals(backend, tally, Changes())
 
 
@@ -97,6 +107,8 @@ def _changed_position(
     yield from _gaps(owner, before.gaps, change.gaps)
     yield from _segments(owner, before.segments, change.segments)
     yield from _watched(owner, before.watched, change.watch)
+    if change.groups is not None:
+        yield from _open_groups(owner, before.open_groups.known, change.groups)
 
 
 def _position(mark: Mark, identity: Identity) -> Row:
@@ -140,6 +152,25 @@ def _watched(
         if watch is not None:
             put.append(owner | {"id": row_id, "watch": records.watch(watch)})
     yield from _replace(WATCHED, gone, put, "id")
+
+
+def _open_groups(owner: Row, before: Mapping[int, Open], change: Followed) -> Iterator[Write]:
+    gone = [_of_group(owner, row_id) for row_id in change.closed if row_id in before]
+    yield from _replace(WATCHED, gone, [], "id")
+    new = {row_id: of for row_id, (of, _) in change.opened.items() if row_id not in before}
+    yield from _opened(owner, new)
+
+
+def _opened(owner: Row, groups: Mapping[int, Open]) -> Iterator[Write]:
+    put = [
+        _of_group(owner, row_id) | {"watch": records.open_group(of)}
+        for row_id, of in groups.items()
+    ]
+    yield from _replace(WATCHED, [], put, "id")
+
+
+def _of_group(owner: Row, row_id: int) -> Row:
+    return owner | {"kind": open_groups_of(owner["kind"]), "id": row_id}
 
 
 def _replace(table: Table, gone: list[Row], put: list[Row], key: str) -> Iterator[Write]:

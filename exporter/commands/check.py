@@ -25,6 +25,7 @@ from exporter.backends import examination
 from exporter.backends.database import Database, Session, may_be_meant
 from exporter.backends.family import Layout
 from exporter.backends.findings import Finding, Seen, Severity, TableSeen, findings
+from exporter.backends.groups import obstacle
 from exporter.backends.reader import Health
 from exporter.checkpoint.adoption import refused
 from exporter.checkpoint.lease import LIMITS, Lease
@@ -269,6 +270,7 @@ def _examine(settings: Backend, known: Mapping[str, Identity]) -> Report:
             with database.session() as session:
                 answering = True
                 seen = _describe(report, database, session)
+                _describe_groups(report, settings, session)
                 refusal = refused(settings.name, known, database.identities())
             _judge(report, database, seen)
             if refusal:
@@ -339,6 +341,16 @@ def _describe(report: Report, database: Database, session: Session) -> Seen:
         for other in database.unread
     ]
     return seen
+
+
+def _describe_groups(report: Report, settings: Backend, session: Session) -> None:
+    """Say whether groups are followed, where there is a table of them."""
+    for table in session.tables:
+        if table.layout.members is None or session.main is None:
+            continue
+        why = obstacle(session.main, table) if settings.groups else "groups is false"
+        said = f"only counted: {why}" if why else "followed until they complete"
+        report.facts.append((f"{table.layout.kind}s", said))
 
 
 def _describe_absence(report: Report, database: Database, session: Session, layout: Layout) -> None:

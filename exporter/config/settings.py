@@ -125,6 +125,7 @@ class Settings(Model, frozen=True):
     payload_bytes: Annotated[
         list[Literal["result", "args", "kwargs"]], AfterValidator(_each_once)
     ] = Field(default_factory=list)
+    groups: Truth = True
     series_limit: Annotated[Whole, Field(ge=1)] = 20_000
     labels: list[LabelRule] = Field(default_factory=list)
     extra_labels: ExtraLabels = Field(default_factory=dict)

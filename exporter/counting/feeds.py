@@ -5,6 +5,9 @@ A feed takes what one step has learned of a table, and adds it to the totals.
 
 from __future__ import annotations
 
+from collections import Counter
+
+from exporter.counting.groups import Followed, Untold
 from exporter.counting.results import FAILURE, OTHER, SUCCESS, Finished
 from exporter.counting.step import Change
 from exporter.counting.tally import Draft
@@ -18,6 +21,21 @@ def saved_groups(draft: Draft, change: Change) -> None:
         if isinstance(outcome, Finished):
             draft.add(catalogue.GROUP_RESULTS, (), outcome.rows)
             draft.newest(catalogue.GROUP_LAST_SAVED, (), outcome.done)
+    if change.groups is not None:
+        _followed(draft, change.groups)
+
+
+def _followed(draft: Draft, groups: Followed) -> None:
+    """Count what became of groups, and how large they are."""
+    outcomes = Counter(groups.closed.values())
+    for state in (SUCCESS, FAILURE):
+        draft.add(catalogue.GROUP_COMPLETED, (state,), outcomes[state])
+    for reason in Untold:
+        draft.add(catalogue.GROUP_UNTOLD, (reason,), outcomes[reason])
+    for size in groups.sizes:
+        draft.observe(catalogue.GROUP_TASKS, (), size)
+    for seconds in groups.durations:
+        draft.observe(catalogue.GROUP_DURATION, (), seconds)
 
 
 def tasks(draft: Draft, change: Change) -> None:

@@ -21,7 +21,8 @@ class Measures(NamedTuple):
 
     def bounds(self, metric: Metric) -> Bounds:
         """Return the bounds of a histogram."""
-        return self.retries if metric is catalogue.RESULT_RETRIES else self.runtimes
+        configured = self.retries if metric is catalogue.RESULT_RETRIES else self.runtimes
+        return metric.bounds or configured
 
     def cover(self, metric: Metric) -> bool:
         """Whether a metric is served."""

@@ -8,11 +8,12 @@ what the answer means as a `Change`, and `apply` takes the change over once it i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
 from exporter.counting import audit, gaps, resets
 from exporter.counting.audit import Audit, Found, Segments
+from exporter.counting.groups import Open, OpenGroups
 from exporter.counting.lifecycle import Lifecycle, Rules
 from exporter.counting.rechecks import NEVER, Rechecks
 from exporter.counting.results import Finished
@@ -47,6 +48,7 @@ class Position(Standing):
         self.segments: Segments = ()
         self.watched = WatchList(rules.label_sets)
         self.rechecks = Rechecks(rules, self.watched)
+        self.open_groups = OpenGroups({})
         self._clock = NEVER  # set back, as far as we know, where others wrote the checkpoint
 
     # -- asking ------------------------------------------------------------------------------
@@ -87,6 +89,7 @@ class Position(Standing):
         """
         self.watched.set_back(now, self.rules.late_commit_grace, self.rules.revision_window)
         self.rechecks.set_back(now)
+        self.open_groups.set_back(now)
         self.gaps = tuple(
             gap._replace(since=min(gap.since, now), due=min(gap.due, now)) for gap in self.gaps
         )
@@ -110,6 +113,7 @@ class Position(Standing):
             or self.below is not None
             or (self.top is not None and (self.cursor is None or self.cursor < self.top))
             or self.rechecks.busy(now)
+            or (self.followed_above is not None and bool(self.open_groups.unread()))
             or any(gap.due <= now for gap in self.gaps)
             or self._audit(now) is not None
         )
@@ -166,7 +170,25 @@ class Position(Standing):
             change.cursor is not None and change.cursor >= batch.top
         )
         change.complete = self.complete or change.caught_up
+        self._follow_groups(batch, now, change)
         return change
+
+    def _follow_groups(self, batch: Batch, now: float, change: Change) -> None:
+        """Say which groups are open, and which have completed."""
+        if batch.groups_seen is None:
+            return
+        known = self.followed_above
+        if known is None:
+            known = batch.top if batch.plan.look else batch.plan.after
+        if change.resets and known is not None:
+            known = None if change.cursor is None else min(known, change.cursor)
+        change.followed_above = MIN_ID if known is None else known
+        change.groups = self.open_groups.advance(
+            batch.groups_seen,
+            now,
+            live=self.live,
+            above=(MIN_ID if change.cursor is None else change.cursor) if change.resets else None,
+        )
 
     def _read_chunk(self, batch: Batch, life: Lifecycle, change: Change) -> None:
         change.outcomes += [Finished(*group) for group in batch.groups]
@@ -262,11 +284,18 @@ class Position(Standing):
         self.segments = change.segments
         self.live = self.live or change.caught_up
         self.rechecks.take(change.watch, dict(change.cohorts))
+        if change.groups is not None:
+            self.open_groups.apply(change.groups)
         more_to_come = self.below is not None or self.backlog > 0
         self.rechecks.make_cohorts(more_to_come=more_to_come)
 
     def restore(
-        self, mark: Mark, gaps: tuple[Gap, ...], segments: Segments, watched: WatchList
+        self,
+        mark: Mark,
+        gaps: tuple[Gap, ...],
+        segments: Segments,
+        watched: WatchList,
+        open_groups: Mapping[int, Open] | None = None,
     ) -> None:
         """Go on from a checkpoint. All that is watched is due at once."""
         change = Change(
@@ -278,6 +307,7 @@ class Position(Standing):
             below=mark["below"],
             named=mark["named"] if self.rules.named is None else self.rules.named,
             complete=mark["complete"],
+            followed_above=mark.get("followed_above"),
             caught_up=False,
             gaps=gaps,
             segments=segments,
@@ -285,6 +315,7 @@ class Position(Standing):
         self.watched = watched
         self.rechecks = Rechecks(self.rules, watched)
         self.rechecks.restore()
+        self.open_groups = OpenGroups(open_groups or {})
         self.apply(change)
 
     @property

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 from exporter.counting.audit import Audit, Found, Segments
+from exporter.counting.groups import Followed, Sight
 from exporter.counting.lifecycle import Seen, Watch
 from exporter.counting.results import SUCCESS, Finished, Group, Row, Vanished
 from exporter.counting.spans import Missing, Span
@@ -112,6 +113,7 @@ class Batch:
     reappeared: tuple[int, ...] = ()  # the lowest ids in `plan.deleted` that are there
     found: Found | None = None  # by `plan.audit`
     named: bool = False  # a row with a name was seen
+    groups_seen: Sight | None = None  # None: groups are not followed, or this is no table of them
     horizon: Horizon | None = None  # where there are gaps to close, and the server says it
 
     @classmethod
@@ -137,6 +139,7 @@ class Mark(TypedDict):
     below: int | None
     named: bool
     complete: bool
+    followed_above: NotRequired[int]
 
 
 @dataclass(slots=True)
@@ -153,11 +156,12 @@ class Standing:
     below: int | None = None  # unfinished rows below this id are still to be looked for
     named: bool = False
     complete: bool = False  # all that was there at our first look is counted
+    followed_above: int | None = None  # groups above this id are followed; None: none are
 
     @property
     def mark(self) -> Mark:
         """The same, as a checkpoint keeps it."""
-        return {
+        mark: Mark = {
             "cursor": self.cursor,
             "origin": self.origin,
             "deleted_above": self.deleted_above,
@@ -167,6 +171,9 @@ class Standing:
             "named": self.named,
             "complete": self.complete,
         }
+        if self.followed_above is not None:
+            mark["followed_above"] = self.followed_above
+        return mark
 
 
 @dataclass(slots=True)
@@ -181,6 +188,7 @@ class Change(Standing):
     cohorts: tuple[tuple[Cohort, Digest], ...] = ()  # those that were looked at
     outcomes: list[Finished | Vanished] = field(default_factory=list)
     successes: list[tuple[int, str]] = field(default_factory=list)  # id and task, of single rows
+    groups: Followed | None = None
     late_rows: int = 0
     expired_ids: int = 0
     resets: int = 0
@@ -193,6 +201,7 @@ class Change(Standing):
             or self.segments != segments
             or self.watch
             or self.cohorts
+            or (self.groups is not None and self.groups.sight.again)
         )
 
     def take(self, row_id: int, seen: Seen) -> None:

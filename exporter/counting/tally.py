@@ -210,7 +210,9 @@ class Draft:
 
     def observe(self, metric: Metric, labels: LabelValues, value: float | Histogram) -> None:
         """Add to a histogram: one observation, or several in its buckets."""
-        key = (metric, self._place(metric, labels, self.room.width(metric)))
+        if metric in catalogue.TASK_METRICS:
+            labels = self._place(metric, labels, self.room.width(metric))
+        key = (metric, labels)
         empty = Histogram.empty(self.tally.measures.bounds(metric))
         before = self._before(key, Histogram) or empty
         if isinstance(value, Histogram):

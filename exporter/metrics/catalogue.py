@@ -26,6 +26,7 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     per_backend: bool = True
+    bounds: tuple[float, ...] = ()  # of a histogram's buckets; none: the configured ones
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -131,6 +132,40 @@ GROUP_LAST_SAVED = Metric(
     "celery_group_last_saved_timestamp_seconds",
     "gauge",
     "Newest date_done of the saved group results, Unix time.",
+)
+GROUP_OPEN = Metric(
+    "celery_group_open",
+    "gauge",
+    "Saved groups with tasks that have not finished.",
+)
+OLDEST_OPEN_GROUP = Metric(
+    "celery_group_oldest_open_timestamp_seconds",
+    "gauge",
+    "When the exporter first saw the oldest group that is still open, Unix time.",
+)
+GROUP_COMPLETED = Metric(
+    "celery_group_completed_total",
+    "counter",
+    "Saved groups all of whose tasks have finished: SUCCESS if all have succeeded, else FAILURE.",
+    ("state",),
+)
+GROUP_UNTOLD = Metric(
+    "celery_group_untold_total",
+    "counter",
+    "Saved groups of which nobody can tell whether they complete, by reason.",
+    ("reason",),
+)
+GROUP_TASKS = Metric(
+    "celery_group_tasks",
+    "histogram",
+    "How many tasks saved groups have, those of groups within them too.",
+    bounds=(1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0),
+)
+GROUP_DURATION = Metric(
+    "celery_group_observed_duration_seconds",
+    "histogram",
+    "Time from the poll that first saw the group to the one that saw its last task finish; 0 where "
+    "that is the same. Groups that were saved before the exporter started are left out.",
 )
 UP = Metric(
     "celery_backend_up",

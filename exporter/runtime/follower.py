@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 
 from exporter.backends import chunks
 from exporter.backends.database import Database, Session, may_be_meant
 from exporter.backends.family import Layout, ResultTable
+from exporter.backends.groups import GroupReader, obstacle
 from exporter.backends.reader import Health, Reader
 from exporter.backends.tables import kinds
 from exporter.checkpoint.checkpoint import Checkpoint, carried
@@ -18,6 +19,7 @@ from exporter.checkpoint.writing import Save, Staged
 from exporter.config.settings import Backend
 from exporter.counting import dates
 from exporter.counting.expected import Expected
+from exporter.counting.groups import A_STEP
 from exporter.counting.lifecycle import Rules
 from exporter.counting.position import Position
 from exporter.counting.relabelling import DROPPED
@@ -76,6 +78,7 @@ class Follower:
         self._counted: dict[Metric, list[Sample]] = {}
         self._whole = False  # none of it is history that was read in part
         self._readers: Mapping[str, Reader] = {}
+        self._group_readers: dict[str, GroupReader] = {}  # of those tables that are followed
         self._chunk = CHUNK_ROWS
         self._health_due = 0.0
 
@@ -124,6 +127,7 @@ class Follower:
         """
         self.last_read, self.skew, self.waiting = old.last_read, old.skew, old.waiting
         self.tables, self._readers = old.tables, old._readers  # until they were looked at here, too
+        self._group_readers = old._group_readers
         self.health, self.recent = old.health, old.recent
         self.expected = old.expected
         if self.checkpoint is not None:
@@ -203,6 +207,7 @@ class Follower:
             "snapshot": self.database.dialect.snapshot,
             **{f"table_{layout.kind}": layout.kind in present for layout in self.layouts},
             **self._measured(),
+            **self._groups(),
         }
 
     def _measured(self) -> dict[str, bool]:
@@ -215,6 +220,11 @@ class Follower:
         if self.settings.payload_bytes:
             has["payload"] = reader is not None and reader.sizes
         return has
+
+    def _groups(self) -> dict[str, bool]:
+        """Say whether groups are followed, where there is a table of them and they should be."""
+        wanted = [t for t in self.tables or () if t.layout.members and self.settings.groups]
+        return {"groups": len(self._group_readers) == len(wanted)} if wanted else {}
 
     def ask_less(self) -> None:
         """Read less at once: it may have been too much."""
@@ -235,13 +245,28 @@ class Follower:
                 for kind, reader in self._readers.items()
             }
             self._pace(batches, time.monotonic() - began)
+            self._read_groups(session, batches)
             self._read_health(session)
             return batches
 
     def _plan(self, kind: str, now: float) -> Plan:
         position = self.positions[kind]
         position.pass_to(now)
-        return position.plan(now, self._chunk)
+        followed = kind in self._group_readers
+        return position.plan(now, min(self._chunk, A_STEP) if followed else self._chunk)
+
+    def _read_groups(self, session: Session, batches: dict[str, Batch]) -> None:
+        """Read who is in groups, and what becomes of them, in the same snapshot."""
+        for kind, reader in self._group_readers.items():
+            position = self.positions[kind]
+            seen = reader.read(
+                session.connection,
+                position.open_groups,
+                batches[self.database.family.main.kind],
+                batches[kind],
+                begins=position.followed_above is None,
+            )
+            batches[kind] = replace(batches[kind], groups_seen=seen)
 
     def _pace(self, batches: Mapping[str, Batch], spent: float) -> None:
         """Fit the next chunk to what this one took, in time and room, if there was more to read."""
@@ -253,8 +278,8 @@ class Follower:
                 len(batch.groups) / chunks.MOST_GROUPS,
                 0.25,
             )
-            for batch in batches.values()
-            if batch.goes_on
+            for kind, batch in batches.items()
+            if batch.goes_on and kind not in self._group_readers
         ]
         if fitting:
             self._chunk = round(min(max(min(fitting), SMALLEST_CHUNK), LARGEST_CHUNK))
@@ -308,6 +333,23 @@ class Follower:
                 self._wait_for(layout, session)
         if self._has_main_table():
             self.waiting = ""
+        self._group_readers = {}
+        if session.main is not None and self.settings.groups:
+            self._follow_groups(session.main, session.tables)
+
+    def _follow_groups(self, main: ResultTable, tables: Iterable[ResultTable]) -> None:
+        """Follow the groups in these tables; say why where it cannot be done."""
+        for table in tables:
+            kind = table.layout.kind
+            if table.layout.members is None:
+                continue
+            if why := obstacle(main, table):
+                log.info(
+                    "groups are not followed until they complete",
+                    extra={"backend": self.settings.name, "table": self._name(kind), "error": why},
+                )
+            else:
+                self._group_readers[kind] = GroupReader(main, table, self.database.dialect)
 
     def _wait_for(self, layout: Layout, session: Session) -> None:
         """Say that a table is not there, and which ones are that may be meant."""

@@ -25,6 +25,7 @@ def samples(follower: Follower, polls: Polls, beat: Beat) -> Lists:
     """Return all that is served of a backend, within its limit of series (R10)."""
     made = {**follower.counted(), **polls.samples(), **_own(follower, polls), **beat.samples}
     made |= _expected(follower)
+    made |= _groups(follower)
     made.pop(catalogue.ENTRY_LAST_SUCCESS, None)  # of entries that may be no more
     if beat.last is not None:
         made[catalogue.ENTRY_LAST_SUCCESS] = [*_successes(beat.last, follower)]
@@ -43,6 +44,17 @@ def _unfinished(follower: Follower, limit: int) -> Lists:
     return {
         catalogue.UNFINISHED: [Sample(labels, count) for labels, count in rows],
         catalogue.OLDEST_UNFINISHED: [Sample(labels, first) for labels, first in oldest],
+    }
+
+
+def _groups(follower: Follower) -> Lists:
+    """Return the gauges of open groups, where groups are followed."""
+    positions = (follower.positions[layout.kind] for layout in follower.layouts)
+    followed = [each.open_groups for each in positions if each.followed_above is not None]
+    oldest = [each.oldest for each in followed if each.oldest is not None]
+    return {
+        catalogue.GROUP_OPEN: [Sample((), len(each.known)) for each in followed],
+        catalogue.OLDEST_OPEN_GROUP: [Sample((), since) for since in oldest],
     }
 
 

@@ -52,6 +52,8 @@ MISSING = {
     f"one. {BRINGS['table_group']}",
     "payload": "No bytes of some parts that payload_bytes names: the table has no such column, or "
     "the account may not read it.",
+    "groups": "Groups are not followed until they complete: the account may not read the column "
+    "result of their table, or task_id of the tasks'; or that is not VARCHAR.",
     "runtimes": "No exact run times: the table has no date_started, which is new in "
     "django-celery-results 2.6, or the account may not read it; or timezone is not UTC, and the "
     f"database stores dates without a zone. {BRINGS['runtimes']}",

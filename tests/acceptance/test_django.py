@@ -30,6 +30,8 @@ TASKS = "django_celery_results_taskresult"
 #: How results are stored in each database.
 SERIALIZERS = {"sqlite": "json", "postgresql": "pickle", "mariadb-pymysql": "yaml"}
 ENTRIES = {"nightly": "shop.sell", "weekly": "shop.sell", "orders": "shop.order"}
+#: What becomes of a group of two tasks.
+GROUP = {"json": ("SUCCESS",), "pickle": ("SUCCESS",), "yaml": ("not_understood",)}
 DONE = {"SUCCESS": 10 + 3 + 2 + 1 + 5, "FAILURE": 4}
 
 
@@ -109,6 +111,9 @@ def test_all_that_workers_store_counts(
         success = "celery_beat_entry_last_success_timestamp_seconds"
         succeeded = {of["entry"] for name, of, _ in scrape.samples if name == success}
         assert succeeded == {"nightly", "orders"}  # nobody has sent the other
+        completed = scrape.sums("celery_group_completed_total", "state")
+        untold = scrape.sums("celery_group_untold_total", "reason")
+        assert completed + untold == {GROUP[serializer]: 1}
         assert scrape.sums("celery_task_retries_total") == {}  # there is no column for them
         assert scrape.value("celery_backend_info", schema_family="django-celery-results-2.6") == 1
         assert scrape.value("celery_backend_clock_skew_seconds") == pytest.approx(0, abs=60)

@@ -38,6 +38,7 @@ GROUP = Layout(
     id="id",
     done="date_done",
     task_id="taskset_id",
+    members="result",
     sequence="taskset_id_sequence",
     setting="group",
 )

@@ -36,6 +36,7 @@ GROUP = Layout(
     id="id",
     done="date_done",
     task_id="group_id",
+    members="result",
     setting="group",
 )
 
