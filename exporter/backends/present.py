@@ -63,6 +63,32 @@ def count_present(database: Database, position: Position) -> Counter[LabelValues
     return counts
 
 
+def groups_present(database: Database, position: Position, kind: str) -> int:
+    """Count groups that must have been followed to their end when the position was kept.
+
+    That is all that are known, but those that are open, or may have come into gaps since.
+    """
+    gaps = sorted(gap.missing for gap in position.gaps)
+    above, upto = position.followed_above, position.cursor
+    if above is None or upto is None:
+        return 0
+    count = 0
+    ids: Sequence[int] = ()
+    while not ids or len(ids) == PORTION:
+        with database.session() as session:
+            found = [table for table in session.tables if table.layout.kind == kind]
+            if not found:
+                break
+            own = found[0].id
+            query = select(own).where(own > above, own <= upto).order_by(own).limit(PORTION)
+            ids = session.connection.execute(query).scalars().all()
+        if not ids:
+            break
+        count += len(set(ids) - position.open_groups.known.keys() - set(inside(ids, gaps)))
+        above = ids[-1]
+    return count
+
+
 def _query(table: ResultTable, above: int | None, upto: int) -> Select[Any]:
     """Ask for ids with state, task, worker and queue, as they are stored."""
     layout = table.layout

@@ -16,7 +16,7 @@ import click
 
 from exporter import flags
 from exporter.backends.database import Database
-from exporter.backends.present import count_present
+from exporter.backends.present import count_present, groups_present
 from exporter.backends.tables import kinds
 from exporter.checkpoint.adoption import refused
 from exporter.checkpoint.saved import Saved, read
@@ -75,7 +75,7 @@ def _compare(settings: Backend, checkpoint: Saved, *, adopt: bool) -> tuple[list
         return [f"backend {settings.name}: not in the {checkpoint.place} yet"], False
     if not adopt:
         database.expect(known)
-    present = _present(database, positions, {} if adopt else known)
+    present, groups = _present(database, positions, {} if adopt else known)
     counted: Counter[LabelValues] = Counter()
     revised: Counter[str] = Counter()
     for (metric, labels), total in tally.values.items():
@@ -86,7 +86,20 @@ def _compare(settings: Backend, checkpoint: Saved, *, adopt: bool) -> tuple[list
         elif metric is catalogue.REVISED:
             revised[labels[1]] += int(total.value)
     placed_rows = placed(present, counted, settings.relabelling())
-    return _report(settings.name, placed_rows, counted, revised)
+    lines, missing = _report(settings.name, placed_rows, counted, revised)
+    if groups:
+        ended = _ended_groups(tally)
+        less = max(0, groups - ended)
+        lines.append(f"  saved groups: {groups} present, {ended} counted, {less} missing")
+        missing = missing or less > 0
+    return lines, missing
+
+
+def _ended_groups(tally: Tally) -> int:
+    """Return how many groups count as complete, or as untold."""
+    ends = (catalogue.GROUP_COMPLETED, catalogue.GROUP_UNTOLD)
+    totals = (value for (metric, _), value in tally.values.items() if metric in ends)
+    return sum(int(total.value) for total in totals if isinstance(total, Total))
 
 
 def _try(database: Database) -> None:
@@ -100,13 +113,15 @@ def _try(database: Database) -> None:
 
 def _present(
     database: Database, positions: Mapping[str, Position], known: Mapping[str, Identity]
-) -> Counter[LabelValues]:
-    """Count rows that must have been counted when the checkpoint was last written."""
+) -> tuple[Counter[LabelValues], int]:
+    """Count rows that must have been counted when the checkpoint was last written, and groups."""
     try:
         with database.session():
             if refusal := refused(database.settings.name, known, database.identities()):
                 raise CheckpointError(refusal)
-        return count_present(database, positions[database.family.main.kind])
+        main, *others = (layout.kind for layout in database.family.layouts)
+        groups = sum(groups_present(database, positions[kind], kind) for kind in others)
+        return count_present(database, positions[main]), groups
     finally:
         database.close()
 
