@@ -262,9 +262,9 @@ class Database(KeptConnection[Connection]):
             return ""
         return some(list(dict.fromkeys(".".join(filter(None, names)) for names in found)))
 
-    def zone(self, layout: Layout) -> ZoneInfo:
-        """Return the zone of the table's dates."""
-        return layout.zone or self.settings.timezone
+    def zone(self, layout: Layout) -> ZoneInfo | None:
+        """Return the zone of the table's dates; None: they have to tell it."""
+        return layout.zone or self.settings.timezone or (ZoneInfo("UTC") if layout.utc else None)
 
     def full_name(self, layout: Layout) -> str:
         """Return the table's name, with its schema if one is configured, for people."""

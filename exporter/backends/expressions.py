@@ -30,9 +30,9 @@ from sqlalchemy.sql import Select
 
 from exporter.backends import failures
 from exporter.backends.family import ResultTable
-from exporter.counting.dates import CLOCKS
 from exporter.counting.measures import Measures
 from exporter.counting.results import FAILURE, READY_STATES, SUCCESS, Row, Sizes
+from exporter.counting.zones import CLOCKS
 from exporter.metrics.samples import LARGEST_COUNT
 from exporter.sql.dialects import Dialect, decoded
 
@@ -57,13 +57,16 @@ class Expressions:
     """Those of tables that are alike, of any backend."""
 
     def __init__(
-        self, table: ResultTable, dialect: Dialect, zone: ZoneInfo, measures: Measures
+        self, table: ResultTable, dialect: Dialect, zone: ZoneInfo | None, measures: Measures
     ) -> None:
+        """No zone: dates tell it."""
         self.table = table
         self.measures = measures = table.measured(measures)
         self.dialect = dialect
         # Of wall times; a moment has none to be shifted by.
-        self._zone = None if table.date_done_zone or zone.key == "UTC" else zone
+        moment = table.date_done_zone or table.column(table.layout.done) is None
+        self.walls = zone is None and not moment  # dates are read as if in UTC
+        self._zone = None if table.date_done_zone or zone is None or zone.key == "UTC" else zone
         self.text = lru_cache(LABELS_KEPT)(dialect.text)
         self.id = table.id
         layout = table.layout

@@ -58,6 +58,7 @@ class Layout:
     entry: str | None = None  # of celery beat that the task was sent by, by name
     sequence: str | None = None  # that ids come from, where the database has sequences
     zone: ZoneInfo | None = None  # of its dates; None: the configured one
+    utc: bool = False  # whether they are in UTC where none is configured, or have to tell it
     setting: str | None = None  # the key of database_table_names and _schemas that is meant for it
 
     @property

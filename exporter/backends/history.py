@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, func, select
@@ -102,7 +102,8 @@ class History:
                     f"table {name!r} has no column {self._layout.done!r} that this account may "
                     "read: without it nothing says when results finished",
                 )
-            bounds = [datetime.fromtimestamp(t, zone) for t in (self._grid.begin, self._grid.end)]
+            own = zone or UTC  # of moments, which need none
+            bounds = [datetime.fromtimestamp(t, own) for t in (self._grid.begin, self._grid.end)]
             self._question = _Question(sql, sql.done, bounds, self._grid.unit)
         return self._question
 

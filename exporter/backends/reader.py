@@ -54,13 +54,14 @@ class Reader:
     """Reads tables that are alike, of any backend: `reader_of` returns one for all of them."""
 
     def __init__(
-        self, table: ResultTable, dialect: Dialect, zone: ZoneInfo, measures: Measures
+        self, table: ResultTable, dialect: Dialect, zone: ZoneInfo | None, measures: Measures
     ) -> None:
         self.table = table
         self.dialect = dialect
         self._sql = sql = Expressions(table, dialect, zone, measures)
         self.times = sql.run is not None  # whether it reads how long tasks ran
         self.sizes = all(sql.has_sizes)  # whether it reads those of all that is asked for
+        self.walls = sql.walls  # whether dates are wall time of a zone that they have to tell
         self._chunks = Chunks(sql)
         # Whatever is written to a row, a new state, another worker, comes with a newer date. The
         # finished are counted, too, and the labels: a worker's clock may be slow, or in seconds.
@@ -123,6 +124,7 @@ class Reader:
             found=self._found(connection, plan.audit),
             named=any(group.task for group in chunk.groups) or any(r.task for r in chunk.rows),
             horizon=self._horizon(connection) if plan.gaps else None,
+            walls=self.walls,
         )
 
     def _edges(self, connection: Connection, plan: Plan) -> tuple[int | None, Anchor | None, bool]:
@@ -147,7 +149,7 @@ class Reader:
     ) -> Batch:
         """See what is unfinished or on its way; what has finished is history."""
         if top is None:
-            return Batch(plan=plan)
+            return Batch(plan=plan, walls=self.walls)
         sql = self._sql
         lowest = max(MIN_ID, top - RECENT_IDS)
         recent = connection.execute(
@@ -164,6 +166,7 @@ class Reader:
             below_rows=tuple(below_rows),
             below_from=below_from,
             named=any(self.dialect.text(row[1]) for row in recent),
+            walls=self.walls,
         )
 
     def _horizon(self, connection: Connection) -> Horizon | None:
@@ -294,11 +297,14 @@ class Reader:
 _readers: LRUCache[Hashable, Reader] = LRUCache(READERS_KEPT)
 
 
-def reader_of(table: ResultTable, dialect: Dialect, zone: ZoneInfo, measures: Measures) -> Reader:
+def reader_of(
+    table: ResultTable, dialect: Dialect, zone: ZoneInfo | None, measures: Measures
+) -> Reader:
     """Return the reader of all tables that are like this one: it takes 4 ms and 100 KiB to make."""
     measures = table.measured(measures)
     server = (type(dialect), dialect.variant, dialect.snapshot)
-    alike = (table.table, table.layout, table.shape, table.date_done_zone, zone.key, measures)
+    name = None if zone is None else zone.key
+    alike = (table.table, table.layout, table.shape, table.date_done_zone, name, measures)
     key = (*server, *alike)
     reader = _readers.get(key)
     if reader is None:

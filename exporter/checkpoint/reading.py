@@ -14,9 +14,10 @@ from exporter.checkpoint.schema import GAPS, POSITIONS, SEGMENTS, TOTALS, WATCHE
 from exporter.counting.audit import Segments
 from exporter.counting.groups import Open
 from exporter.counting.position import Position
-from exporter.counting.step import Gap, Mark
+from exporter.counting.step import Gap, Mark, zone_in
 from exporter.counting.tally import Changes
 from exporter.counting.watchlist import WatchList
+from exporter.counting.zones import Settled
 from exporter.sql.identity import Identity
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,13 @@ def identities(connection: Connection, backend: str) -> dict[str, Identity]:
     """Return by kind which tables a backend's counts are of."""
     query = select(POSITIONS.c.kind, POSITIONS.c.identity).where(POSITIONS.c.backend == backend)
     return {kind: records.read_identity(text) for kind, text in connection.execute(query)}
+
+
+def zones(connection: Connection, backend: str) -> dict[str, Settled]:
+    """Return by kind what is known of the zone of dates, where something is."""
+    query = select(POSITIONS.c.kind, POSITIONS.c.mark).where(POSITIONS.c.backend == backend)
+    found = {kind: zone_in(records.read_mark(mark)) for kind, mark in connection.execute(query)}
+    return {kind: settled for kind, settled in found.items() if settled is not None}
 
 
 def parts(

@@ -15,6 +15,7 @@ from exporter.checkpoint.store import IN_A_DATABASE, Snapshots, Store
 from exporter.counting.position import Position
 from exporter.counting.tally import Tally
 from exporter.counting.values import Total
+from exporter.counting.zones import Settled
 from exporter.errors import CheckpointError
 from exporter.sql.identity import Identity
 
@@ -53,6 +54,14 @@ class Saved:
         with self._transaction() as connection:
             backends = reading.backends(connection)
             return {backend: reading.identities(connection, backend) for backend in backends}
+
+    def zones(self) -> dict[str, Mapping[str, Settled]]:
+        """Return what is known of the zones of dates, by backend and kind of table."""
+        with self._transaction() as connection:
+            return {
+                backend: reading.zones(connection, backend)
+                for backend in reading.backends(connection)
+            }
 
     def began(self, backend: str) -> float | None:
         """Say since when a backend is counted, Unix time; None: it is not yet."""

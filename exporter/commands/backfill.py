@@ -225,6 +225,10 @@ def _read_tables(database: Database, past: Past, sorting: Sorting) -> int:
             missing = f"table {name!r} does not exist, or this account may not see it"
             hint = may_be_meant(database.lookalikes(session.connection))
             raise BackendError(Reason.SCHEMA, "; ".join(filter(None, (missing, hint))))
+    if any(reader.walls for reader in session.readers.values()):
+        advice = "set it to the zone that date_done is written in, UTC or a name like Europe/Paris"
+        key = f"backends[{past.name}].timezone"
+        raise ConfigError([f"{key}: is auto, which tells nothing of the past: {advice}"])
     for layout in session.family.layouts:
         history = History(database, layout, past.grid)
         ends = history.ends()

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,10 +33,12 @@ from exporter.checkpoint.lease import LIMITS, Lease
 from exporter.checkpoint.migrations import VERSION
 from exporter.checkpoint.saved import Saved, read
 from exporter.checkpoint.store import IN_A_DATABASE, Store
-from exporter.config.settings import Backend, Config
+from exporter.config.settings import AUTO, Backend, Config
 from exporter.counting import dates
 from exporter.counting.results import STATES, Row
-from exporter.durations import ago, utc
+from exporter.counting.zones import LONGEST_WATCH, Settled
+from exporter.counting.zones import doubts as zone_doubts
+from exporter.durations import ago, span, utc
 from exporter.errors import BackendError, CheckpointError, ConfigError, Reason
 from exporter.printable import printable, some
 from exporter.runtime.beat import Beat
@@ -125,10 +128,11 @@ def _with_config(config: Config, options: Options, *, output: Output) -> int:
 def check(config: Config, adopt: Collection[str] = (), output: Output = "text") -> int:
     """Check everything; return 0 where all is well, 1 where something is wrong."""
     checkpoint, saved = _examine_checkpoint(config.checkpoint)
+    zones = _zones(config.checkpoint) if saved else {}
 
     def examine(settings: Backend) -> Report:
         known = {} if settings.name in adopt else saved.get(settings.name, {})
-        return _examine(settings, known)
+        return _examine(settings, known, zones.get(settings.name, {}))
 
     reports: dict[str, Report] = {}
     for settings, report in zip(config.backends, in_order(examine, config.backends), strict=True):
@@ -208,6 +212,7 @@ def in_order(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[
 
 
 Known = Mapping[str, Mapping[str, Identity]]  # by backend and kind
+Zones = Mapping[str, Settled]  # by kind
 
 
 def _examine_checkpoint(where: Path | URL | None) -> tuple[Report, Known]:
@@ -260,7 +265,17 @@ def _saved(checkpoint: Saved) -> tuple[list[tuple[str, str]], Known]:
     return [("backends", ", ".join(known) or "none yet")], known
 
 
-def _examine(settings: Backend, known: Mapping[str, Identity]) -> Report:
+def _zones(where: Path | URL | None) -> Mapping[str, Zones]:
+    if where is None:
+        return {}
+    checkpoint = read(where)
+    try:
+        return checkpoint.zones()
+    finally:
+        checkpoint.close()
+
+
+def _examine(settings: Backend, known: Mapping[str, Identity], zones: Zones) -> Report:
     report = Report()
     try:
         database = Database(settings)
@@ -269,7 +284,7 @@ def _examine(settings: Backend, known: Mapping[str, Identity]) -> Report:
             database.expect(known)
             with database.session() as session:
                 answering = True
-                seen = _describe(report, database, session)
+                seen = _describe(report, database, session, zones)
                 _describe_groups(report, settings, session)
                 refusal = refused(settings.name, known, database.identities())
             _judge(report, database, seen)
@@ -315,7 +330,7 @@ def _judge(report: Report, database: Database, seen: Seen) -> None:
     report.findings = findings(seen)
 
 
-def _describe(report: Report, database: Database, session: Session) -> Seen:
+def _describe(report: Report, database: Database, session: Session, zones: Zones) -> Seen:
     snapshot = "yes" if database.dialect.snapshot else "no: ranges are read row by row"
     report.facts += [
         ("server", f"{database.server}, {database.driver}"),
@@ -331,7 +346,7 @@ def _describe(report: Report, database: Database, session: Session) -> Seen:
             _describe_absence(report, database, session, layout)
         elif table.columns:
             report.facts.append((f"{layout.kind} table", full_name))
-            _describe_table(report, database, table, seen)
+            _describe_table(report, database, session, table, zones.get(layout.kind))
         else:
             doubt = "" if table.hidden_surely else ", if it is there"
             report.facts.append((f"{layout.kind} table", f"{full_name} may not be read{doubt}"))
@@ -363,10 +378,16 @@ def _describe_absence(report: Report, database: Database, session: Session, layo
         report.errors.append(hint)
 
 
-def _describe_table(report: Report, database: Database, table: TableSeen, seen: Seen) -> None:
-    kind, zone = table.kind, database.zone(table.layout)
+def _describe_table(
+    report: Report,
+    database: Database,
+    session: Session,
+    table: TableSeen,
+    settled: Settled | None,
+) -> None:
+    kind = table.kind
     report.facts.append((f"{kind} columns", ", ".join(table.columns)))
-    if table is seen.main:
+    if table.layout is session.family.main:
         _describe_names(report, table)
         _describe_states(report, table.newest)
     if table.date_done_index is not None:
@@ -375,13 +396,51 @@ def _describe_table(report: Report, database: Database, table: TableSeen, seen: 
     if table.health is not None:
         report.facts += [(f"{kind} {label}", value) for label, value in _health(table.health)]
     moments = [row.done for row in table.newest if row.finished and row.done is not None]
-    if possible := dates.possible(moments, seen.now):
-        when = f"{ago(max(possible), seen.now)}, {utc(max(possible))}"
-        report.facts.append((f"{kind} newest result", when))
-    report.warnings += dates.doubts(moments, seen.now, zone.key)
+    if session.readers[kind].walls:
+        _describe_walls(report, database, kind, moments, settled)
+    else:
+        zone = database.zone(table.layout)
+        _describe_dates(report, kind, moments, AUTO if zone is None else zone.key)
     if table.writable is not None:
         rights = "read and write" if table.writable else "read only"
         report.facts.append((f"{kind} rights", rights))
+
+
+def _describe_dates(report: Report, kind: str, moments: Sequence[float], zone: str) -> None:
+    now = time.time()
+    if possible := dates.possible(moments, now):
+        when = f"{ago(max(possible), now)}, {utc(max(possible))}"
+        report.facts.append((f"{kind} newest result", when))
+    report.warnings += dates.doubts(moments, now, zone)
+
+
+def _describe_walls(
+    report: Report,
+    database: Database,
+    kind: str,
+    moments: Sequence[float],
+    settled: Settled | None,
+) -> None:
+    """Describe dates that have to tell their zone."""
+    report.facts.append((f"{kind} dates", _told(settled, database.settings.poll_interval)))
+    report.warnings += zone_doubts(settled)
+    if settled is None:
+        report.warnings += dates.impossible(moments, time.time())
+        return
+    _describe_dates(report, kind, [moment - settled.offset for moment in moments], settled.name)
+
+
+def _told(settled: Settled | None, poll_interval: float) -> str:
+    """Say what is known of the zone of dates that have to tell it."""
+    if settled is not None:
+        return f"{settled.name}, as results have told; the last that agreed {utc(settled.agreed)}"
+    if poll_interval > LONGEST_WATCH:
+        return (
+            f"of an unknown zone: set timezone, or poll_interval to {span(LONGEST_WATCH)} at most"
+        )
+    return (
+        "of an unknown zone: results that finish while the exporter runs tell it, or set timezone"
+    )
 
 
 def _health(health: Health) -> Iterator[tuple[str, str]]:

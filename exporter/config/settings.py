@@ -29,9 +29,11 @@ from exporter.errors import BackendError, Reason
 from exporter.metrics.catalogue import RUNTIME_BUCKETS
 
 
-def _zone(value: object) -> ZoneInfo:
-    if isinstance(value, ZoneInfo):
+def _zone(value: object) -> ZoneInfo | None:
+    if value is None or isinstance(value, ZoneInfo):
         return value
+    if value == AUTO:
+        return None
     try:
         return durations.parse_zone(str(value))
     except ValueError:
@@ -83,6 +85,7 @@ def _remember_options(value: dict[str, Any]) -> dict[str, Any]:
 
 _RULES = Rules()
 MOST_BUCKETS = 50
+AUTO = "auto"  # of a time zone: find out
 
 
 class TableNames(Model, frozen=True):
@@ -109,7 +112,7 @@ class Settings(Model, frozen=True):
     )
     result_extended: Truth | None = None  # None: find out
     tables: Literal["celery", "django"] | None = None  # None: find out
-    timezone: Annotated[ZoneInfo, BeforeValidator(_zone)] = Field("UTC", validate_default=True)
+    timezone: Annotated[ZoneInfo | None, BeforeValidator(_zone)] = None  # None: find out
     poll_interval: Annotated[Duration, at_least("50ms")] = _RULES.poll_interval
     query_timeout: Annotated[Duration, at_least("1ms")] = 10.0
     connect_timeout: Annotated[Duration, at_least("1ms")] = 5.0

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from exporter.counting.lifecycle import ZONE_SLACK
+from exporter.counting.zones import CLOCKS, QUARTER
 from exporter.durations import ago, span, utc
 
-CLOCKS = 60.0  # seconds that clocks of one system may differ by
-QUARTER = 900.0  # seconds; zones differ by whole quarters of an hour
 RECENT, ENOUGH = 100, 10  # results, at most and at least, that show how often there is one
 SELDOM = QUARTER / 6
 
@@ -19,14 +18,19 @@ def possible(moments: Sequence[float], now: float) -> list[float]:
     return [moment for moment in moments if moment <= now + ZONE_SLACK]
 
 
-def doubts(moments: Sequence[float], now: float, zone: str) -> Iterator[str]:
-    """Say what is wrong with these dates, or may be; of one look, no more than it shows."""
-    dates = sorted(possible(moments, now))
-    if odd := len(moments) - len(dates):
+def impossible(moments: Sequence[float], now: float) -> Iterator[str]:
+    """Say that no zone explains some of these dates."""
+    if odd := len(moments) - len(possible(moments, now)):
         yield (
             f"date_done in the future: {utc(max(moments)) or 'after all calendars'}, in {odd:,} of "
             f"the newest {len(moments):,} results; no zone explains that"
         )
+
+
+def doubts(moments: Sequence[float], now: float, zone: str) -> Iterator[str]:
+    """Say what is wrong with these dates, or may be; of one look, no more than it shows."""
+    yield from impossible(moments, now)
+    dates = sorted(possible(moments, now))
     if not dates:
         return
     behind = now - dates[-1]

@@ -20,7 +20,8 @@ def saved_groups(draft: Draft, change: Change) -> None:
     for outcome in change.outcomes:
         if isinstance(outcome, Finished):
             draft.add(catalogue.GROUP_RESULTS, (), outcome.rows)
-            draft.newest(catalogue.GROUP_LAST_SAVED, (), outcome.done)
+            draft.newest(catalogue.GROUP_LAST_SAVED, (), outcome)
+    draft.tell(catalogue.GROUP_LAST_SAVED)
     if change.groups is not None:
         _followed(draft, change.groups)
 
@@ -49,6 +50,7 @@ def tasks(draft: Draft, change: Change) -> None:
             _finished(draft, outcome)
         else:
             draft.count(catalogue.VANISHED, (outcome.task, outcome.state), 1)
+    draft.tell(catalogue.LAST_FINISHED)
 
 
 def tasks_without_retries(draft: Draft, change: Change) -> None:
@@ -71,9 +73,9 @@ def _finished(draft: Draft, outcome: Finished) -> None:
         draft.exemplar(catalogue.FAILURES, failure, outcome)
     if draft.retried:
         draft.add(catalogue.RETRIES, admitted, outcome.retries)
-    draft.newest(catalogue.LAST_FINISHED, (task, outcome.state), outcome.done)
+    draft.newest(catalogue.LAST_FINISHED, (task, outcome.state), outcome)
     if outcome.entry and outcome.state == SUCCESS:
-        draft.success_of(outcome.entry, outcome.task, outcome.done)
+        draft.success_of(outcome)
     if outcome.revises is not None:
         draft.count(catalogue.REVISED, (*outcome.revises, outcome.state), 1)
     _measure(draft, task, outcome)

@@ -21,8 +21,8 @@ from exporter.counting.results import (
     Row,
     Vanished,
 )
+from exporter.counting.zones import LONGEST_RECHECK, Dates
 
-LONGEST_RECHECK = 60.0  # seconds; rule R3
 # `date_done` is wall time in a zone we may be told wrongly. Zones reach from -12 to +14 hours, so
 # it is off by no more than this, and what lies further ahead of our clock is not believed.
 ZONE_SLACK = 26 * 3600.0  # seconds
@@ -121,6 +121,7 @@ class Lifecycle:
     now: float  # Unix time, seconds
     named: bool  # whether rows of this table carry names at all
     room: bool = True  # for more rows that are watched only because their name may still come
+    dates: Dates | None = None  # how they are read, where they have to tell their zone
 
     def first_sight(self, row: Row, *, live: bool) -> Seen:
         """See a row that is not watched. `live`: we would have seen it start."""
@@ -202,18 +203,20 @@ class Lifecycle:
     def _settle(self, row: Row, watch: Watch | None) -> Seen:
         labels = row.labels
         before = _counted(watch, row) if watch else None
+        done = row.done if self.dates is None else self.dates.told(row.done)
         outcome = Finished(
             *labels,
             retries=row.retries,
-            done=row.done,
+            done=done,
             task_id=row.task_id,
             exception=row.exception,
             took=row.took if before is None else None,  # once a row
             retried=row.retried,
             payload=row.payload,
             entry=row.entry,
-            runtime=_runtime(watch.started, row.done, self.now) if watch else None,
+            runtime=_runtime(watch.started, done, self.now) if watch else None,
             revises=_task_and_state(before),
+            wall=None if self.dates is None else row.done,
         )
         if row.state == SUCCESS or not (self.may_change(row.done) or self._waits_nameless(row)):
             return Seen(None, outcome)

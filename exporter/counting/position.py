@@ -8,15 +8,15 @@ what the answer means as a `Change`, and `apply` takes the change over once it i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 
-from exporter.counting import audit, gaps, resets
+from exporter.counting import audit, gaps, resets, zones
 from exporter.counting.audit import Audit, Found, Segments
 from exporter.counting.groups import Open, OpenGroups
 from exporter.counting.lifecycle import Lifecycle, Rules
 from exporter.counting.rechecks import NEVER, Rechecks
-from exporter.counting.results import Finished
+from exporter.counting.results import Finished, Group, Row
 from exporter.counting.spans import MIN_ID, Missing, Span, each, missing, outside
 from exporter.counting.step import (
     CHUNK_ROWS,
@@ -27,8 +27,10 @@ from exporter.counting.step import (
     Mark,
     Plan,
     Standing,
+    zone_in,
 )
 from exporter.counting.watchlist import Gauged, WatchList
+from exporter.counting.zones import Dates, Learned, Sighting
 
 RECENT_IDS = 1_000  # how far below the newest row a transaction open at our start is looked for
 MAX_NAMELESS = 10_000  # rows, about, that are watched only because their name may still come
@@ -49,6 +51,8 @@ class Position(Standing):
         self.watched = WatchList(rules.label_sets)
         self.rechecks = Rechecks(rules, self.watched)
         self.open_groups = OpenGroups({})
+        self.sightings: tuple[Sighting, ...] = ()
+        self._read: float | None = None  # when all was read last, Unix time, seconds
         self._clock = NEVER  # set back, as far as we know, where others wrote the checkpoint
 
     # -- asking ------------------------------------------------------------------------------
@@ -93,6 +97,7 @@ class Position(Standing):
         self.gaps = tuple(
             gap._replace(since=min(gap.since, now), due=min(gap.due, now)) for gap in self.gaps
         )
+        self._read = None if self._read is None else min(self._read, now)
         end = now + self.rules.revision_window
         self.segments = tuple(
             s._replace(since=min(s.since, now), until=min(s.until, end)) for s in self.segments
@@ -130,8 +135,13 @@ class Position(Standing):
             named=self.named or (batch.named and self.rules.named is None),
             top=batch.top,
             segments=self.segments,
+            settled=self.settled,
+            sightings=self.sightings,
+            read=self._read,
+            dates=self._dates(now) if batch.walls else None,
         )
-        life = Lifecycle(self.rules, now, change.named, self.watched.nameless < MAX_NAMELESS)
+        room = self.watched.nameless < MAX_NAMELESS
+        life = Lifecycle(self.rules, now, change.named, room, change.dates)
         left: list[Gap] = []
         reused = resets.reused_from(self, batch, self._waits_for)
         if plan.look:
@@ -170,8 +180,25 @@ class Position(Standing):
             change.cursor is not None and change.cursor >= batch.top
         )
         change.complete = self.complete or change.caught_up
+        self._learn(change)
         self._follow_groups(batch, now, change)
+        if change.caught_up:
+            change.read = plan.now
         return change
+
+    def _dates(self, now: float) -> Dates:
+        after = self._read
+        if after is None and self.settled is not None:
+            after = self.settled.agreed
+        return Dates(self.settled, after, now)
+
+    def _learn(self, change: Change) -> None:
+        """Take what has finished for what it tells of the zone of dates."""
+        if change.dates is None:
+            return
+        before = Learned(self.settled, self.sightings)
+        learned = zones.learn(before, change.dates, change.walls)
+        change.settled, change.sightings, change.confirmed = learned
 
     def _follow_groups(self, batch: Batch, now: float, change: Change) -> None:
         """Say which groups are open, and which have completed."""
@@ -191,9 +218,11 @@ class Position(Standing):
         )
 
     def _read_chunk(self, batch: Batch, life: Lifecycle, change: Change) -> None:
-        change.outcomes += [Finished(*group) for group in batch.groups]
+        change.outcomes += [_counted(group, change.dates) for group in batch.groups]
         for row in batch.rows:
             change.take(row.id, life.first_sight(row, live=self.live))
+        change.walls += _dates_of(batch.groups)
+        change.walls += _dates_of(row for row in batch.rows if row.finished)
         if batch.upto is not None and not batch.over:
             counted: Counter[str] = Counter()
             for group in batch.groups:
@@ -269,8 +298,11 @@ class Position(Standing):
         present = {row.id: row for row in batch.watched}
         for row_id in (*batch.plan.watched, *batch.changed):
             watch = self.watched.get(row_id)
+            row = present.get(row_id)
             if watch is not None and row_id not in change.watch:
-                change.take(row_id, life.again(present.get(row_id), watch))
+                change.take(row_id, life.again(row, watch))
+                if watch.unfinished and row is not None and row.finished:
+                    change.walls += _dates_of([row])
 
     # -- taking over -------------------------------------------------------------------------
 
@@ -282,6 +314,8 @@ class Position(Standing):
         self.top = change.top
         self.gaps = change.gaps
         self.segments = change.segments
+        self.sightings = change.sightings
+        self._read = change.read
         self.live = self.live or change.caught_up
         self.rechecks.take(change.watch, dict(change.cohorts))
         if change.groups is not None:
@@ -308,6 +342,7 @@ class Position(Standing):
             named=mark["named"] if self.rules.named is None else self.rules.named,
             complete=mark["complete"],
             followed_above=mark.get("followed_above"),
+            settled=zone_in(mark),
             caught_up=False,
             gaps=gaps,
             segments=segments,
@@ -345,3 +380,15 @@ class Position(Standing):
         if self.below is None or not self.anchors:
             return self.backlog
         return self.backlog + max(0, self.below - self.anchors[0].id)
+
+
+def _counted(group: Group, dates: Dates | None) -> Finished:
+    """Return what a group counts as."""
+    finished = Finished(*group)
+    if dates is None:
+        return finished
+    return finished._replace(done=dates.told(group.done), wall=group.done)
+
+
+def _dates_of(results: Iterable[Row | Group]) -> Iterator[float]:
+    return (result.done for result in results if result.done is not None)

@@ -11,9 +11,10 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 
-from exporter.counting.lifecycle import LONGEST_RECHECK, Rules, Watch
+from exporter.counting.lifecycle import Rules, Watch
 from exporter.counting.step import Cohort, Digest
 from exporter.counting.watchlist import WatchList
+from exporter.counting.zones import LONGEST_RECHECK
 
 WATCHED_A_STEP = 2_000
 ASIDE_COHORTS = 20  # that rows may be put aside for, in catching up

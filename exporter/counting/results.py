@@ -117,6 +117,12 @@ class Finished(NamedTuple):
     entry: str = ""
     runtime: float | None = None  # seconds from first seen STARTED to `date_done`
     revises: tuple[str, str] | None = None  # (task, state) that was counted for this row before
+    wall: float | None = None  # `date_done` as if in UTC, where dates have to tell their zone
+
+    @property
+    def withheld(self) -> bool:
+        """Whether there is a date, but it is not known in which zone."""
+        return self.wall is not None and self.done is None
 
 
 class Vanished(NamedTuple):

@@ -114,8 +114,8 @@ class Shown:
             samples = self._served.setdefault(metric, {})
             if metric in catalogue.TASK_METRICS and users_of(metric, labels) in self._stale:
                 samples.pop(labels, None)
-            else:
-                samples[labels] = self._sample(metric, labels)
+            elif (sample := self._sample(metric, labels)) is not None:
+                samples[labels] = sample
         touched = {metric for metric, _ in self._changed}
         self._changed.clear()
         lists = {metric: list(self._served[metric].values()) for metric in touched}
@@ -128,7 +128,7 @@ class Shown:
             if metric in catalogue.TASK_METRICS and users_of(metric, labels) in users:
                 yield metric, labels
 
-    def _sample(self, metric: Metric, labels: LabelValues) -> Sample:
+    def _sample(self, metric: Metric, labels: LabelValues) -> Sample | None:
         if metric is catalogue.RESULTS_DROPPED:
             return self._all_dropped()
         members: Iterable[LabelValues] = self._members.get((metric, labels), (labels,))
@@ -136,7 +136,8 @@ class Shown:
             self._values[metric, own].sample(labels, self._exemplars.get((metric, own)))
             for own in members
         )
-        return merged(metric, samples)
+        known = [sample for sample in samples if sample is not None]
+        return merged(metric, known) if known else None
 
     def _all_dropped(self) -> Sample:
         counted = [total for key in self._dropped if isinstance(total := self._values[key], Total)]

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from exporter.counting.audit import Audit, Found, Segments
 from exporter.counting.groups import Followed, Sight
 from exporter.counting.lifecycle import Seen, Watch
 from exporter.counting.results import SUCCESS, Finished, Group, Row, Vanished
 from exporter.counting.spans import Missing, Span
+from exporter.counting.zones import Dates, Settled, Sighting
 
 CHUNK_ROWS = 5_000
 
@@ -114,6 +115,7 @@ class Batch:
     found: Found | None = None  # by `plan.audit`
     named: bool = False  # a row with a name was seen
     groups_seen: Sight | None = None  # None: groups are not followed, or this is no table of them
+    walls: bool = False  # dates are wall time of a zone that they have to tell
     horizon: Horizon | None = None  # where there are gaps to close, and the server says it
 
     @classmethod
@@ -140,6 +142,13 @@ class Mark(TypedDict):
     named: bool
     complete: bool
     followed_above: NotRequired[int]
+    settled: dict[str, Any] | None  # not there in older ones
+
+
+def zone_in(mark: Mark) -> Settled | None:
+    """Return what is known of the zone of dates."""
+    settled = mark.get("settled")
+    return None if settled is None else Settled(**settled)
 
 
 @dataclass(slots=True)
@@ -157,6 +166,7 @@ class Standing:
     named: bool = False
     complete: bool = False  # all that was there at our first look is counted
     followed_above: int | None = None  # groups above this id are followed; None: none are
+    settled: Settled | None = None  # what is known of the zone of dates
 
     @property
     def mark(self) -> Mark:
@@ -170,6 +180,7 @@ class Standing:
             "below": self.below,
             "named": self.named,
             "complete": self.complete,
+            "settled": None if self.settled is None else self.settled._asdict(),
         }
         if self.followed_above is not None:
             mark["followed_above"] = self.followed_above
@@ -192,6 +203,11 @@ class Change(Standing):
     late_rows: int = 0
     expired_ids: int = 0
     resets: int = 0
+    dates: Dates | None = None  # how they were read, where they have to tell their zone
+    walls: list[float] = field(default_factory=list)  # dates of what has just finished
+    sightings: tuple[Sighting, ...] = ()
+    confirmed: bool = False  # what is known of their zone, by a result of this step
+    read: float | None = None  # when all was read last, Unix time, seconds
 
     def moves(self, mark: Mark, gaps: tuple[Gap, ...], segments: Segments) -> bool:
         """Whether this is progress: where it is none, another step would be the same."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
+from math import inf
 from typing import TypeVar
 
 from exporter.counting.folding import OWN_SHARE, Room
@@ -15,6 +16,7 @@ from exporter.counting.results import READY_STATES, SUCCESS, Finished
 from exporter.counting.shown import Key, Shown
 from exporter.counting.step import Change
 from exporter.counting.values import Newest, Total, Value
+from exporter.counting.zones import CLOCKS
 from exporter.metrics import catalogue
 from exporter.metrics.catalogue import Metric
 from exporter.metrics.samples import Exemplar, Histogram, LabelValues, Sample
@@ -62,6 +64,7 @@ class Tally:
         # Totals served as 0, each with the end of that, by a clock that was last at `_clock`.
         self._zeros: dict[Key, float] = {}
         self._clock = float("inf")
+        self._untold: dict[Metric, dict[LabelValues, None]] = {}  # dates that may be told later
 
     def count(self, table: str, feed: Feed, change: Change, now: float, *, live: bool) -> Changes:
         """Say what a change of the position in `table`, made at `now`, adds. Touches nothing.
@@ -69,13 +72,16 @@ class Tally:
         `feed` adds what is said of the rows, the tally what is said of any table.
         `live`: news, whose first value must be preceded by a 0; else history (R12).
         """
-        draft = Draft(self, now, live=live)
+        draft = Draft(self, now, change, live=live)
         for metric, amount in (
             (catalogue.LATE_ROWS, change.late_rows),
             (catalogue.EXPIRED_GAPS, change.expired_ids),
             (catalogue.ID_RESETS, change.resets),
         ):
             draft.add(metric, (table,), amount)
+        if change.dates is not None:
+            withheld = (o.rows for o in change.outcomes if isinstance(o, Finished) and o.withheld)
+            draft.add(catalogue.DATES_WITHHELD, (table,), sum(withheld))
         feed(draft, change)
         return draft.changes
 
@@ -112,6 +118,8 @@ class Tally:
                     self._zeros.pop(key, None)
                 else:
                     self._zeros.setdefault(key, value.zero_until)
+            if isinstance(value, Newest):
+                self._note_untold(*key, value)
             if isinstance(value, Histogram) and self.measures.cover(key[0]):
                 # What a checkpoint has kept may have other buckets.
                 self.values[key] = value.rebucketed(self.measures.bounds(key[0]))
@@ -119,6 +127,10 @@ class Tally:
                 self.values[key] = value
         self.exemplars.update(changes.exemplars)
         self.shown.note(dict.fromkeys(chain(changes.values, changes.exemplars)))
+
+    def untold(self, metric: Metric) -> list[LabelValues]:
+        """Return the labels of times that are not told, and may be once their zone is known."""
+        return list(self._untold.get(metric, ()))
 
     def samples(self) -> dict[Metric, list[Sample]]:
         """List what is served: the same lists while nothing changes.
@@ -140,8 +152,11 @@ class Tally:
             if metric is catalogue.RESULTS and isinstance(value, Total):
                 yield labels[0], labels[1], int(value.value)
 
-    def last_finished(self) -> Iterator[tuple[str, float]]:
-        """Tasks and when they last finished, Unix time, one for each state, for any thread."""
+    def last_finished(self) -> Iterator[tuple[str, float | None]]:
+        """Tasks and when they last finished, Unix time, one for each state, for any thread.
+
+        None: that is not told.
+        """
         for (metric, labels), value in self.values.copy().items():  # while polls go on
             if metric is catalogue.LAST_FINISHED and isinstance(value, Newest):
                 yield labels[0], value.value
@@ -163,13 +178,29 @@ class Tally:
         found = self.values.get(key)
         return found.value if isinstance(found, Newest) else None
 
+    def success_seen(self, task: str) -> float | None:
+        """Return the same, or when it was seen, where it is not told when that was."""
+        found = self.values.get((catalogue.LAST_FINISHED, (task, SUCCESS)))
+        if not isinstance(found, Newest):
+            return None
+        return max((t for t in (found.value, found.seen) if t is not None), default=None)
+
+    def _note_untold(self, metric: Metric, labels: LabelValues, value: Newest) -> None:
+        of_metric = self._untold.setdefault(metric, {})
+        if value.untold:
+            of_metric[labels] = None
+        else:
+            of_metric.pop(labels, None)
+
 
 class Draft:
     """Changes in the making, on top of what the tally holds."""
 
-    def __init__(self, tally: Tally, now: float, *, live: bool) -> None:
+    def __init__(self, tally: Tally, now: float, change: Change, *, live: bool) -> None:
         self.tally = tally
         self.now = now
+        self._dates = change.dates
+        self._settled = change.settled if change.confirmed else None
         self.zero_until = now + tally.first_zero if live and tally.first_zero else None
         self.room = tally.room.copy()
         self.new_entries = 0
@@ -189,24 +220,40 @@ class Draft:
                 total = total._replace(zero_until=until, before=before.value)
             self._put(key, total)
 
-    def newest(self, metric: Metric, labels: LabelValues, done: float | None) -> None:
-        """Note the Unix time of the newest; one that lies ahead is not believed."""
-        if done is None or done > self.now + ZONE_SLACK:
-            return
-        key = (metric, labels)
-        before = self._before(key, Newest)
-        if before is None or done > before.value:
-            self._put(key, Newest(done))
+    def newest(self, metric: Metric, labels: LabelValues, outcome: Finished) -> None:
+        """Note when the newest finished; a time that lies ahead is not believed."""
+        done, wall, key = outcome.done, outcome.wall, (metric, labels)
+        before = self._before(key, Newest) or Newest(None)
+        after, latest = before, self.now + ZONE_SLACK
+        if done is not None and done <= latest:
+            after = before.told(done, inf if self._dates is None else self.now + CLOCKS)
+        elif self._dates is not None and wall is not None and wall <= latest:
+            after = before.withheld(wall, self._dates)
+        if after != before:
+            self._put(key, after)
 
-    def success_of(self, entry: str, task: str, done: float | None) -> None:
+    def tell(self, metric: Metric) -> None:
+        """Tell the times that fit the zone that dates are in, if that has become known."""
+        if self._settled is None:
+            return
+        of_metric = (item for item in self.changes.values.items() if item[0][0] is metric)
+        own = [key[1] for key, value in of_metric if isinstance(value, Newest) and value.untold]
+        for labels in dict.fromkeys([*self.tally.untold(metric), *own]):
+            before = self._before((metric, labels), Newest)
+            if before is not None:
+                after = before.known(self._settled, self.now + CLOCKS)
+                if after != before:
+                    self._put((metric, labels), after)
+
+    def success_of(self, outcome: Finished) -> None:
         """Note when a task that an entry of beat has sent succeeded, as long as there is room."""
-        key = (catalogue.ENTRY_LAST_SUCCESS, (entry, task))
+        key = (catalogue.ENTRY_LAST_SUCCESS, (outcome.entry, outcome.task))
         if not self._is_known(key):
             kept = sum(map(len, self.tally.by_entry.values())) + self.new_entries
             if kept >= MOST_ENTRIES:
                 return
             self.new_entries += 1
-        self.newest(*key, done)
+        self.newest(*key, outcome)
 
     def observe(self, metric: Metric, labels: LabelValues, value: float | Histogram) -> None:
         """Add to a histogram: one observation, or several in its buckets."""

@@ -80,7 +80,7 @@ VANISHED = Metric(
 LAST_FINISHED = Metric(
     "celery_task_last_finished_timestamp_seconds",
     "gauge",
-    "Newest date_done of the finished results, Unix time.",
+    "Newest date_done of the finished results, Unix time; no sample while its zone is not known.",
     ("task", "state"),
 )
 OVERDUE = Metric(
@@ -131,7 +131,8 @@ GROUP_RESULTS = Metric(
 GROUP_LAST_SAVED = Metric(
     "celery_group_last_saved_timestamp_seconds",
     "gauge",
-    "Newest date_done of the saved group results, Unix time.",
+    "Newest date_done of the saved group results, Unix time; no sample while its zone is not "
+    "known.",
 )
 GROUP_OPEN = Metric(
     "celery_group_open",
@@ -258,7 +259,8 @@ ID_USED = Metric(
 OLDEST_RESULT = Metric(
     "celery_backend_oldest_result_timestamp_seconds",
     "gauge",
-    "date_done of the oldest results in the table, Unix time; shows whether cleanup runs.",
+    "date_done of the oldest results in the table, Unix time; shows whether cleanup runs. Where "
+    "timezone is auto, it is read in the zone of the newest: if that was another one, hours off.",
     ("table",),
 )
 ROWS_ESTIMATE = Metric(
@@ -267,11 +269,27 @@ ROWS_ESTIMATE = Metric(
     "Rows in the table as the database's catalogue estimates them.",
     ("table",),
 )
+DATE_OFFSET = Metric(
+    "celery_backend_date_done_offset_seconds",
+    "gauge",
+    "By how much date_done is ahead of UTC, as settled by the results themselves. No sample before "
+    "enough of them agree, or where timezone says it.",
+    ("table",),
+)
+DATES_WITHHELD = Metric(
+    "celery_backend_dates_withheld_total",
+    "counter",
+    "Results that were counted while it was not known in which zone their date_done is: from "
+    "before the exporter watched, before the zone was settled, or in another zone than is settled. "
+    "Some are told later. Only where timezone is auto.",
+    ("table",),
+)
 CLOCK_SKEW = Metric(
     "celery_backend_clock_skew_seconds",
     "gauge",
     "Newest date_done relative to the exporter's clock when it was read. "
-    "Hours mean that the configured timezone is not the workers'.",
+    "Hours mean that the configured timezone is not the workers'. No sample while the zone is not "
+    "known.",
 )
 BEAT_UP = Metric(
     "celery_beat_up",

@@ -26,6 +26,7 @@ from exporter.counting.relabelling import DROPPED
 from exporter.counting.results import OTHER
 from exporter.counting.step import CHUNK_ROWS, Batch, Change, Plan
 from exporter.counting.tally import Changes, Tally
+from exporter.counting.zones import Settled
 from exporter.errors import BackendAbsent
 from exporter.metrics.catalogue import Metric
 from exporter.metrics.samples import Sample
@@ -195,7 +196,7 @@ class Follower:
         if not self.expectations or began is None:
             return
         tasks = {name for name, _ in self.tally.last_finished()} - {OTHER, DROPPED, ""}
-        self.expected = self.expectations.judge(self.tally.last_success, tasks, began, now)
+        self.expected = self.expectations.judge(self.tally.success_seen, tasks, began, now)
 
     def capabilities(self) -> dict[str, bool]:
         """Say what the backend offers, as far as it was seen."""
@@ -370,9 +371,30 @@ class Follower:
         if time.monotonic() < self._health_due:
             return
         connection = session.connection
-        self.health = {kind: reader.health(connection) for kind, reader in self._readers.items()}
+        self.health = {
+            kind: self._dated(kind, reader.health(connection))
+            for kind, reader in self._readers.items()
+        }
         self.recent.looked(self.health)
         self._health_due = time.monotonic() + HEALTH_INTERVAL
+
+    def date_offsets(self) -> dict[str, float | None]:
+        """Say by kind of table how far ahead of UTC its dates are, in seconds, if they told it."""
+        told = {kind: self.positions[kind].settled for kind in self._readers if self.walls(kind)}
+        return {kind: None if settled is None else settled.offset for kind, settled in told.items()}
+
+    def walls(self, kind: str) -> bool:
+        """Say whether the dates of a table have to tell their zone."""
+        reader = self._readers.get(kind)
+        return reader is not None and reader.walls
+
+    def _dated(self, kind: str, health: Health) -> Health:
+        """Read its date as the newest ones are."""
+        if not self.walls(kind) or health.oldest_result is None:
+            return health
+        settled = self.positions[kind].settled
+        oldest = None if settled is None else health.oldest_result - settled.offset
+        return replace(health, oldest_result=oldest)
 
     def _note(self, kind: str, position: Position, change: Change) -> None:
         """Log what an operator should know, and remember the newest result's age."""
@@ -386,10 +408,23 @@ class Follower:
                     "from_id": change.cursor,
                 },
             )
+        before, settled = position.settled, change.settled
+        if settled is not None and (before is None or before.offset != settled.offset):
+            self._note_zone(kind, before, settled)
         now = time.time()
         moments = [done for o in change.outcomes if (done := getattr(o, "done", None)) is not None]
         if position is self.main and position.live and (some := dates.possible(moments, now)):
             self.skew = max(some) - now
+
+    def _note_zone(self, kind: str, before: Settled | None, settled: Settled) -> None:
+        fields = {"backend": self.settings.name, "table": self._name(kind), "zone": settled.name}
+        if before is None:
+            log.info("results have told which zone date_done is in", extra=fields)
+            return
+        log.warning(
+            "date_done is in another zone from now on: by daylight saving, or a change of workers",
+            extra={**fields, "before": before.name},
+        )
 
     def log_progress(self) -> None:
         """Log how much is left to read."""

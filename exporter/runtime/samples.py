@@ -112,6 +112,7 @@ def _of_tables(follower: Follower, tables: tuple[ResultTable, ...]) -> Lists:
         catalogue.ID_USED: {kind: of.id_used_ratio for kind, of in health.items()},
         catalogue.OLDEST_RESULT: {kind: of.oldest_result for kind, of in health.items()},
         catalogue.ROWS_ESTIMATE: {kind: of.rows_estimate for kind, of in health.items()},
+        catalogue.DATE_OFFSET: follower.date_offsets(),
     }
     return {
         catalogue.INFO: [Sample(info, 1)],

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from exporter.backends.family import Layout
-from exporter.counting import dates
+from exporter.config.settings import AUTO
+from exporter.counting import dates, zones
 from exporter.counting.minutes import MINUTES
 from exporter.printable import LONGEST_NAME, printable
 from exporter.runtime.beat import Beat
@@ -80,10 +81,14 @@ def _catching_up(follower: Follower, polls: Polls) -> CatchUpStatus | None:
 
 
 def _doubts(follower: Follower, now: float) -> tuple[str, ...]:
-    if follower.skew is None:
-        return ()
-    zone = follower.database.zone(follower.database.family.main)
-    return tuple(dates.doubts([now + follower.skew], now, zone.key))
+    main, found = follower.main, list[str]()
+    if follower.walls(follower.database.family.main.kind):
+        found += zones.doubts(main.settled, main.sightings)
+    if follower.skew is not None:
+        zone = follower.database.zone(follower.database.family.main)
+        name = AUTO if zone is None else zone.key
+        found += dates.doubts([now + follower.skew], now, name)
+    return tuple(found)
 
 
 def _missing(follower: Follower) -> tuple[str, ...]:
@@ -130,7 +135,8 @@ def _tasks(follower: Follower) -> tuple[TaskStatus, ...]:
         oldest.setdefault(name, {})[state] = since
     last: dict[str, float] = {}
     for name, moment in follower.tally.last_finished():
-        last[name] = max(moment, last.get(name, moment))
+        if moment is not None:
+            last[name] = max(moment, last.get(name, moment))
     minutes, running = follower.recent.minutes, minute()
     results, failures = minutes.results.upto(running), minutes.failures.upto(running)
     exceptions: dict[str, dict[str, int]] = {}

@@ -75,8 +75,10 @@ def test_command_of_celery(database: Database, tmp_path: Path) -> None:
         labels = {"backend": "shop", "task": "shop.celery.add", "worker": "w1@host"}
         exporter.wait_for("celery_task_unfinished", 1, state="STARTED", **labels)
         oldest = "celery_backend_oldest_result_timestamp_seconds"
-        exporter.wait_until(lambda: exporter.scrape().value(oldest, table="task"), oldest)
-        assert exporter.scrape().value(oldest, table="task") == pytest.approx(time.time(), abs=99)
+        if database.owner.get_backend_name() == "sqlite":  # else it is not the app's to say
+            exporter.wait_until(lambda: exporter.scrape().value(oldest, table="task"), oldest)
+            told = exporter.scrape().value(oldest, table="task")
+            assert told == pytest.approx(time.time(), abs=99)
         exporter.wait_until(lambda: schedule(exporter), "its schedule")
         assert schedule(exporter) == SCHEDULE
         # Before it became the exporter, and not again since.

@@ -75,6 +75,7 @@ def test_schedules_of_a_django_project(
             {
                 "name": "shop",
                 "result_backend": "db+sqlite:///results.sqlite",
+                "timezone": "Europe/Paris",
                 "beat_database": "sqlite:///db.sqlite3",
             }
         ],

@@ -38,7 +38,7 @@ def test_trouble_and_its_end(tmp_path: Path) -> None:
     """Of one backend among two; the exporter itself is healthy all the while."""
     with SQLite(tmp_path).fresh_database() as database:
         engine = create_tables(database)
-        shop = {"name": "shop", "result_backend": database.reader_url, **FAST}
+        shop = {"name": "shop", "result_backend": database.reader_url, "timezone": "UTC", **FAST}
         dead = f"mysql+pymysql://u:secret-word@{HOST}:{refused()}/d"
         mail = {"name": "mail", "result_backend": dead, **FAST}
         with running(tmp_path, {"backends": [shop, mail]}) as exporter:

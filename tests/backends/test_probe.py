@@ -65,7 +65,8 @@ def test_settings_of_a_server_change_nothing(database: Database, engine: Engine)
             insert(connection, name=name, date_done=probe.MOMENT.replace(tzinfo=None))
             insert(connection, "FAILURE", name=name)
     arguments = {"connect_args": SET[engine.name]}
-    follower = Follower(database.reader_url, database_engine_options=arguments).poll()
+    settings = {"database_engine_options": arguments, "timezone": "UTC"}
+    follower = Follower(database.reader_url, **settings).poll()
     assert follower.states() == {"SUCCESS": 3, "FAILURE": 3}
     last = follower.samples("celery_task_last_finished_timestamp_seconds")
     assert {value for has, value in last if has["state"] == "SUCCESS"} == {probe.MOMENT.timestamp()}

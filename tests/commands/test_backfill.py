@@ -310,7 +310,7 @@ def test_what_is_wrong_is_one_line(
     code: int,
     expected: str,
 ) -> None:
-    config = one_backend(past.reader_url)
+    config = one_backend(past.reader_url, timezone="UTC")
     found, (line,) = ended(capsys, monkeypatch, config, tmp_path, *flags)
     assert found == code
     assert line.startswith(f"celery-results-exporter: error: {expected}")
@@ -323,7 +323,7 @@ def test_table_that_tells_no_dates(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Or is not there at all. What was written before stays."""
-    config = one_backend(past.reader_url)
+    config = one_backend(past.reader_url, timezone="UTC")
     file = tmp_path / "past.om"
     file.write_text("before")
     with past.engine().begin() as connection:
@@ -359,6 +359,7 @@ def test_labels_are_those_that_run_serves(
 ) -> None:
     config = one_backend(
         past.reader_url,
+        timezone="UTC",
         labels=[{"source": "worker", "regex": "(w).*", "replacement": "$1"}, {"drop": "queue"}],
         extra_labels={"team": "billing"},
     )
@@ -382,7 +383,7 @@ def test_ends_where_the_exporter_began(
     """As the checkpoint says: what it has counted since is in its own series."""
     checkpoint = open_file(tmp_path / "checkpoint.sqlite")
     follower = Follower(past.reader_url, checkpoint, start="end").poll()
-    config = one_backend(past.reader_url)
+    config = one_backend(past.reader_url, timezone="UTC")
     config["backends"][0]["name"] = follower.poller.settings.name
     config["checkpoint"] = {"path": str(tmp_path / "checkpoint.sqlite")}
     with past.engine().begin() as connection:
@@ -403,7 +404,7 @@ def test_ends_where_the_exporter_began(
 
 
 def test_full_disk_is_one_line(past: Database, tmp_path: Path) -> None:
-    config = write(tmp_path, one_backend(past.reader_url))
+    config = write(tmp_path, one_backend(past.reader_url, timezone="UTC"))
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [*EXPORTER, "backfill", f"--config.file={config}", "--from=2d", "--log.level=warn"],
@@ -428,7 +429,7 @@ def test_signal_or_reader_that_left_leaves_nothing_that_looks_whole(
     with engine.begin() as connection:
         rows = [{"task_id": str(n), "status": "SUCCESS", "date_done": ago(DAY)} for n in range(100)]
         connection.execute(TASKS.insert(), [row | {"name": row["task_id"]} for row in rows])
-    config = write(tmp_path, one_backend(database.reader_url))
+    config = write(tmp_path, one_backend(database.reader_url, timezone="UTC"))
     command = [*EXPORTER, "backfill", f"--config.file={config}", "--from=2d", "--step=1s"]
     terminal, theirs = pty.openpty()
     with subprocess.Popen(

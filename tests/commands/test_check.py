@@ -108,7 +108,7 @@ def test_one_date_that_cannot_be(database: Database, capsys: pytest.CaptureFixtu
     with create_tables(database).begin() as connection:
         insert(connection, date_done=naive_utc() - timedelta(minutes=5))
         insert(connection, date_done=datetime(9999, 12, 31))  # noqa: DTZ001 - as it is stored
-    code, out = checked(capsys, backend(database.reader_url, "a"))
+    code, out = checked(capsys, backend(database.reader_url, "a", timezone="UTC"))
     assert code == 0
     assert re.search(r"task newest result +5 min ago, \d{4}-\d\d-\d\d ", out)
     (warning,) = re.findall(r"warning: (.*date_done.*)", out)
@@ -153,7 +153,8 @@ def test_zone_that_makes_results_look_old(
         "the newest result is of 9 h ago, and before it there was one at least every 3 s" in warning
     )
     assert "has nothing finished since?" in warning
-    assert "timezone" not in checked(capsys, backend(database.reader_url, "a"))[1]
+    right = checked(capsys, backend(database.reader_url, "a", timezone="UTC"))[1]
+    assert "timezone" not in right
 
 
 def test_tables_that_may_be_meant(database: Database, capsys: pytest.CaptureFixture[str]) -> None:

@@ -288,14 +288,14 @@ def test_same_settings_are_equal(tmp_path: Path) -> None:
 
 
 def test_system_without_time_zones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Says what to install, even for the default, UTC."""
+    """Says what to install, even for UTC."""
     for module in ("tzdata", "tzdata.zoneinfo"):  # another test may have loaded them
         monkeypatch.setitem(sys.modules, module, None)
     zoneinfo.reset_tzpath(to=[])
     zoneinfo.ZoneInfo.clear_cache()
     try:
-        (fault,) = faults_of(write(tmp_path, SQLITE))
+        (fault,) = faults_of(write(tmp_path, f"{SQLITE}defaults: {{timezone: UTC}}\n"))
     finally:
         zoneinfo.reset_tzpath()
-    assert "backends[0].timezone: cannot be looked up" in fault
+    assert "timezone: 'UTC' cannot be looked up" in fault
     assert "pip install tzdata" in fault

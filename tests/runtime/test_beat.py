@@ -100,7 +100,7 @@ def test_entries_are_followed(
     add(engine, "lost", kind="crontab")
     with engine.begin() as connection:
         insert(connection, name="app.add")
-    follower = Follower(database.reader_url).poll().poll()
+    follower = Follower(database.reader_url, timezone="UTC").poll().poll()
     assert follower.value("celery_beat_up") == 1
     assert follower.value("celery_beat_entries") == 3
     assert follower.value("celery_beat_entries_unreadable") == 1

@@ -215,14 +215,14 @@ def test_ids_have_their_end(database: Database, engine: Engine) -> None:
 def test_retention(database: Database, engine: Engine) -> None:
     with engine.begin() as connection:
         insert(connection)
-    follower = Follower(database.reader_url).poll()
+    follower = Follower(database.reader_url, timezone="UTC").poll()
     assert status(follower).tables[0].oldest_result == pytest.approx(time.time(), abs=60)
     follower.close()
 
 
 @pytest.mark.usefixtures("engine")
 def test_dates_ahead_of_the_clock_are_doubted(database: Database) -> None:
-    follower = Follower(database.reader_url).poll()
+    follower = Follower(database.reader_url, timezone="UTC").poll()
     assert status(follower).doubts == ()
     follower.poller.follower.skew = 9 * 3600.0
     (doubt,) = status(follower).doubts

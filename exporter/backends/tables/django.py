@@ -27,6 +27,7 @@ TASK = Layout(
     created="date_created",
     started="date_started",
     entry="periodic_task_name",
+    utc=True,
     setting="task",
 )
 GROUP = Layout(
@@ -37,6 +38,7 @@ GROUP = Layout(
     done="date_done",
     task_id="group_id",
     members="result",
+    utc=True,
     setting="group",
 )
 
