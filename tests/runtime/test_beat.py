@@ -214,7 +214,7 @@ def test_what_an_app_has_set(
     """No more is served than it says; a database that is down, or has tables, is another matter."""
     with engine.begin() as connection:
         insert(connection, name="app.add")
-    follower = Follower(database.reader_url, beat_schedule=PLANS).poll().poll()
+    follower = Follower(database.reader_url, timezone="UTC", beat_schedule=PLANS).poll().poll()
     assert follower.value("celery_beat_up") == 1
     assert follower.value("celery_beat_entries") == 4
     assert follower.value("celery_beat_entries_unreadable") == 2
