@@ -37,7 +37,7 @@ coverage: COVERAGE = --cov
 coverage: test ## the same, with the lines and branches that no test reaches
 
 soak: servers $(BIN)/.complete ## faults and load in earnest, over an hour, with their figures
-	SOAK=1 PAUSE=40 KILLS=$${KILLS:-100} RELOADS=$${RELOADS:-50} REQUIRE_SERVERS=1 $(BIN)/pytest -s tests/counting/test_position.py tests/counting/test_folding.py tests/counting/test_tally.py tests/counting/test_watchlist.py tests/backends/test_model.py tests/checkpoint/test_checkpoint.py tests/servers/test_servers.py tests/acceptance/test_counts.py tests/acceptance/test_kill.py tests/acceptance/test_standby.py tests/acceptance/test_reload.py tests/soak
+	SOAK=1 KILLS=$${KILLS:-100} RELOADS=$${RELOADS:-50} REQUIRE_SERVERS=1 $(BIN)/pytest -s tests/counting/test_position.py tests/counting/test_folding.py tests/counting/test_tally.py tests/counting/test_watchlist.py tests/backends/test_model.py tests/checkpoint/test_checkpoint.py tests/servers/test_servers.py tests/acceptance/test_counts.py tests/acceptance/test_kill.py tests/acceptance/test_reload.py tests/soak
 
 bench: servers $(BIN)/.complete ## measure what it costs; writes bench/RESULTS.md; ONLY=… or QUICK=1 for less
 	@sh scripts/install-system-packages peers

@@ -36,13 +36,13 @@ from exporter.sql.identity import Identity
 log = logging.getLogger(__name__)
 
 
-def _no_fence(connection: Connection) -> None:
+def _no_fence(connection: Connection, backend: str) -> None:
     """Let everybody pass: what keeps others out is the lock on the file."""
-    del connection
+    del connection, backend
 
 
 class Checkpoint(Saved):
-    """One store for all backends. Safe for several threads; one process at a time.
+    """One store for all backends. Safe for several threads; a backend is one process's at a time.
 
     `adopt` names backends whose results have moved: once, they may be another table's.
     """
@@ -61,18 +61,22 @@ class Checkpoint(Saved):
     def open(self) -> None:
         """Create or migrate the store; raise CheckpointError where it cannot be used."""
         try:
-            with self._transaction(WHOLE):
-                pass
+            self.lay_out()
         except BaseException:
             self.close()
             raise
+
+    def lay_out(self) -> None:
+        """Do the same, and stay open where it fails: it may work later."""
+        with self._transaction(seconds=WHOLE):
+            pass
         self.size = self._store.size()
 
     def recognise(self, backend: str, found: Mapping[str, Identity]) -> None:
         """Compare the tables about to be counted with those that were; refuse others."""
         with self._tables.recognised(backend, found) as renamed:
             if renamed:
-                with self._transaction() as connection:
+                with self._transaction(backend) as connection:
                     _execute(connection, writing.renamed(backend, renamed))
 
     def keep(self, backend: str, positions: Mapping[str, Position], tally: Tally) -> bool:
@@ -82,7 +86,7 @@ class Checkpoint(Saved):
         """
         if self._stamps.surely_there(backend):
             return True
-        with self._transaction() as connection:
+        with self._transaction(backend) as connection:
             found, on = stamps.found(connection, backend), self._store.connections
         last = self._stamps.last(backend)
         if found == last:
@@ -116,7 +120,7 @@ class Checkpoint(Saved):
         tally: Tally,
     ) -> None:
         """Write all of a backend of which nothing is there."""
-        with self._transaction(WHOLE) as connection:
+        with self._transaction(backend, WHOLE) as connection:
             _execute(connection, writing.whole(backend, identities, positions, tally, uuid4().hex))
 
     def holds(self, backend: str, save: Save) -> bool:
@@ -125,7 +129,7 @@ class Checkpoint(Saved):
         Where its commit is still under way on a server, the fence waits for it: a commit without an
         answer has changed what the fence changes.
         """
-        with self._transaction() as connection:
+        with self._transaction(backend) as connection:
             kept = stamps.found(connection, backend) == save.stamp
         if kept:
             self._stamps.expect(backend, save.stamp)
@@ -135,7 +139,7 @@ class Checkpoint(Saved):
 
     def _write(self, backend: str, stamp: str, writes: Iterable[Write]) -> bool:
         """Write, if the last save is there."""
-        with self._transaction() as connection:
+        with self._transaction(backend) as connection:
             there, on = self._stamps.replace(connection, backend, stamp), self._store.connections
             if there:
                 _execute(connection, writes)
@@ -146,7 +150,7 @@ class Checkpoint(Saved):
     def _write_anew(self, backend: str, positions: Mapping[str, Position], tally: Tally) -> None:
         """Write all that is in memory in place of what is there."""
         stamp, identities = self._stamps.last(backend), self._tables.of(backend)
-        with self._transaction(WHOLE) as connection:
+        with self._transaction(backend, WHOLE) as connection:
             migrations.lay_out(connection)
             if not stamp:
                 raise CheckpointError(f"{self.place}: holds counts that are not known here yet")
@@ -164,22 +168,23 @@ class Checkpoint(Saved):
         )
 
     @contextmanager
-    def _transaction(self, seconds: float | None = None) -> Iterator[Connection]:
-        """Let only the one pass that may write; the tables are there then."""
+    def _transaction(
+        self, backend: str | None = None, seconds: float | None = None
+    ) -> Iterator[Connection]:
+        """Let only the one pass that may write a backend's; the tables are there then."""
         with self._store.transaction(seconds) as connection:
-            self._fence(connection)
             if self._laid_out != self._store.connections:
                 self._lay_out(connection)
-                self._fence(connection)  # some databases commit where a table is made
                 self._laid_out = self._store.connections
+            if backend is not None:  # last: some databases commit where a table is made
+                self._fence(connection, backend)
             yield connection
 
     def _lay_out(self, connection: Connection) -> None:
         found = migrations.lay_out(connection)
         if found is None:
             log.info("a new checkpoint begins", extra={"checkpoint": self.place})
-        elif found < VERSION:
-            migrations.migrate(connection, found)
+        elif found < VERSION and migrations.migrate(connection, found):
             log.info(
                 "the checkpoint was brought to this version",
                 extra={"checkpoint": self.place, "from_schema": found, "to_schema": VERSION},

@@ -43,12 +43,15 @@ def lay_out(connection: Connection) -> int | None:
     return found
 
 
-def migrate(connection: Connection, found: int) -> None:
-    """Bring tables of an older version here."""
+def migrate(connection: Connection, found: int) -> bool:
+    """Bring tables of an older version here; return False where another replica just has."""
+    known = (META.c.key == "schema", META.c.value == str(found))
+    # First, since it locks the row: whoever comes second waits for the first to end.
+    if connection.execute(update(META).where(*known).values(value=str(VERSION))).rowcount != 1:
+        return False
     for step in STEPS[found - 1 :]:
         step(connection)
-    known = META.c.key == "schema"
-    connection.execute(update(META).where(known).values(value=str(VERSION)))
+    return True
 
 
 # -- the steps -----------------------------------------------------------------------------------
@@ -132,7 +135,38 @@ def _name_deleted(row: dict[str, Any]) -> None:
     row["mark"] = _json({names.get(name, name): value for name, value in mark.items()})
 
 
-STEPS: tuple[Callable[[Connection], None], ...] = (name_fields, name_deleted_rows)
+def divide_the_lease(connection: Connection) -> None:
+    """3 -> 4: in a database there is a lease for each backend, where one was for all of them.
+
+    Whoever has that one may serve until it looks again: it counts as a replica that follows all
+    backends, and is silent. The old row stays, as another's: its holder must not put it back.
+    """
+    if not inspect(connection).has_table("celery_results_exporter_lease"):
+        return
+    old = table("celery_results_exporter_lease", column("name"), column("holder"))
+    query = select(old.c.holder).where(old.c.name == "leader").with_for_update()
+    holder = connection.execute(query).scalar()
+    if not holder:
+        return
+    connection.execute(update(old).values(holder="a newer version"))
+    position, replica, lease = (
+        table(f"celery_results_exporter_{name}", *map(column, columns))
+        for name, columns in (
+            ("position", ("backend",)),
+            ("replica", ("name", "beat", "backends")),
+            ("backend_lease", ("backend", "replica", "writes")),
+        )
+    )
+    connection.execute(insert(replica).values(name=holder, beat=0, backends=""))
+    for backend in connection.execute(select(position.c.backend).distinct()).scalars().all():
+        connection.execute(insert(lease).values(backend=backend, replica=holder, writes=0))
+
+
+STEPS: tuple[Callable[[Connection], None], ...] = (
+    name_fields,
+    name_deleted_rows,
+    divide_the_lease,
+)
 VERSION = 1 + len(STEPS)
 
 

@@ -39,7 +39,7 @@ class Saved:
         self, backend: str, positions: Mapping[str, Position], tally: Tally
     ) -> Mapping[str, Identity]:
         """Fill positions and tally with what was saved; say of which tables, by kind."""
-        with self._transaction(WHOLE) as connection:
+        with self._transaction(backend, WHOLE) as connection:
             identities = reading.identities(connection, backend)
             parts = reading.parts(connection, backend, positions)
             totals = reading.totals(connection, backend)
@@ -87,7 +87,11 @@ class Saved:
         return f"{self._store.server}, {self._store.driver}"
 
     @contextmanager
-    def _transaction(self, seconds: float | None = None) -> Iterator[Connection]:
+    def _transaction(
+        self, backend: str | None = None, seconds: float | None = None
+    ) -> Iterator[Connection]:
+        """Begin one; `backend`: whose rows are to be written by nobody else meanwhile."""
+        del backend  # nothing is written
         with self._store.transaction(seconds) as connection:
             found = migrations.version(connection)
             if found != VERSION:

@@ -71,6 +71,19 @@ TOTALS = _table(
     Column("labels", Text, nullable=False),
     Column("value", Text, nullable=False),
 )
+# Only where replicas share the checkpoint: see `exporter.checkpoint.lease`.
+REPLICAS = _table(
+    "replica",
+    Column("name", _Name, primary_key=True),
+    Column("beat", BigInteger, nullable=False),
+    Column("backends", String(64), nullable=False),  # hash of the names of those it is to follow
+)
+LEASES = _table(
+    "backend_lease",
+    Column("backend", _Name, primary_key=True),
+    Column("replica", _Name, nullable=False),  # that follows it; "": none
+    Column("writes", BigInteger, nullable=False),
+)
 
 
 def open_groups_of(kind: str) -> str:

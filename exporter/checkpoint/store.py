@@ -18,8 +18,9 @@ from exporter.sql.connection import KeptConnection, message, reading_engine
 from exporter.sql.dialects import Limits
 from exporter.sql.waiting import limited, waiting
 
-# Called first in a transaction that writes: raises CheckpointError where another may write, too.
-Fence = Callable[[Connection], None]
+# Called first in a transaction that writes what is kept of a backend, by its name: raises
+# CheckpointError where another may write that, too.
+Fence = Callable[[Connection, str], None]
 
 LIMITS = Limits(connect=5.0, query=30.0)
 IN_A_DATABASE = "checkpoint database"  # its place, for people: no URL, no host

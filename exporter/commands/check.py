@@ -29,7 +29,7 @@ from exporter.backends.findings import Finding, Seen, Severity, TableSeen, findi
 from exporter.backends.groups import obstacle
 from exporter.backends.reader import Health
 from exporter.checkpoint.adoption import refused
-from exporter.checkpoint.lease import LIMITS, Lease
+from exporter.checkpoint.lease import LIMITS, Leases
 from exporter.checkpoint.migrations import VERSION
 from exporter.checkpoint.saved import Saved, read
 from exporter.checkpoint.store import IN_A_DATABASE, Store
@@ -247,13 +247,14 @@ def _file(path: Path) -> tuple[list[tuple[str, str]], Known]:
 def _database(url: URL) -> tuple[list[tuple[str, str]], Known]:
     """Try every right; the tables are created where they are missing."""
     checkpoint = Saved(Store(url, IN_A_DATABASE, limits=LIMITS))
-    lease = Lease(Store(url, IN_A_DATABASE, limits=LIMITS))
+    leases = Leases(Store(url, IN_A_DATABASE, limits=LIMITS))
     try:
         server = checkpoint.probe()
         facts, known = _saved(checkpoint)
-        return [("server", server), *facts, ("leader", lease.look() or "none")], known
+        replicas = some(sorted(leases.look().replicas)) or "none"
+        return [("server", server), *facts, ("replicas", replicas)], known
     finally:
-        lease.close()
+        leases.close()
         checkpoint.close()
 
 

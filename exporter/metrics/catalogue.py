@@ -405,7 +405,8 @@ CHECKPOINT_REWRITES = Metric(
 LEADER = Metric(
     "celery_results_exporter_leader",
     "gauge",
-    "Whether this process reads and counts (1), or stands by while another replica does (0).",
+    "Whether this process follows the backend (1), or leaves it to other replicas (0).",
+    ("backend",),
     per_backend=False,
 )
 SERIES = Metric(

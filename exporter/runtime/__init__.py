@@ -1,1 +1,1 @@
-"""The process while it serves: polls, what backends say of themselves, who leads."""
+"""The process while it serves: polls, what backends say of themselves, its share of them."""

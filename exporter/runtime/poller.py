@@ -52,6 +52,8 @@ class Poller:
         self._fixed = Fixed(tuple(settings.extra_labels.items()), without)
         self._freezes = freezes
         self._stop = threading.Event()
+        self.silent = False  # nothing is served any more
+        self._publishing = threading.Lock()
         self._phase = 0.0  # monotonic; polls begin so many intervals from then on
         self._patient_until = float("inf")  # monotonic; later than this they are stuck
         self._published = 0.0
@@ -89,6 +91,13 @@ class Poller:
     def stop(self) -> None:
         """Ask a poll to end after the step it is in."""
         self._stop.set()
+
+    def silence(self) -> None:
+        """Serve nothing from now on, even if a poll goes on."""
+        self.stop()
+        with self._publishing:
+            self.silent = True
+            self._exposition.withdraw(self.settings.name)
 
     def close(self) -> None:
         """Discard the connections."""
@@ -128,7 +137,9 @@ class Poller:
     def publish(self) -> None:
         """Serve what is known now."""
         made = samples(self.follower, self.polls, self.beat)
-        self._exposition.publish(self.settings.name, made, self._fixed)
+        with self._publishing:
+            if not self.silent:
+                self._exposition.publish(self.settings.name, made, self._fixed)
         self.follower.recent.oldest = self.follower.main.oldest()  # other threads must not ask
         self._published = time.monotonic()
 

@@ -23,8 +23,8 @@ from sqlalchemy import URL
 from exporter import __version__
 from exporter.backends.database import Database
 from exporter.checkpoint.checkpoint import Checkpoint, open_file
-from exporter.checkpoint.lease import LEASE_DURATION, LIMITS, Lease
-from exporter.checkpoint.store import IN_A_DATABASE, Fence, Store
+from exporter.checkpoint.lease import LEASE_DURATION, LIMITS, Leases
+from exporter.checkpoint.store import IN_A_DATABASE, Store
 from exporter.config.loading import load
 from exporter.config.settings import Config
 from exporter.errors import CheckpointError, ConfigError
@@ -33,10 +33,9 @@ from exporter.exposition.formats import Format
 from exporter.metrics import catalogue
 from exporter.metrics.samples import Sample, Samples
 from exporter.printable import some
-from exporter.runtime.election import RETRY_INTERVAL, STANDING_BY, Election
 from exporter.runtime.options import Options
-from exporter.runtime.poller import Poller
 from exporter.runtime.polling import Polling
+from exporter.runtime.replica import RETRY_INTERVAL, STANDING_BY, Replica
 from exporter.sql.connection import trouble
 from exporter.web.server import Guard, WebServer, parse_address
 from exporter.web.status import ServiceStatus
@@ -50,7 +49,6 @@ ANSWER_WITHIN = 0.3
 ENDED_AFTER = 4.8
 SHOWN = 10  # faults of a configuration in a line of the log
 ENDS = {signal.SIGTERM, signal.SIGINT}
-LONGEST_END = 600.0  # seconds; no poll takes as long
 M_ARENA_MAX = -8
 SWITCH = 0.0001  # seconds; a poll that computes keeps a scrape waiting for no longer
 
@@ -68,50 +66,46 @@ class Service:
         self._changing = threading.Lock()  # what is polled
         self._reloading = threading.Lock()  # may take long: apps are asked
         self._guard = guard  # None: there is no web configuration
-        self._adopt = adopt
-        self._election: Election | None = None
-        self._in_threads = True  # in threads, as soon as we lead
-        self._standby = self._new_exposition()
-        self._checkpoint: Checkpoint | None = None  # the last; perhaps nothing is polled yet
-        self.polling: Polling | None = None  # None: another replica leads
-        self._ready: Polling | None = None  # the last of which all backends were tried
+        self._live = self._new_exposition()
+        self._idle = self._new_exposition()  # of a replica that may follow nothing
+        self._replica: Replica | None = None
+        self._ready = False  # all backends were tried
         if isinstance(config.checkpoint, URL):
-            lease = Lease(Store(config.checkpoint, IN_A_DATABASE, limits=LIMITS))
-            self._election = Election(lease, self._lead, self._stand_by)
+            leases = Leases(Store(config.checkpoint, IN_A_DATABASE, limits=LIMITS))
+            store = Store(config.checkpoint, IN_A_DATABASE)
+            checkpoint = Checkpoint(store, leases.fence, adopt)
+            self._replica = replica = self._new_replica(leases, checkpoint)
+            self.polling = Polling((), self._live, checkpoint, ended=replica.wake)
         else:
-            checkpoint = open_file(config.checkpoint, adopt) if config.checkpoint else None
-            self.polling = Polling(config, self._new_exposition(), checkpoint)
+            kept = open_file(config.checkpoint, adopt) if config.checkpoint else None
+            self.polling = Polling(config.backends, self._live, kept)
             for poller in self.polling.pollers:
                 poller.restore()
 
     def start(self) -> None:
-        """Begin polling, at once or when elected."""
-        if self._election is not None:
-            self._election.start()
-        elif self.polling is not None:
-            self.polling.start()
+        """Begin polling; a replica polls what is its share."""
+        self.polling.start()
+        if self._replica is not None:
+            self._replica.start()
 
     def poll_once(self) -> bool:
         """Poll every backend to the end of what there is; say whether all that worked."""
-        if self._election is not None:
-            self._in_threads = False
-            self._election.start()
-            self._election.decided.wait(LEASE_DURATION + 5 * RETRY_INTERVAL)
-        if self.polling is None:
-            raise CheckpointError(f"{IN_A_DATABASE}: {self.unready()}")
+        if (replica := self._replica) is not None:
+            replica.shares = False
+            replica.start()
+            if not replica.complete.wait(LEASE_DURATION + 5 * RETRY_INTERVAL):
+                others = sorted(set(self._names()) - replica.followed)
+                why = f"other replicas follow {some(others)}" if replica.followed else replica.fault
+                raise CheckpointError(f"{IN_A_DATABASE}: {why}")
         worked = [poller.try_once() for poller in self.polling.pollers]
         return all(worked)
 
     def stop(self) -> None:
-        """End polling, then let another replica lead."""
-        polling = self.polling
-        if polling is not None:
-            polling.stop()
-            polling.end(STOP_WITHIN)
-        elif self._checkpoint is not None:
-            self._checkpoint.close()
-        if self._election is not None:
-            self._election.stop(RELEASE_WITHIN)
+        """End polling, then let other replicas follow."""
+        self.polling.stop()
+        self.polling.end(STOP_WITHIN)
+        if self._replica is not None:
+            self._replica.stop(RELEASE_WITHIN)
 
     def reload(self, load: Callable[[], Config]) -> list[str]:
         """Take the configuration that `load` reads; return what is wrong with it: then nothing is.
@@ -134,8 +128,11 @@ class Service:
     def _take(self, new: Config) -> None:
         with self._changing:
             self._config, self._read_at = new, time.time()
-            if (polling := self.polling) is not None:
-                polling.change(new.backends)
+            if self._replica is None:
+                self.polling.change(new.backends)
+            else:
+                self._follow(self._replica.followed)
+                self._replica.wake()
 
     def _tried(self, load: Callable[[], Config]) -> tuple[Config | None, list[str]]:
         """Return a new configuration, or what is wrong with it."""
@@ -154,25 +151,31 @@ class Service:
             return None, ["checkpoint: it changes with a restart only"]
         return new, []
 
-    # -- terms -------------------------------------------------------------------------------
+    # -- replicas ----------------------------------------------------------------------------
 
-    def _lead(self, fence: Fence) -> None:
-        """Begin to poll, anew. What was left hanging before stays outside the fence."""
-        assert isinstance(self._config.checkpoint, URL)  # noqa: S101  # or there is no election
-        checkpoint = Checkpoint(Store(self._config.checkpoint, IN_A_DATABASE), fence, self._adopt)
-        self._checkpoint = checkpoint
-        checkpoint.open()
-        with self._changing:
-            self.polling = Polling(self._config, self._new_exposition(), checkpoint)
-            if self._in_threads:
-                self.polling.start()
+    def _new_replica(self, leases: Leases, checkpoint: Checkpoint) -> Replica:
+        def follow(names: Collection[str], lost: Collection[str]) -> None:
+            with self._changing:
+                self._follow(names, lost)
 
-    def _stand_by(self) -> None:
-        """End polling, and forget what was counted."""
-        polling, self.polling = self.polling, None
-        if polling is not None:
-            polling.stop()
-            threading.Thread(target=polling.end, args=(LONGEST_END,), daemon=True).start()
+        return Replica(
+            leases,
+            wanted=self._names,
+            follow=follow,
+            ending=lambda: self.polling.ending(),  # noqa: PLW0108 - it is not there yet
+            open_checkpoint=checkpoint.lay_out,
+        )
+
+    def _names(self) -> list[str]:
+        return [backend.name for backend in self._config.backends]
+
+    def _follow(self, names: Collection[str], lost: Collection[str] = ()) -> None:
+        those = [backend for backend in self._config.backends if backend.name in names]
+        self.polling.change(those, lost)
+
+    def _may_serve(self) -> bool:
+        """Whether nobody else can serve what is polled here."""
+        return self._replica is None or self._replica.confirmed
 
     def _new_exposition(self) -> Exposition:
         exposition = Exposition(self._fresh_samples)
@@ -186,19 +189,22 @@ class Service:
         return exposition
 
     def _fresh_samples(self) -> Samples:
-        polling, election = self.polling, self._election
+        polling = self.polling
         samples: dict[catalogue.Metric, float | None] = {
-            catalogue.LEADER: float(election is None or election.leading),
             catalogue.RELOAD_SUCCESSFUL: float(not self._refused),
             catalogue.RELOAD_TIMESTAMP: self._read_at,
             catalogue.CONFIG_HASH: self._config.hash,
         }
         if self._guard is not None:
             samples[catalogue.WEB_RELOAD_SUCCESSFUL] = float(not self._guard.faults)
-        if polling is not None and polling.checkpoint is not None:
+        if polling.checkpoint is not None:
             samples[catalogue.CHECKPOINT_COMMIT] = polling.checkpoint.last_commit
             samples[catalogue.CHECKPOINT_SIZE] = polling.checkpoint.size
-        return {metric: [Sample((), v)] for metric, v in samples.items() if v is not None}
+        served = polling.served() if self._may_serve() else ()
+        return {
+            catalogue.LEADER: [Sample((name,), float(name in served)) for name in self._names()],
+            **{metric: [Sample((), v)] for metric, v in samples.items() if v is not None},
+        }
 
     # -- what the web pages ask --------------------------------------------------------------
 
@@ -211,34 +217,34 @@ class Service:
         return self._exposition().body(form, compressed=gzip)
 
     def _exposition(self) -> Exposition:
-        polling = self.polling
-        return polling.exposition if polling else self._standby
+        return self._live if self._may_serve() else self._idle
 
     def unhealthy(self) -> str:
         """Say what makes no progress. A database that is down is not our illness."""
-        polling = self.polling
-        pollers = polling.all() if polling is not None else []
-        stuck = [poller.settings.name for poller in pollers if poller.stuck()]
+        stuck = [poller.settings.name for poller in self.polling.all() if poller.stuck()]
         if stuck:
             return f"polling is stuck: {some(stuck)}"
-        election = self._election
-        return "election thread is stuck" if election is not None and election.stuck() else ""
+        replica = self._replica
+        return "replica thread is stuck" if replica is not None and replica.stuck() else ""
 
     def unready(self) -> str:
-        """Say why we stand by, or name the backends that were not tried yet."""
-        if self.polling is None and self._election is not None:
-            return self._election.fault
-        if self.polling is not None and self.polling is self._ready:
-            return ""  # what a reload adds is no reason to take the others from who scrapes
-        waiting = [poller.settings.name for poller in self._pollers() if not poller.tried.is_set()]
+        """Say why nothing is served, or name the backends that were not tried yet."""
+        replica = self._replica
+        if replica is not None and not (replica.followed and replica.confirmed):
+            self._ready = False
+            return replica.fault or STANDING_BY
+        if self._ready:
+            return ""  # what is added is no reason to take the others from who scrapes
+        pollers = self.polling.pollers
+        waiting = [poller.settings.name for poller in pollers if not poller.tried.is_set()]
         if waiting:
             return f"not tried yet: {some(waiting)}"
-        self._ready = self.polling
+        self._ready = True
         return ""
 
     def status(self) -> ServiceStatus:
         """Return what the status page shows."""
-        election, guard = self._election, self._guard
+        replica, guard = self._replica, self._guard
         refused = {
             "the configuration file": self._refused,
             "the web configuration": guard is not None and bool(guard.faults),
@@ -246,16 +252,15 @@ class Service:
         return ServiceStatus(
             version=__version__,
             started=self.started,
-            backends=tuple(poller.status for poller in self._pollers()),
+            backends=tuple(poller.status for poller in self.polling.pollers),
             unhealthy=self.unhealthy(),
             unready=self.unready(),
-            standby=election is not None and election.fault == STANDING_BY,
+            standby=replica is not None and replica.fault == STANDING_BY,
+            replica="" if replica is None else replica.leases.own,
+            followers={} if replica is None else replica.followers,
+            unfollowed={} if replica is None else replica.unfollowed,
             refused=tuple(name for name, wrong in refused.items() if wrong),
         )
-
-    def _pollers(self) -> list[Poller]:
-        polling = self.polling
-        return polling.pollers if polling is not None else []
 
 
 def _share_memory() -> None:

@@ -15,7 +15,7 @@ from tornado.template import Template
 
 from exporter.backends.findings import BRINGS
 from exporter.durations import ago, span, utc
-from exporter.printable import printable
+from exporter.printable import printable, some
 from exporter.web import charts
 from exporter.web.status import BackendStatus, HourStatus, ServiceStatus, TableStatus, TaskStatus
 from exporter.web.troubles import Level, day
@@ -101,6 +101,7 @@ def render(
         verdict=judged,
         cards=cards(found, judged, view),
         found=found,
+        shares=shares(status),
         metrics=metrics,
         data=f"status.json{view.link(refresh=True).rstrip('?')}",
         link=xhtml_escape,
@@ -119,6 +120,7 @@ def render(
         breakable=breakable,
         shortened=shortened,
         ids_end=ids_end,
+        some=some,
         span=span,
         ago=ago,
         utc=utc,
@@ -151,6 +153,14 @@ def shortened(state: str) -> str:
 
 
 # -- what is shown -------------------------------------------------------------------------------
+
+
+def shares(status: ServiceStatus) -> list[tuple[str, list[str]]]:
+    """Return the backends that each replica follows, and last those that none does, under ""."""
+    found: dict[str, list[str]] = {status.replica: []} if status.replica else {}
+    for backend, replica in sorted(status.followers.items()):
+        found.setdefault(replica, []).append(backend)
+    return sorted(found.items(), key=lambda share: (not share[0], share[0]))
 
 
 def cards(backends: Sequence[BackendStatus], judged: Verdict, view: View) -> list[Card]:

@@ -128,5 +128,8 @@ class ServiceStatus:
     backends: tuple[BackendStatus, ...]
     unhealthy: str = ""  # why it should be restarted
     unready: str = ""  # why the metrics are not complete yet
-    standby: bool = False  # another replica reads
+    standby: bool = False  # other replicas follow all backends
+    replica: str = ""  # the name of this one; "": there are none
+    followers: dict[str, str] = field(default_factory=dict)  # by backend: a replica, "": none
+    unfollowed: dict[str, float] = field(default_factory=dict)  # since when, Unix time
     refused: tuple[str, ...] = ()  # configurations that are wrong: older ones are in use

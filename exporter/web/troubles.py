@@ -19,6 +19,7 @@ IDS_USED = 0.8  # of the space of ids
 IDS_RUN_OUT = 30 * DAY
 FAILED, MOMENT, ENOUGH = 0.1, 15, 20  # this part of the results of so many minutes, if as many
 RUNNING = 3600.0  # seconds; longer than this is long
+TAKEN_WITHIN = 60.0  # seconds; promised is half of it
 TASKS_NAMED = 3  # with the same trouble, in a backend
 
 TRY = "celery-results-exporter check tries it again at once."
@@ -71,8 +72,8 @@ class Trouble:
 # -- of the exporter -----------------------------------------------------------------------------
 
 
-def of_exporter(status: ServiceStatus) -> Iterator[Trouble]:
-    """Yield what is wrong with the exporter itself."""
+def of_exporter(status: ServiceStatus, now: float) -> Iterator[Trouble]:
+    """Yield what is wrong with the exporter itself, and its replicas; ``now`` is Unix time."""
     if status.unhealthy and not any(backend.stuck for backend in status.backends):
         yield Trouble(
             Level.DOWN, "", "is not healthy", why=status.unhealthy, todo="Restart the exporter."
@@ -82,8 +83,8 @@ def of_exporter(status: ServiceStatus) -> Iterator[Trouble]:
             Level.BEHIND,
             "",
             "stands by",
-            why="another replica reads the backends and has the numbers",
-            todo="Ask that one. This one takes over when it is gone.",
+            why="other replicas follow all backends and have the numbers",
+            todo="Ask those. This one takes over when one of them is gone.",
         )
     elif status.unready and not status.backends:
         yield Trouble(
@@ -93,6 +94,16 @@ def of_exporter(status: ServiceStatus) -> Iterator[Trouble]:
             why=status.unready,
             todo="See whether the database of the checkpoint is up; celery-results-exporter check "
             "tries it. The replicas' logs say what each of them waits for.",
+        )
+    for name, since in status.unfollowed.items():
+        yield Trouble(
+            Level.DOWN if now - since > TAKEN_WITHIN else Level.BEHIND,
+            name,
+            "is followed by no replica",
+            since,
+            why="the replica that followed it is gone, or hands it on",
+            todo="Wait: another takes over within 30 s. If none does, the replicas' logs say what "
+            "each of them waits for.",
         )
     for name in status.refused:
         yield Trouble(

@@ -27,7 +27,7 @@ class Verdict:
 
 def verdict(status: ServiceStatus, now: float) -> Verdict:
     """Judge; ``now`` is Unix time."""
-    troubles = list(of_exporter(status))
+    troubles = list(of_exporter(status, now))
     for backend in status.backends:
         troubles += of_backend(backend, now)
     troubles.sort(key=attrgetter("level"), reverse=True)  # else in the order of the backends
@@ -62,7 +62,7 @@ def _newest(status: ServiceStatus, now: float) -> str:
 
 def _down(status: ServiceStatus, troubles: Sequence[Trouble], now: float) -> str:
     names = {trouble.backend for trouble in troubles if trouble.backend}
-    count = len(status.backends)
+    count = max(len(status.backends), len(status.followers))
     if len(names) <= 1:
         share = f", 1 of {count:,} backends" if names and count > 1 else ""
         return f"{share}: {troubles[0].said}"

@@ -1,18 +1,27 @@
-"""Two replicas, one checkpoint in a database: one leads, the other takes over, nothing is lost."""
+"""Replicas with one checkpoint in a database: they share the backends, and nothing is lost."""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import json
 import signal
-import threading
 import time
-from typing import TYPE_CHECKING, Any, Self
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.acceptance.process import Exporter, Scrape, one_backend, run, running, write
-from tests.acceptance.test_kill import assert_all_counts, writers
+from exporter.runtime.replica import STANDING_BY
+from tests.acceptance.process import Scrape, one_backend, run, write
+from tests.acceptance.replicas import (
+    LEADER,
+    QUICK,
+    RESULTS,
+    Load,
+    Replica,
+    assert_all_counts,
+    fleet_of,
+)
 from tests.follow import create_tables, insert
 from tests.servers.process import wait_until
 
@@ -20,79 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.acceptance.process import Exporter
+    from tests.acceptance.replicas import Watch
     from tests.servers.database import Database
-
-LONG = bool(os.environ.get("SOAK"))
-PAUSE = float(os.environ.get("PAUSE", "17"))  # seconds; longer than the lease lasts
-ROUNDS = int(os.environ.get("ROUNDS", "1"))
-RESULTS = "celery_task_results_total"
-LEADER = "celery_results_exporter_leader"
-PROMISED_AFTER_KILL, PROMISED_AFTER_END = 30.0, 5.0  # seconds
-
-
-class Replica:
-    """One of the two: a process that is started again and again in a folder of its own."""
-
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
-        self.folder = folder
-        self.config = config
-        self.exporter: Exporter | None = None
-        self._running = contextlib.ExitStack()
-        folder.mkdir()
-
-    def start(self) -> Exporter:
-        self._running.close()
-        self.exporter = self._running.enter_context(running(self.folder, self.config))
-        return self.exporter
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        # After a failure it is killed: it may be paused.
-        self._running.__exit__(*failure)  # type: ignore[arg-type]
-
-
-class Watch:
-    """Scrapes the replicas all the while, and notes every counter of a leader that went back."""
-
-    def __init__(self, *replicas: Replica) -> None:
-        self.went_back: list[str] = []
-        self.scrapes = 0
-        self._highest: dict[tuple[str, ...], float] = {}
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(each,)) for each in replicas]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, replica: Replica) -> None:
-        while not self._stop.wait(0.04):
-            with self._lock:
-                before = dict(self._highest)
-            with contextlib.suppress(OSError, AssertionError, AttributeError):
-                scrape = replica.exporter.scrape()  # type: ignore[union-attr]
-                if scrape.value(LEADER) == 1:
-                    self._compare(scrape, before)
-
-    def _compare(self, scrape: Scrape, before: dict[tuple[str, ...], float]) -> None:
-        with self._lock:
-            self.scrapes += 1
-            for name, labels, value in scrape.samples:
-                if not (name.startswith("celery_task_") and name.endswith("_total")):
-                    continue
-                key = (name, *sorted(labels.values()))
-                if value < before.get(key, 0.0):
-                    self.went_back.append(f"{key}: {before[key]} -> {value}")
-                self._highest[key] = max(value, self._highest.get(key, 0.0))
+    from tests.servers.postgresql import PostgreSQL
 
 
 def leads(exporter: Exporter) -> bool:
@@ -101,12 +41,7 @@ def leads(exporter: Exporter) -> bool:
 
 def stands_by(exporter: Exporter) -> bool:
     ready = exporter.get("/-/ready")
-    return ready.status == 503 and "standing by: another replica leads" in ready.body
-
-
-def seconds_until_it_leads(exporter: Exporter, since: float, within: float) -> float:
-    exporter.wait_until(lambda: leads(exporter), "it leads", within)
-    return time.monotonic() - since
+    return ready.status == 503 and STANDING_BY in ready.body
 
 
 def check_that_it_does_nothing(exporter: Exporter) -> None:
@@ -121,67 +56,100 @@ def check_that_it_does_nothing(exporter: Exporter) -> None:
 
 
 @contextlib.contextmanager
-def two_replicas(database: Database, folder: Path) -> Iterator[tuple[Replica, Replica]]:
+def two_replicas(
+    database: Database, folder: Path, program: tuple[str, ...] = QUICK
+) -> Iterator[tuple[Replica, Replica]]:
     config = one_backend(database.reader_url, first_zero="200ms")
     config["checkpoint"] = {"url": database.owner.render_as_string(hide_password=False)}
-    with Replica(folder / "a", config) as first, Replica(folder / "b", config) as second:
+    with (
+        Replica(folder / "a", config, program) as first,
+        Replica(folder / "b", config, program) as second,
+    ):
         yield first, second
 
 
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("database", ["postgresql", *["mariadb-pymysql"] * LONG], indirect=True)
-def test_takeover(database: Database, tmp_path: Path) -> None:
-    create_tables(database)
-    with two_replicas(database, tmp_path) as (first, second), Watch(first, second) as watch:
-        leader = first.start()
-        leader.wait_until(lambda: leads(leader), "it leads")
-        with writers(database, 2):
-            for _ in range(ROUNDS):
-                _kill_end_and_pause(first, second)
-        leader, other = first.exporter, second.exporter
-        assert leader is not None
-        assert other is not None
-        expected = assert_all_counts(leader, database)
-        check_that_it_does_nothing(other)
-    print(f"{expected.total()} results, {watch.scrapes} scrapes of leaders")  # noqa: T201
-    assert watch.went_back == []
-    assert watch.scrapes > 50
-
-
-def _kill_end_and_pause(first: Replica, second: Replica) -> None:
-    """End with the same one leading as at the beginning: the first."""
-    leader, other = first.exporter, second.start()
-    assert leader is not None
-    check_that_it_does_nothing(other)
-    assert leads(leader)
-
-    killed = time.monotonic()
-    leader.kill()
-    after_kill = seconds_until_it_leads(other, killed, PROMISED_AFTER_KILL)
-    leader, other = other, first.start()
-    check_that_it_does_nothing(other)
-
-    ended = time.monotonic()
-    leader.stop(signal.SIGTERM)
-    after_end = seconds_until_it_leads(other, ended, PROMISED_AFTER_END)
-    leader, other = other, second.start()
-    check_that_it_does_nothing(other)
-
-    paused = time.monotonic()
-    leader.send(signal.SIGSTOP)
-    after_pause = seconds_until_it_leads(other, paused, PROMISED_AFTER_KILL)
-    time.sleep(max(0.0, PAUSE - after_pause))
-    leader.send(signal.SIGCONT)
-    check_that_it_does_nothing(leader)
-    assert leads(other)
-    assert leader.logged("leads no longer")
+@pytest.mark.timeout(300)
+def test_replicas_share_the_backends(postgresql: PostgreSQL, tmp_path: Path) -> None:
+    """Whatever happens to one, the others follow; tests/soak has the same in earnest."""
+    load = Load(tmp_path, 12, 0.03)
+    with (
+        postgresql.fresh_database() as database,
+        fleet_of(3, tmp_path, load, database, quick=True) as (replicas, fleet, watch),
+    ):
+        first, second, third = replicas
+        for replica in replicas:
+            fleet.add(replica)
+        began = time.monotonic()
+        _check_the_status_page(third.process, watch)
+        fleet.remove(first, "paused", 4.5)
+        assert first.process.logged("follows no longer: another replica has taken over")
+        fleet.remove(second, "killed")
+        fleet.remove(third, "ended")
+        longest = watch.longest_unserved(began, time.monotonic())
+        load.stop()
+        results = assert_all_counts([first], load)
     print(  # noqa: T201 - the figures, shown with -s
-        f"it takes over {after_kill:.1f} s after SIGKILL, {after_end:.1f} s after SIGTERM, "
-        f"{after_pause:.1f} s after SIGSTOP"
+        f"{results} results, {watch.scrapes} scrapes, moved {fleet.moves}, "
+        f"followed again after {dict(fleet.takeovers)} s, longest unserved {longest:.1f} s"
     )
-    other.stop(signal.SIGTERM)  # so that the first leads again
-    leader.wait_until(lambda: leads(leader), "it leads", PROMISED_AFTER_END)
-    second.start()
+    assert longest < 30
+
+
+def _check_the_status_page(exporter: Exporter, watch: Watch) -> None:
+    """It says who follows what, and has the backends of this replica."""
+    status = json.loads(exporter.get("/status.json").body)
+    ours = {name for name, by in status["followers"].items() if by == status["replica"]}
+    assert ours == watch.leads["c"] == {backend["name"] for backend in status["backends"]}
+    assert len(set(status["followers"].values())) == 3
+    assert status["unfollowed"] == {}
+    page = exporter.get("/").body
+    assert all(name in page for name in status["followers"].values())
+
+
+@pytest.mark.parametrize("database", ["mariadb-pymysql"], indirect=True)
+def test_reload_adds_and_removes_backends(database: Database, tmp_path: Path) -> None:
+    """One replica after the other: who knows a new one follows it, and no other backend moves."""
+    load = Load(tmp_path, 3, 0.05)
+    before, after = load.config(database), load.config(database)
+    del before["backends"][2], after["backends"][0]
+    with (
+        load,
+        Replica(tmp_path / "a", before, QUICK) as first,
+        Replica(tmp_path / "b", before, QUICK) as second,
+    ):
+        both = [first.start(), second.start()]
+
+        def followed() -> list[set[str]]:
+            led = [each.scrape().sums(LEADER, "backend") for each in both]
+            return [{name for (name,) in names} for names in led]
+
+        wait_until(lambda: sorted(map(len, followed())) == [1, 1], "each has one")
+        (before_first,), (before_second,) = followed()
+        write(tmp_path / "a", after)
+        both[0].send(signal.SIGHUP)
+        first_then = {before_first, "backend-2"} - {"backend-0"}
+        wait_until(lambda: followed() == [first_then, {before_second}], "the first has the new one")
+        write(tmp_path / "b", after)
+        both[1].send(signal.SIGHUP)
+        wait_until(lambda: sorted(map(len, followed())) == [1, 1], "each has one again")
+        assert set().union(*followed()) == {"backend-1", "backend-2"}
+        load.stop()
+        del load.files["backend-0"]
+        assert_all_counts([first, second], load)
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_two_that_begin_at_the_same_moment(database: Database, tmp_path: Path) -> None:
+    """One follows and the other stands by and does nothing, without an error in either log."""
+    create_tables(database)
+    with two_replicas(database, tmp_path) as replicas:
+        with ThreadPoolExecutor(2) as pool:
+            exporters = [*pool.map(Replica.start, replicas)]
+        wait_until(lambda: any(map(leads, exporters)), "one follows")
+        wait_until(lambda: any(map(stands_by, exporters)), "one stands by")
+        (other,) = [each for each in exporters if not leads(each)]
+        check_that_it_does_nothing(other)
+        assert not any(each.logged("logger=exporter.runtime", "warning") for each in exporters)
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
@@ -195,8 +163,7 @@ def test_goes_on_alone_after_a_restart(database: Database, tmp_path: Path) -> No
         assert only.exporter is not None
         only.exporter.kill()
         waiting = only.start()
-        line = waiting.wait_for_log("standing by: another replica leads")
-        assert "takes_over_after=15s" in line
+        assert "takes_over_after=3s" in waiting.wait_for_log(STANDING_BY)
         waiting.wait_for(RESULTS, 1, state="SUCCESS", timeout=20)
 
 
@@ -242,7 +209,7 @@ def test_commands_know_the_checkpoint(database: Database, tmp_path: Path) -> Non
         checked = run("check", flag)
         assert checked.returncode == 0
         assert "  backends  shop\n" in checked.stdout
-    assert "  leader    none\n" in checked.stdout
+    assert "  replicas  none\n" in checked.stdout
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)

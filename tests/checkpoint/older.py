@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import insert, make_url, select
+from sqlalchemy import insert, inspect, make_url, select
 
 from exporter.checkpoint.schema import TABLES
 from exporter.checkpoint.store import Store
@@ -39,7 +39,9 @@ def copy(path: Path, engine: Engine) -> None:
     source = Store(make_url(f"sqlite:///{path}"), "source")
     TABLES.create_all(engine)
     with source.transaction() as old, engine.begin() as new:
+        there = inspect(old).get_table_names()
         for table in TABLES.sorted_tables:
-            rows = [dict(row) for row in old.execute(select(table)).mappings()]
-            new.execute(insert(table), rows)
+            if table.name in there:
+                rows = [dict(row) for row in old.execute(select(table)).mappings()]
+                new.execute(insert(table), rows)
     source.retire()

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from sqlalchemy import make_url
 
 from exporter.checkpoint.checkpoint import Checkpoint
-from exporter.checkpoint.lease import Lease
+from exporter.checkpoint.lease import Leases
 from exporter.checkpoint.saved import read
 from exporter.checkpoint.store import Store
 from exporter.errors import CheckpointError
@@ -94,16 +94,18 @@ def _end(connection: socket.socket, how: int = socket.SHUT_RDWR) -> None:
 
 
 @contextmanager
-def leading(url: URL) -> Iterator[Checkpoint]:
-    """Give a checkpoint as the one that leads has it."""
-    lease = Lease(Store(url, "checkpoint database", limits=QUICK))
-    assert lease.take()
-    checkpoint = Checkpoint(Store(url, "checkpoint database", limits=QUICK), lease.fence())
+def following(url: URL) -> Iterator[Checkpoint]:
+    """Give a checkpoint as the replica that follows the backend has it."""
+    leases = Leases(Store(url, "checkpoint database", limits=QUICK))
+    checkpoint = Checkpoint(Store(url, "checkpoint database", limits=QUICK), leases.fence)
     checkpoint.open()
+    leases.renew("")
+    leases.take(["celery"])
+    assert leases.held == {"celery"}
     yield checkpoint
     checkpoint.close()
-    lease.release()
-    lease.close()
+    leases.leave()
+    leases.close()
 
 
 @SERVERS
@@ -113,7 +115,7 @@ def test_connection_cut_at_commit(database: Database, cut: str) -> None:
     engine = create_tables(database)
     with CommitCut(database.server.port) as proxy:
         url = database.owner.set(port=proxy.port)
-        with leading(url) as checkpoint:
+        with following(url) as checkpoint:
             follower = Follower(database.reader_url, checkpoint).poll()
             for number in range(3):
                 with engine.begin() as connection:

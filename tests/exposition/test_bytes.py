@@ -104,7 +104,7 @@ def test_whatever_is_published_in_whatever_order(
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_openmetrics_ends_once(*, compressed: bool) -> None:
-    exposition = Exposition(lambda: {catalogue.LEADER: [Sample((), 1.0)]})
+    exposition = Exposition(lambda: {catalogue.LEADER: [Sample(("shop",), 1.0)]})
     exposition.publish("a", {catalogue.UP: [Sample((), 1.0)]})
     body = exposition.body(Format.OPENMETRICS, compressed=compressed)
     text = gzip.decompress(body) if compressed else body

@@ -90,7 +90,7 @@ def test_bytes_rendered_at_a_scrape_do_not_depend_on_the_series(
     monkeypatch.setattr("exporter.exposition.exposition.render_process", counting(render_process))
 
     def scrape(series: int) -> int:
-        exposition = Exposition(lambda: {catalogue.LEADER: [Sample((), 1.0)]})
+        exposition = Exposition(lambda: {catalogue.LEADER: [Sample(("shop",), 1.0)]})
         exposition.publish("a", results(series=series))
         exposition.body(form, compressed=compressed)
         made.clear()

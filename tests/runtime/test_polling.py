@@ -43,7 +43,7 @@ def test_what_changes_while_the_checkpoint_is_out_of_reach_goes_on_later(tmp_pat
         checkpoint = Checkpoint(store)
         checkpoint.open()
         config = from_url(database.reader_url, poll_interval=0.1, start="beginning")
-        polling = Polling(config, Exposition(), checkpoint)
+        polling = Polling(config.backends, Exposition(), checkpoint)
 
         def counted() -> dict[str, int]:
             (poller,) = polling.pollers

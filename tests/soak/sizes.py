@@ -23,6 +23,7 @@ DELETION_SECONDS = _size("SOAK_DELETION_SECONDS", 9, 120)
 SQLITE_ROWS = _size("SOAK_SQLITE_ROWS", 1_000, 10_000)
 SLOW_SECONDS = _size("SOAK_SLOW_SECONDS", 3, 60)
 OLD_ROWS = _size("SOAK_OLD_ROWS", 100_000, 100_000)
+REPLICA_ROUNDS = _size("SOAK_REPLICA_ROUNDS", 20, 20)  # of a replica that goes and comes back
 MINUTES = float(os.environ.get("SOAK_MINUTES") or 10)
 
 

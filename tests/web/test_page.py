@@ -237,6 +237,19 @@ def test_schedules_are_counted() -> None:
     assert "Schedules" not in render(service(backend()), NOW)
 
 
+def test_who_follows_what_is_told() -> None:
+    followers = {"orders": "a/1", "mail": "b/<2>", "shop": "a/1", "news": ""}
+    page = Page(render(service(backend(), replica="a/1", followers=followers), NOW))
+    assert [row for row in page.rows if row[0] == "Replica"] == [["Replica", "Backends", "Which"]]
+    assert page.rows[-3:] == [
+        ["a/1 this one", "2", "orders, shop"],
+        ["b/<2>", "1", "mail"],
+        ["none", "1", "news"],
+    ]
+    alone = Page(render(service(backend()), NOW))
+    assert ["Replica", "Backends", "Which"] not in alone.rows
+
+
 def test_what_is_missing_is_told_with_what_it_would_bring() -> None:
     page = Page(render(service(backend(missing=(*MISSING, "table_task"))), NOW))
     assert all(words in page.words for words in MISSING.values())

@@ -117,9 +117,9 @@ def test_a_poll_that_hangs() -> None:
 
 
 def test_a_thread_of_the_exporter_hangs() -> None:
-    found = judge(backend(), unhealthy="election thread is stuck")
+    found = judge(backend(), unhealthy="replica thread is stuck")
     assert found.headline == "Not well: the exporter is not healthy"
-    assert only(found).why == "election thread is stuck"
+    assert only(found).why == "replica thread is stuck"
 
 
 def test_polls_that_come_no_more() -> None:
@@ -154,9 +154,20 @@ def test_how_long_catching_up_takes() -> None:
 
 
 def test_standing_by_is_nothing_wrong() -> None:
-    found = judge(unready="standing by: another replica leads", standby=True)
+    found = judge(unready="standing by: other replicas follow all backends", standby=True)
     assert found.headline.startswith("Nothing is wrong")
     assert found.headline.endswith("the exporter stands by")
+
+
+@pytest.mark.parametrize(("seconds", "level"), [(5.0, Level.BEHIND), (61.0, Level.DOWN)])
+def test_no_replica_follows_a_backend(seconds: float, level: Level) -> None:
+    """For a moment while it changes hands; an alert comes after longer."""
+    followers = {"orders": "a/1", "mail": ""}
+    found = judge(backend(), followers=followers, unfollowed={"mail": NOW - seconds})
+    trouble = only(found)
+    assert (trouble.level, trouble.backend) == (level, "mail")
+    assert found.headline.endswith("mail is followed by no replica")
+    assert ("1 of 2 backends" in found.headline) == (level is Level.DOWN)
 
 
 def test_nothing_is_read() -> None:
