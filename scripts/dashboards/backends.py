@@ -40,12 +40,6 @@ def _poll(suffix: str) -> str:
     return f"rate({F.of(c.POLL_DURATION, suffix=suffix)}[$__rate_interval])"
 
 
-# Where the exporter does not tell of each backend, its replicas lead for all.
-_FOLLOWED = (
-    f'label_replace(max by (job, backend) ({F.of(c.LEADER)}), "backend", "all", "backend", "")'
-)
-
-
 def _of_process(name: str) -> str:
     """Select a metric that all processes have, of exporters only."""
     value = F.process(name)
@@ -77,8 +71,10 @@ DASHBOARD = dashboard(
             runbook(
                 number(
                     "Followed",
-                    "Whether a replica reads (yes), or all stand by (no).",
-                    Column(_FOLLOWED, "{{job}} {{backend}}", "none"),
+                    "Whether a replica follows the backend (yes), or none does (no).",
+                    Column(
+                        f"max by (job, backend) ({F.of(c.LEADER)})", "{{job}} {{backend}}", "none"
+                    ),
                     Step(None, "red"),
                     Step(1, "green"),
                     mapping=YES_OR_NO,

@@ -43,8 +43,6 @@ class Filters:
     def of(self, metric: Metric, state: str = "", suffix: str = "") -> str:
         """Select a metric of the exporter; of a state, or of several: "SUCCESS|FAILURE"."""
         labels = {*metric.label_names, *TARGET}
-        if metric is catalogue.LEADER:
-            labels |= {"backend"}  # which it has where replicas share the backends
         matchers = [f'state{"=~" if "|" in state else "="}"{state}"'] if state else []
         return self._select(metric.name + suffix, labels, matchers)
 

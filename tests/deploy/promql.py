@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from exporter.metrics.catalogue import CATALOGUE, LEADER, Metric
+from exporter.metrics.catalogue import CATALOGUE, Metric
 
 #: Labels that Prometheus adds, or is told to add.
 TARGET = frozenset({"job", "instance", "pod", "namespace", "cluster"})
@@ -92,8 +92,6 @@ def faults(expression: str) -> list[str]:
                 found.append(f"{selector.metric}: not in the catalogue")
             continue
         labels = {*metric.label_names, *TARGET}
-        if metric is LEADER:
-            labels.add("backend")  # where replicas share the backends
         known |= labels
         found += [f"{selector.metric}: no label {label}" for label in selector.labels - labels]
         if selector.ranged == (metric.type == "gauge"):
