@@ -1,6 +1,6 @@
 """The catalogue: every metric this exporter serves, said once.
 
-The README's reference is generated from it, and a test fails where the two differ.
+The reference in docs/metrics.md is generated from it, and a test fails where the two differ.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The README's metrics reference, from the catalogue: ``python -m tests.docs.reference``."""
+"""The reference in docs/metrics.md, from the catalogue: ``python -m tests.docs.reference``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exporter.metrics.catalogue import CATALOGUE, Metric
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 BEGIN, END = "<!-- metrics:begin -->\n", "<!-- metrics:end -->"
 
 
@@ -24,11 +24,11 @@ def row(metric: Metric) -> str:
 
 
 def renewed(text: str) -> str:
-    """Return the README with the reference as it should be."""
+    """Return the page with the reference as it should be."""
     return re.sub(
         f"(?<={re.escape(BEGIN)}).*(?={re.escape(END)})", lambda _: table(), text, flags=re.DOTALL
     )
 
 
 if __name__ == "__main__":
-    README.write_text(renewed(README.read_text()))
+    PAGE.write_text(renewed(PAGE.read_text()))

@@ -1,4 +1,4 @@
-"""The README's grants are enough, on the servers themselves."""
+"""The grants of docs/accounts.md are enough, on the servers themselves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exporter.commands.check import check
 from exporter.config.loading import from_url
 from tests.backends.test_django import Shop
 from tests.djangoshop import migrate
-from tests.docs.test_readme import README, blocks
+from tests.docs.test_readme import ACCOUNTS, blocks
 from tests.follow import Follower, create_tables, insert
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: The statements by the comment in their first line, such as "postgresql: tables".
 GRANTS = {
     block.partition("\n")[0].removeprefix("-- "): re.findall(r"^[A-Z].*(?=;$)", block, re.MULTILINE)
-    for block in blocks(README, "sql")
+    for block in blocks(ACCOUNTS, "sql")
 }
 REMOVE = {
     "postgresql": ("DROP OWNED BY celery_reader", "DROP ROLE celery_reader"),
@@ -36,7 +36,7 @@ DATABASES = ["postgresql", "mariadb-pymysql", "mariadb-mysqlclient"]
 
 @contextlib.contextmanager
 def granted(database: Database, what: str) -> Iterator[str]:
-    """Run the README's statements as the administrator; give the account's URL."""
+    """Run the statements as the administrator; give the account's URL."""
     kind = database.owner.get_backend_name()
     server: DatabaseServer = database.server
     name = str(database.owner.database)

@@ -30,7 +30,7 @@ from tests.docs import reference
 from tests.servers.process import require
 from tests.web.certificates import Authority
 
-ROOT = reference.README.parent
+ROOT = reference.PAGE.parents[1]
 DOCUMENTS = [
     *(
         ROOT / name
@@ -45,10 +45,15 @@ DOCUMENTS = [
     ),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-README = reference.README.read_text()
+README = (ROOT / "README.md").read_text()
+ACCOUNTS, CONFIGURATION, METRICS, QUICK_START, RUNNING = (
+    (ROOT / "docs" / f"{page}.md").read_text()
+    for page in ("accounts", "configuration", "metrics", "quick-start", "running")
+)
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LARGEST_PICTURE = 150 * 1024
+LONGEST_README = 200  # lines
 NONE = "–"  # noqa: RUF001 - in tables: there is no default
 
 FLAGS = {
@@ -74,7 +79,8 @@ def rows(text: str) -> list[list[str]]:
 
 
 def between(name: str) -> str:
-    (found,) = re.findall(rf"<!-- {name}:begin -->(.*)<!-- {name}:end -->", README, re.DOTALL)
+    marked = rf"<!-- {name}:begin -->(.*)<!-- {name}:end -->"
+    (found,) = re.findall(marked, CONFIGURATION, re.DOTALL)
     return found
 
 
@@ -87,12 +93,12 @@ def normal(requirement: str) -> str:
 
 
 def test_metrics_reference_is_current() -> None:
-    assert reference.renewed(README) == README, "run: python -m tests.docs.reference"
-    assert reference.table() in README
+    assert reference.renewed(METRICS) == METRICS, "run: python -m tests.docs.reference"
+    assert reference.table() in METRICS
 
 
 def test_values_of_labels_are_those_of_the_code() -> None:
-    values = {row[0]: set(re.findall(r"`([\w.-]+)`", f"`{row[1]}`")) for row in rows(README)}
+    values = {row[0]: set(re.findall(r"`([\w.-]+)`", f"`{row[1]}`")) for row in rows(METRICS)}
     assert values["reason"] == {*Reason, *Untold}
     assert values["table"] == set(kinds())
     columns = ({"name", "stamps"}, {"name"}, {"date_started"}, {"periodic_task_name"}, set[str]())
@@ -117,8 +123,12 @@ QUERIES = [Query(path, query) for path in DOCUMENTS for query in blocks(path.rea
 
 
 def test_queries_are_promql(tmp_path: Path) -> None:
-    assert QUERIES
-    rules = [{"record": f"query:{n}", "expr": query.expression} for n, query in enumerate(QUERIES)]
+    promtool_accepts([query.expression for query in QUERIES], tmp_path)
+
+
+def promtool_accepts(expressions: list[str], tmp_path: Path) -> None:
+    assert expressions
+    rules = [{"record": f"query:{n}", "expr": one} for n, one in enumerate(expressions)]
     file = tmp_path / "rules.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
     promtool = require("promtool", "prometheus")
@@ -174,7 +184,8 @@ def test_every_key_of_a_backend_is_told() -> None:
 
 
 def test_example_of_a_file_loads(tmp_path: Path) -> None:
-    example, _, rules, expected_tasks, schedules, _ = blocks(README, "yaml")
+    (example,) = blocks(QUICK_START, "yaml")
+    _, rules, expected_tasks, schedules = blocks(CONFIGURATION, "yaml")
     file = tmp_path / "config.yaml"
     file.write_text(schedules)
     (backend,) = loading.load(file, {"DJANGO_DB_PASSWORD": "p@ss"}).backends
@@ -194,7 +205,7 @@ def test_example_of_a_file_loads(tmp_path: Path) -> None:
 
 
 def test_example_of_a_web_configuration_loads(tmp_path: Path) -> None:
-    *_, example = blocks(README, "yaml")
+    (example,) = blocks(RUNNING, "yaml")
     authority = Authority()
     (tmp_path / "ca.crt").write_text(authority.cert)
     authority.pair("localhost").write(tmp_path, "server")
@@ -205,8 +216,16 @@ def test_example_of_a_web_configuration_loads(tmp_path: Path) -> None:
     assert (config.users or {}).keys() == {"prometheus"}
 
 
+def test_readme_is_short_and_begins_as_the_quick_start_does() -> None:
+    assert len(README.splitlines()) < LONGEST_README
+    start, more = README.partition("## Quick start")[2], QUICK_START
+    assert blocks(start, "yaml") == blocks(more, "yaml")
+    lines = {line for block in blocks(more, "sh") for line in block.splitlines()}
+    assert {line for block in blocks(start, "sh") for line in block.splitlines()} <= lines
+
+
 def test_quick_start_begins_with_the_driver_it_uses() -> None:
-    first = blocks(README.partition("## Quick start")[2], "sh")[0].splitlines()
+    first = blocks(QUICK_START, "sh")[0].splitlines()
     (driver,) = re.findall(r"db\+postgresql\+(\w+)://", "".join(first))
     (extra,) = re.findall(r"^pip install '\.\[(\w+)\]'", first[0])
     wanted = PROJECT["project"]["optional-dependencies"][extra]
@@ -214,7 +233,7 @@ def test_quick_start_begins_with_the_driver_it_uses() -> None:
 
 
 def test_every_flag_is_told() -> None:
-    told = {row[0]: row for row in rows(README) if row[0].startswith("--")}
+    told = {row[0]: row for row in rows(RUNNING) if row[0].startswith("--")}
     del told["--version`, `--help"]
     assert told.keys() == FLAGS.keys()
     for name, flag in FLAGS.items():
@@ -225,7 +244,7 @@ def test_every_flag_is_told() -> None:
 
 
 def test_every_command_is_told() -> None:
-    (section,) = re.findall(r"^## Command line\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
+    (section,) = re.findall(r"^## Command line\n(.*?)^## ", RUNNING, re.DOTALL | re.MULTILINE)
     modules = pkgutil.iter_modules(commands.__path__)
     assert {module.name for module in modules} == {
         r[0] for r in rows(section) if not r[0].startswith("--")
@@ -310,7 +329,7 @@ def test_every_dependency_has_its_reason() -> None:
 
 
 def test_column_grants_are_the_columns_that_are_read() -> None:
-    granted = re.findall(r"^GRANT SELECT \((.*)\) ON (\w+)", README, re.MULTILINE)
+    granted = re.findall(r"^GRANT SELECT \((.*)\) ON (\w+)", ACCOUNTS, re.MULTILINE)
     assert {table: set(columns.split(", ")) for columns, table in granted} == {
         layout.name: {*layout.required, *layout.optional} - {layout.members}
         for family in FAMILIES
