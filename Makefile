@@ -12,7 +12,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint types test coverage soak bench image demo constraints clean
+.PHONY: help venv lint types test coverage soak bench image demo docs constraints clean
 .DELETE_ON_ERROR:
 
 help: ## say what there is
@@ -49,6 +49,9 @@ image: ## build the container images and run them, as root; with buildah, deboot
 
 demo: $(BIN)/.runnable ## run a demo: Celery worker, beat and the exporter, until Ctrl-C
 	@exec $(BIN)/python examples/demo/run.py
+
+docs: $(BIN)/.complete ## serve the site on http://localhost:8000/, until Ctrl-C
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --strict
 
 constraints: $(BIN)/.complete ## pin in constraints.txt what .venv has
 	$(PIP) freeze --exclude-editable > constraints.txt
