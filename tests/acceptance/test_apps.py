@@ -133,6 +133,7 @@ def test_app_in_a_file(database: Database, tmp_path: Path) -> None:
     if database.server is not None:  # the reader's rights are enough
         (tmp_path / "password").write_text(READER_PASSWORD)
         entry |= {"username": "reader", "password_file": "password"}
+        entry["timezone"] = "UTC"  # the server's: not the app's to say
     with running(tmp_path, {"backends": [entry]}, ON, "--log.level=debug", **shop.env) as exporter:
         exporter.wait_for(RESULTS, 2, backend="shop", state="SUCCESS")
         exporter.wait_until(lambda: schedule(exporter), "its schedule")

@@ -145,9 +145,13 @@ def test_two_that_begin_at_the_same_moment(database: Database, tmp_path: Path) -
     with two_replicas(database, tmp_path) as replicas:
         with ThreadPoolExecutor(2) as pool:
             exporters = [*pool.map(Replica.start, replicas)]
-        wait_until(lambda: any(map(leads, exporters)), "one follows")
-        wait_until(lambda: any(map(stands_by, exporters)), "one stands by")
-        (other,) = [each for each in exporters if not leads(each)]
+
+        def settled() -> bool:
+            """Whoever was first may have to hand it over to the other."""
+            return sorted(map(leads, exporters)) == [False, True] and any(map(stands_by, exporters))
+
+        wait_until(settled, "one follows, and one stands by")
+        (other,) = [each for each in exporters if stands_by(each)]
         check_that_it_does_nothing(other)
         assert not any(each.logged("logger=exporter.runtime", "warning") for each in exporters)
 
