@@ -28,8 +28,12 @@ def environment(url: URL | str, **settings: Any) -> dict[str, str]:
 
 
 def database(url: URL) -> dict[str, Any]:
-    """Return an entry of Django's DATABASES, for several processes that write at once."""
-    waiting = {"timeout": 60} if url.get_backend_name() == "sqlite" else {}
+    """Return an entry of Django's DATABASES, for several processes that write at once.
+
+    With SQLite's own mode of transactions, two that have read and want to write fail at once.
+    """
+    sqlite = url.get_backend_name() == "sqlite"
+    waiting = {"timeout": 60, "transaction_mode": "IMMEDIATE"} if sqlite else {}
     return {**access(url), "OPTIONS": waiting}
 
 
