@@ -28,8 +28,11 @@ lint: $(BIN)/.complete ## check style, formatting and the direction of imports
 types: $(BIN)/.complete ## check types
 	$(BIN)/mypy
 
-test: servers $(BIN)/.complete ## install what is missing, then lint, types and all tests
-	@$(MAKE) --no-print-directory lint types
+test: servers $(BIN)/.complete ## install what is missing, then lint, types and all tests, side by side
+	@$(MAKE) --no-print-directory --jobs=3 lint types tests COVERAGE=$(COVERAGE)
+
+.PHONY: tests
+tests: $(BIN)/.complete
 	REQUIRE_SERVERS=1 $(BIN)/pytest $(COVERAGE) --ignore=tests/soak --numprocesses=$(JOBS) --dist=worksteal
 
 # By itself, since to trace each line takes a third of the time.

@@ -133,7 +133,7 @@ class Exporter:
             if ended or time.monotonic() > deadline:
                 why = f"ended with {self._child.returncode}" if ended else f"{timeout:g} s passed"
                 pytest.fail(f"{why} before {what}:\n" + "\n".join(self.logs()[-20:]))
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def wait_for(self, name: str, value: float, timeout: float = 30.0, **labels: str) -> None:
         """Wait for a sample to have this value."""
