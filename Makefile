@@ -6,7 +6,7 @@ export PYTHON
 export PYTHONDONTWRITEBYTECODE =
 
 # Tests wait more than they compute; each process has servers of its own.
-JOBS ?= 6
+JOBS ?= 5
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet

@@ -132,7 +132,7 @@ def test_reload_adds_and_removes_backends(database: Database, tmp_path: Path) ->
         write(tmp_path / "b", after)
         both[1].send(signal.SIGHUP)
         wait_until(
-            lambda: sorted(followed(), key=max) == [{"backend-1"}, {"backend-2"}],
+            lambda: sorted(followed(), key=sorted) == [{"backend-1"}, {"backend-2"}],
             "each has one again",
         )
         load.stop()
