@@ -1,4 +1,8 @@
-"""Values of a hundred megabytes in columns that take them: the exporter's memory stays as it is."""
+"""Values of a hundred megabytes: the exporter's memory stays as it is, but for one on SQLite.
+
+That reads a value whole before it cuts it, in our process. So there only results are large, as
+Celery writes them; docs/security.md says what other columns would cost.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ LABELS = ("task_id", "name", "worker", "queue", "traceback")
 REPEATED = {
     "postgresql": ("repeat('x', :size)", "convert_to(repeat('x', :size), 'UTF8')"),
     "mysql": ("REPEAT('x', :size)", "REPEAT('x', :size)"),
-    "sqlite": ("CAST(zeroblob(:size) AS TEXT)", "zeroblob(:size)"),
+    "sqlite": ("'x'", "zeroblob(:size)"),
 }
 
 
@@ -61,5 +65,6 @@ def test_large_values(database: Database, tmp_path: Path) -> None:
         assert exporter.scrape().sums("celery_task_unfinished")[()] == 1
         exporter.poll_again()
         peak = rss(exporter.pid, peak=True)
-    print(f"{dialect}: {size / 1024**2:g} MiB in each of 6 columns, at most {peak:.0f} MiB")  # noqa: T201
-    assert peak < 150
+    columns = "results" if dialect == "sqlite" else "each of 6 columns"
+    print(f"{dialect}: {size / 1024**2:g} MiB in {columns}, at most {peak:.0f} MiB")  # noqa: T201
+    assert peak < 150 + (LARGE / 1024**2 if dialect == "sqlite" else 0)
