@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
@@ -35,6 +35,8 @@ from exporter.counting.results import FAILURE, READY_STATES, SUCCESS, Row, Sizes
 from exporter.counting.zones import CLOCKS
 from exporter.metrics.samples import LARGEST_COUNT
 from exporter.sql.dialects import Dialect, decoded
+
+Id = TypeVar("Id", int, str)
 
 IDS_A_STATEMENT = 1_000  # SQL Server takes 2,100 parameters
 LABELS_KEPT = 20_000  # texts that are kept, so that equal ones are one
@@ -262,7 +264,7 @@ def _number(value: float) -> ColumnElement[Any]:
     return literal_column(repr(value))
 
 
-def portions(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+def portions(ids: Sequence[Id]) -> Iterator[Sequence[Id]]:
     """Yield as many ids at once as a statement takes."""
     for start in range(0, len(ids), IDS_A_STATEMENT):
         yield ids[start : start + IDS_A_STATEMENT]

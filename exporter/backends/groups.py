@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import BindParameter, Connection, Select, bindparam, select
 
 from exporter.backends import members
-from exporter.backends.expressions import portions
+from exporter.backends.expressions import IDS_A_STATEMENT, portions
 from exporter.backends.family import ResultTable
 from exporter.backends.members import UntoldError
 from exporter.counting.groups import (
@@ -30,8 +30,6 @@ from exporter.sql.dialects import Dialect
 
 START = 8_000  # bytes; most groups have no more, and SQL Server cuts no more
 ROWS = 100  # that are read at once, of so many bytes
-TASKS = 1_000  # that are asked for at once
-
 PLAIN = ("VARCHAR", "NVARCHAR", "TEXT")  # types whose index finds a text
 
 States = Mapping[str, str]  # of tasks that have finished, by id
@@ -114,9 +112,8 @@ class GroupReader:
         }
 
     def _asked_for(self, connection: Connection, tasks: Sequence[str]) -> Iterator[tuple[str, str]]:
-        for start in range(0, len(tasks), TASKS):
-            ids = {"ids": tasks[start : start + TASKS]}
-            yield from self._states(connection, self._tasks_by_name, ids)
+        for some in portions(tasks):
+            yield from self._states(connection, self._tasks_by_name, {"ids": some})
 
     def _states(
         self, connection: Connection, query: Select[Any], values: Mapping[str, Any]
@@ -166,7 +163,7 @@ class GroupReader:
                 continue
             some.append((row_id, found))
             tasks += len(found)
-            if tasks >= TASKS:
+            if tasks >= IDS_A_STATEMENT:
                 yield from self._asked(connection, some)
                 some, tasks = [], 0
         yield from self._asked(connection, some)

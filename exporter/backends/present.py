@@ -16,7 +16,7 @@ import sqlalchemy
 from sqlalchemy import ColumnClause, Select, select
 
 from exporter.backends.database import Database
-from exporter.backends.family import ResultTable
+from exporter.backends.family import Layout, ResultTable
 from exporter.counting.position import Position
 from exporter.counting.results import READY_STATES, Labels
 from exporter.counting.spans import inside
@@ -63,7 +63,7 @@ def count_present(database: Database, position: Position) -> Counter[LabelValues
     return counts
 
 
-def groups_present(database: Database, position: Position, kind: str) -> int:
+def groups_present(database: Database, position: Position, layout: Layout) -> int:
     """Count groups that must have been followed to their end when the position was kept.
 
     That is all that are known, but those that are open, or may have come into gaps since.
@@ -76,10 +76,10 @@ def groups_present(database: Database, position: Position, kind: str) -> int:
     ids: Sequence[int] = ()
     while not ids or len(ids) == PORTION:
         with database.session() as session:
-            found = [table for table in session.tables if table.layout.kind == kind]
-            if not found:
+            table = session.table(layout)
+            if table is None:
                 break
-            own = found[0].id
+            own = table.id
             query = select(own).where(own > above, own <= upto).order_by(own).limit(PORTION)
             ids = session.connection.execute(query).scalars().all()
         if not ids:

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import click
 from sqlalchemy import URL
@@ -127,12 +127,11 @@ def _with_config(config: Config, options: Options, *, output: Output) -> int:
 
 def check(config: Config, adopt: Collection[str] = (), output: Output = "text") -> int:
     """Check everything; return 0 where all is well, 1 where something is wrong."""
-    checkpoint, saved = _examine_checkpoint(config.checkpoint)
-    zones = _zones(config.checkpoint) if saved else {}
+    checkpoint, kept = _examine_checkpoint(config.checkpoint)
 
     def examine(settings: Backend) -> Report:
-        known = {} if settings.name in adopt else saved.get(settings.name, {})
-        return _examine(settings, known, zones.get(settings.name, {}))
+        known = {} if settings.name in adopt else kept.known.get(settings.name, {})
+        return _examine(settings, known, kept.zones.get(settings.name, {}))
 
     reports: dict[str, Report] = {}
     for settings, report in zip(config.backends, in_order(examine, config.backends), strict=True):
@@ -211,69 +210,65 @@ def in_order(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[
         yield from pool.map(work, items)
 
 
-Known = Mapping[str, Mapping[str, Identity]]  # by backend and kind
+Facts = list[tuple[str, str]]
 Zones = Mapping[str, Settled]  # by kind
 
 
-def _examine_checkpoint(where: Path | URL | None) -> tuple[Report, Known]:
-    report = Report()
-    known: Known = {}
+class _Kept(NamedTuple):
+    """What a checkpoint knows of backends, by their names."""
+
+    known: Mapping[str, Mapping[str, Identity]] = {}  # by kind
+    zones: Mapping[str, Zones] = {}
+
+
+def _examine_checkpoint(where: Path | URL | None) -> tuple[Report, _Kept]:
+    report, kept = Report(), _Kept()
     try:
         if where is not None:
-            facts, known = _file(where) if isinstance(where, Path) else _database(where)
+            facts, kept = _file(where) if isinstance(where, Path) else _database(where)
             report.facts += facts
     except CheckpointError as error:
         report.errors.append(str(error))
-    return report, known
+    return report, kept
 
 
-def _file(path: Path) -> tuple[list[tuple[str, str]], Known]:
+def _file(path: Path) -> tuple[Facts, _Kept]:
     """Look, and leave no trace: the exporter may be running, or will run as somebody else."""
     if not path.exists():
         folder = path.absolute().parent
         if not os.access(folder, os.W_OK | os.X_OK):
             raise CheckpointError(f"checkpoint {path}: {folder} does not exist or is not writable")
-        return [("file", f"{path} does not exist yet")], {}
+        return [("file", f"{path} does not exist yet")], _Kept()
     if not os.access(path, os.W_OK):
         raise CheckpointError(f"checkpoint {path}: is not writable")
     checkpoint = read(path)
     try:
-        facts, known = _saved(checkpoint)
-        return [("file", f"{path}, {path.stat().st_size} bytes"), *facts], known
+        facts, kept = _saved(checkpoint)
+        return [("file", f"{path}, {path.stat().st_size} bytes"), *facts], kept
     finally:
         checkpoint.close()
 
 
-def _database(url: URL) -> tuple[list[tuple[str, str]], Known]:
+def _database(url: URL) -> tuple[Facts, _Kept]:
     """Try every right; the tables are created where they are missing."""
     checkpoint = Saved(Store(url, IN_A_DATABASE, limits=LIMITS))
     leases = Leases(Store(url, IN_A_DATABASE, limits=LIMITS))
     try:
         server = checkpoint.probe()
-        facts, known = _saved(checkpoint)
+        facts, kept = _saved(checkpoint)
         replicas = some(sorted(leases.look().replicas)) or "none"
-        return [("server", server), *facts, ("replicas", replicas)], known
+        return [("server", server), *facts, ("replicas", replicas)], kept
     finally:
         leases.close()
         checkpoint.close()
 
 
-def _saved(checkpoint: Saved) -> tuple[list[tuple[str, str]], Known]:
+def _saved(checkpoint: Saved) -> tuple[Facts, _Kept]:
     schema = checkpoint.schema()
     if schema is not None and schema < VERSION:
-        return [("schema", f"{schema}: the next start brings it to {VERSION}")], {}
-    known = checkpoint.identities() if schema else {}
-    return [("backends", ", ".join(known) or "none yet")], known
-
-
-def _zones(where: Path | URL | None) -> Mapping[str, Zones]:
-    if where is None:
-        return {}
-    checkpoint = read(where)
-    try:
-        return checkpoint.zones()
-    finally:
-        checkpoint.close()
+        return [("schema", f"{schema}: the next start brings it to {VERSION}")], _Kept()
+    kept = _Kept(checkpoint.identities(), checkpoint.zones()) if schema else _Kept()
+    return [("backends", ", ".join(kept.known) or "none yet")], kept
 
 
 def _examine(settings: Backend, known: Mapping[str, Identity], zones: Zones) -> Report:

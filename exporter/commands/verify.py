@@ -119,9 +119,9 @@ def _present(
         with database.session():
             if refusal := refused(database.settings.name, known, database.identities()):
                 raise CheckpointError(refusal)
-        main, *others = (layout.kind for layout in database.family.layouts)
-        groups = sum(groups_present(database, positions[kind], kind) for kind in others)
-        return count_present(database, positions[main]), groups
+        main, *others = database.family.layouts
+        groups = sum(groups_present(database, positions[each.kind], each) for each in others)
+        return count_present(database, positions[main.kind]), groups
     finally:
         database.close()
 

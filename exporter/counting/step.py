@@ -141,8 +141,9 @@ class Mark(TypedDict):
     below: int | None
     named: bool
     complete: bool
+    # Not there in older ones.
     followed_above: NotRequired[int]
-    settled: dict[str, Any] | None  # not there in older ones
+    settled: NotRequired[dict[str, Any] | None]
 
 
 def zone_in(mark: Mark) -> Settled | None:

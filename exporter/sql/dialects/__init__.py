@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -476,6 +477,11 @@ class Dialect:
 def _for_people(connection: Connection) -> SQLAlchemyDialect:
     """Return the connection's dialect without its driver's ways: some double percent signs."""
     kind: Any = type(connection.dialect)
+    return _without_driver(kind)
+
+
+@cache
+def _without_driver(kind: Any) -> SQLAlchemyDialect:
     made: SQLAlchemyDialect = kind(paramstyle="named")
     return made
 

@@ -20,12 +20,12 @@ from sqlalchemy import (
     Double,
     Integer,
     LargeBinary,
-    MetaData,
     Numeric,
     Row,
     Select,
     String,
     Table,
+    TableClause,
     Uuid,
     cast,
     func,
@@ -287,7 +287,7 @@ class MySQL(Dialect):
         last = self._last(connection, _sequence(table, found, sequence))
         return of_column if last is None else min(of_column, last)
 
-    def _last(self, connection: Connection, its_sequence: Table | None) -> int | None:
+    def _last(self, connection: Connection, its_sequence: TableClause | None) -> int | None:
         """Return the last value of a sequence; None: there is none, or it may not be seen."""
         if its_sequence is None:
             return None
@@ -295,10 +295,8 @@ class MySQL(Dialect):
         if not connection.execute(text(_IS_SEQUENCE), named).scalar():
             return None
         maximum: Select[Any] = select(sqlalchemy.column("maximum_value"))
-        # Compiled once for all of this name: a Table would be for each.
-        like_it = sqlalchemy.table(its_sequence.name, schema=its_sequence.schema)
         try:
-            return int(connection.execute(maximum.select_from(like_it)).scalar_one())
+            return int(connection.execute(maximum.select_from(its_sequence)).scalar_one())
         except DBAPIError as error:
             if self.reason(error) is not Reason.PERMISSION:
                 raise
@@ -385,14 +383,17 @@ def _id_column(connection: Connection, table: Table, column: str) -> Row[Any] | 
     return connection.execute(text(_ID_COLUMN), where).one_or_none()
 
 
-def _sequence(table: Table, id_column: Row[Any], usual: str | None) -> Table | None:
-    """Return the sequence that ids come from; None: from none. It may not be there."""
+def _sequence(table: Table, id_column: Row[Any], usual: str | None) -> TableClause | None:
+    """Return the sequence that ids come from; None: from none. It may not be there.
+
+    It is no Table: what is asked of that would be compiled anew for each.
+    """
     if "auto_increment" in str(id_column.extra):
         return None
     if own := _NEXT_VALUE.match(str(id_column.standard)):
         schema, name = (part.replace("``", "`") for part in own.groups())
-        return Table(name, MetaData(), schema=schema)
-    return Table(usual, MetaData(), schema=table.schema) if usual else None
+        return sqlalchemy.table(name, schema=schema)
+    return sqlalchemy.table(usual, schema=table.schema) if usual else None
 
 
 def _largest(column_type: str) -> int | None:
