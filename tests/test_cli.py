@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from exporter import flags, logs
-from tests.acceptance.process import EXPORTER, run
+from tests.acceptance.process import EXPORTER, environment, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 
 PREFIX = "celery-results-exporter: error: "
 DURATION_FAULT = "backends[0].poll_interval: '5 parsecs' is not a duration; write it like 15s or 5m"
-CLEAN = {
-    key: value
-    for key, value in os.environ.items()
-    if not key.startswith("CELERY")  # whatever the tester's shell has
-}
 
 
 def faults(*arguments: str, **env: str) -> list[str]:
@@ -232,7 +227,7 @@ def test_reader_that_left_is_no_traceback(tmp_path: Path, unbuffered: str) -> No
         stdout=writer,
         stderr=subprocess.PIPE,
         text=True,
-        env=CLEAN | {"PYTHONUNBUFFERED": unbuffered},
+        env=environment({"PYTHONUNBUFFERED": unbuffered}),
         timeout=60,
         check=False,
     )
@@ -251,7 +246,7 @@ def test_ctrl_c_ends_once_quietly() -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=CLEAN | {"CELERY_RESULT_BACKEND": f"mysql+pymysql://u:x@127.0.0.1:{port}/d"},
+            env=environment({"CELERY_RESULT_BACKEND": f"mysql+pymysql://u:x@127.0.0.1:{port}/d"}),
             # The background job of a shell ignores it, and so would we.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         ) as process:
@@ -268,7 +263,7 @@ def test_closed_stdout_is_no_traceback() -> None:
         ["sh", "-c", 'exec "$0" -m exporter --log.level=x >&-', sys.executable],
         capture_output=True,
         text=True,
-        env=CLEAN,
+        env=environment({}),
         timeout=60,
         check=False,
     )
@@ -285,7 +280,7 @@ def test_a_slip_costs_no_heavy_imports() -> None:
         [sys.executable, "-c", script],
         capture_output=True,
         text=True,
-        env=CLEAN,
+        env=environment({}),
         timeout=60,
         check=True,
     )

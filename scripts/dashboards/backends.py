@@ -72,9 +72,7 @@ DASHBOARD = dashboard(
                 number(
                     "Followed",
                     "Whether a replica follows the backend (yes), or none does (no).",
-                    Column(
-                        f"max by (job, backend) ({F.of(c.LEADER)})", "{{job}} {{backend}}", "none"
-                    ),
+                    Column(_gauge(c.LEADER, "job, backend"), "{{job}} {{backend}}", "none"),
                     Step(None, "red"),
                     Step(1, "green"),
                     mapping=YES_OR_NO,
