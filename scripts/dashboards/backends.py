@@ -17,6 +17,7 @@ from scripts.dashboards.parts import (
     per_minute,
     rows,
     runbook,
+    whether,
 )
 
 F = Filters()
@@ -48,14 +49,12 @@ def _of_process(name: str) -> str:
 
 
 def _reloaded(metric: Metric, what: str) -> Panel:
-    return number(
+    return whether(
         f"{what} in use",
         f"Whether the {what.lower()} is in use as it is in its file (yes) or was refused (no).",
         Column(f"min by (instance) ({F.of(metric)})", "{{instance}}", "none"),
-        Step(None, "red"),
-        Step(1, "green"),
-        mapping=YES_OR_NO,
-        width=6,
+        YES_OR_NO,
+        6,
     )
 
 
@@ -69,14 +68,12 @@ DASHBOARD = dashboard(
         "Reading": [
             backends(F, 12),
             runbook(
-                number(
+                whether(
                     "Followed",
                     "Whether a replica follows the backend (yes), or none does (no).",
                     Column(_gauge(c.LEADER, "job, backend"), "{{job}} {{backend}}", "none"),
-                    Step(None, "red"),
-                    Step(1, "green"),
-                    mapping=YES_OR_NO,
-                    width=12,
+                    YES_OR_NO,
+                    12,
                 ),
                 "CeleryResultsNoLeader",
             ),

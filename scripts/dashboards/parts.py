@@ -131,11 +131,10 @@ def number(
     description: str,
     value: Column,
     *steps: Step,
-    mapping: model.ValueMap | None = None,
     width: int = 4,
 ) -> stat.Panel:
     """Show one value, or one for each series, as of now; its heading is the name of each."""
-    panel = (
+    return (
         stat.Panel()
         .title(title)
         .description(description)
@@ -149,7 +148,14 @@ def number(
         .span(width)
         .height(4)
     )
-    return panel.mappings([mapping]) if mapping else panel
+
+
+def whether(
+    title: str, description: str, value: Column, mapping: model.ValueMap, width: int
+) -> stat.Panel:
+    """Show in words whether something is so, in green, or is not, in red."""
+    panel = number(title, description, value, Step(None, "red"), Step(1, "green"), width=width)
+    return panel.mappings([mapping])
 
 
 def graph(
@@ -331,14 +337,12 @@ def per_minute(selector: str, by: str) -> str:
 
 def backends(filters: Filters, width: int) -> Panel:
     """Show which backends are up."""
-    panel = number(
+    panel = whether(
         "Backends",
         "Whether the last poll of each backend succeeded.",
         Column(f"min by (backend) ({filters.of(catalogue.UP)})", "{{backend}}", "none"),
-        Step(None, "red"),
-        Step(1, "green"),
-        mapping=UP_OR_DOWN,
-        width=width,
+        UP_OR_DOWN,
+        width,
     )
     return runbook(panel, "CeleryResultBackendDown")
 

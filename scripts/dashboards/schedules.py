@@ -15,6 +15,7 @@ from scripts.dashboards.parts import (
     number,
     rows,
     runbook,
+    whether,
 )
 
 F = Filters("task")
@@ -31,14 +32,12 @@ DASHBOARD = dashboard(
     {
         "Now": [
             runbook(
-                number(
+                whether(
                     "Schedules",
                     "Whether the tables of celery beat can be read.",
                     Column(f"min by (backend) ({F.of(c.BEAT_UP)})", "{{backend}}", "none"),
-                    Step(None, "red"),
-                    Step(1, "green"),
-                    mapping=UP_OR_DOWN,
-                    width=6,
+                    UP_OR_DOWN,
+                    6,
                 ),
                 "CeleryBeatSchedulesNotRead",
             ),
