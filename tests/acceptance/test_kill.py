@@ -53,9 +53,12 @@ def writers(database: Database, processes: int, *flags: str) -> Iterator[None]:
     """Let real Celery backends write all the while."""
     command = [sys.executable, "-m", "tests.acceptance.writer", database.celery_url]
     command += [str(processes), f"--pause={PAUSE}", *flags]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT) as child:
-        yield
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=ROOT) as child:
         assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"writing\n"
+        yield
         child.stdin.close()
         assert child.wait(60) == 0
 

@@ -1,11 +1,12 @@
 """Write results as Celery's workers do, with Celery's own backend, until told to stop.
 
-Each process writes its share of ROWS results, or goes on until its standard input is closed. Most
-are tracked: STARTED, perhaps RETRY, then the end, in the same row. Now and then it saves a group.
-With OPEN it begins with that many tasks and leaves them unfinished while it works at others, ends
-the oldest as others begin, and all in the end. With a ledger it survives a database that is away:
-it stores the same state again until that works, and notes what is stored. With TABLES it writes
-those of another family, with what stores results there.
+Each process writes its share of ROWS results, or goes on until its standard input is closed;
+"writing" is printed then, when there is a first result and group. Most are tracked: STARTED,
+perhaps RETRY, then the end, in the same row. Now and then it saves a group. With OPEN it begins
+with that many tasks and leaves them unfinished while it works at others, ends the oldest as others
+begin, and all in the end. With a ledger it survives a database that is away: it stores the same
+state again until that works, and notes what is stored. With TABLES it writes those of another
+family, with what stores results there.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Writer:
         self._ledger = Ledger(options.ledger, number) if options.ledger else None
         self._open: deque[Task] = deque()
 
-    def write(self, rows: int, stop: billiard.Event) -> None:
+    def write(self, rows: int, begun: billiard.Event, stop: billiard.Event) -> None:
         for row in range(rows):
             if stop.is_set():
                 break
@@ -98,6 +99,7 @@ class Writer:
             self._finish(task, row)
             if row % GROUP_EVERY == 0:
                 self._save_group()
+            begun.set()
             time.sleep(self._options.pause)
         for task in self._open:
             self._finish(task, rows)
@@ -202,15 +204,18 @@ def main() -> None:
     parser.add_argument("--tables", choices=BACKENDS, default="celery", help="whose")
     options = parser.parse_args()
     backend = BACKENDS[options.tables](options.url)
-    stop = billiard.Event()
+    begun, stop = billiard.Event(), billiard.Event()
     share = 10**9 if options.rows is None else options.rows // options.processes
     children = [
-        billiard.Process(target=Writer(backend, number, options).write, args=(share, stop))
+        billiard.Process(target=Writer(backend, number, options).write, args=(share, begun, stop))
         for number in range(options.processes)
     ]
     for child in children:
         child.start()
     if options.rows is None:
+        while not begun.wait(0.1) and all(child.is_alive() for child in children):
+            pass
+        print("writing", flush=True)  # noqa: T201 - who started it waits for this
         sys.stdin.read()
         stop.set()
     for child in children:

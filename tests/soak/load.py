@@ -98,8 +98,9 @@ def load(
     command += [] if rows is None else [str(rows)]
     command += [f"--ledger={ledger}", f"--pause={pause}", *written.flags]
     command += [f"--open={-(-unfinished // processes)}"]
+    pipe, null = subprocess.PIPE, subprocess.DEVNULL
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, start_new_session=True, cwd=ROOT
+        command, stdin=pipe, stdout=null, start_new_session=True, cwd=ROOT
     ) as child:
         try:
             writing = Load(child, ledger)
