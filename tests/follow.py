@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from celery.backends.database.models import TaskExtended, TaskSet
 from celery.backends.database.session import ResultModelBase
-from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.config.loading import from_url
 from exporter.counting.lifecycle import Rules
@@ -19,9 +18,10 @@ from exporter.counting.tally import Tally
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.formats import Format
 from exporter.runtime.poller import Poller
+from tests.scrape import Scrape
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Connection, Engine
 
@@ -72,21 +72,17 @@ class Follower:
         ]
         return min(max(waits, default=0.0), 1.0)
 
+    def scrape(self) -> Scrape:
+        """Return the metrics of this moment."""
+        return Scrape(self.exposition.body(Format.TEXT).decode())
+
     def samples(self, name: str) -> list[tuple[Mapping[str, str], float]]:
         """Return all samples of this name as labels and value."""
-        text = self.exposition.body(Format.TEXT).decode()
-        return [
-            (sample.labels, sample.value)
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name == name
-        ]
+        return self.scrape().named(name)
 
     def value(self, name: str, **labels: str) -> float | None:
         """Return the one sample with these labels, or None."""
-        found = [v for have, v in self.samples(name) if labels.items() <= have.items()]
-        assert len(found) <= 1, f"{name}{labels} is ambiguous"
-        return found[0] if found else None
+        return self.scrape().value(name, **labels)
 
     def total(self, name: str, **labels: str) -> float:
         """Return the sum over all samples with these labels."""
@@ -112,7 +108,20 @@ def create_tables(database: Database) -> Engine:
 
 def insert(connection: Connection, state: str = "SUCCESS", **values: Any) -> int:
     """Insert a row of the task table and return its id."""
-    row = {
+    row = _row(state, values)
+    return connection.execute(TASKS.insert().values(row)).inserted_primary_key[0]
+
+
+def insert_many(
+    connection: Connection, ids: Sequence[int], state: str = "SUCCESS", **values: Any
+) -> Sequence[int]:
+    """Insert a row of the task table for each of these ids, and return them."""
+    connection.execute(TASKS.insert(), [_row(state, values | {"id": each}) for each in ids])
+    return ids
+
+
+def _row(state: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "task_id": str(uuid.uuid4()),
         "status": state,
         "date_done": datetime.now(UTC).replace(tzinfo=None),
@@ -120,10 +129,15 @@ def insert(connection: Connection, state: str = "SUCCESS", **values: Any) -> int
         "worker": "w1@host",
         "queue": "celery",
         "retries": 0,
-    } | values
-    return connection.execute(TASKS.insert().values(row)).inserted_primary_key[0]
+        **values,
+    }
 
 
 def update(connection: Connection, row_id: int, state: str, **values: Any) -> None:
     """Update a row of the task table in place."""
-    connection.execute(TASKS.update().where(TASKS.c.id == row_id).values(status=state, **values))
+    update_many(connection, [row_id], state, **values)
+
+
+def update_many(connection: Connection, ids: Sequence[int], state: str, **values: Any) -> None:
+    """Update rows of the task table in place."""
+    connection.execute(TASKS.update().where(TASKS.c.id.in_(ids)).values(status=state, **values))

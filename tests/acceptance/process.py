@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import URL
 
+from tests.scrape import Scrape
 from tests.servers import forkserver
 from tests.servers.process import HOST
 
@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     from tests.servers.forkserver import Child
 
 EXPORTER = (sys.executable, "-m", "exporter")
+QUICK_LEASES = (sys.executable, "-m", "tests.acceptance.quick_leases")
+QUICK_LOOKS = (sys.executable, "-m", "tests.acceptance.quick_looks")
+FORKED: dict[tuple[str, ...], str] = {
+    EXPORTER: "exporter.cli:main",
+    QUICK_LEASES: "tests.acceptance.quick_leases:main",
+    QUICK_LOOKS: "tests.acceptance.quick_looks:main",
+}
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 PROMISED_END = 5.0  # seconds from the signal to the end
 FAST = {"poll_interval": "100ms", "first_zero": "0s", "start": "beginning"}
@@ -42,38 +49,6 @@ class Answer:
 
     status: int
     body: str
-
-
-@dataclass(frozen=True)
-class Scrape:
-    """The metrics of one moment."""
-
-    samples: list[tuple[str, Mapping[str, str], float]]  # name, labels, value
-
-    @classmethod
-    def parse(cls, text: str) -> Scrape:
-        """Read the text format."""
-        return cls(
-            [
-                (sample.name, sample.labels, sample.value)
-                for family in text_string_to_metric_families(text)
-                for sample in family.samples
-            ]
-        )
-
-    def sums(self, name: str, *by: str) -> Counter[tuple[str, ...]]:
-        """Return `sum by (…) (name)`, without the zeros."""
-        sums: Counter[tuple[str, ...]] = Counter()
-        for found, labels, value in self.samples:
-            if found == name:
-                sums[tuple(labels[label] for label in by)] += int(value)
-        return +sums
-
-    def value(self, name: str, **labels: str) -> float | None:
-        """Return the one sample with these labels, or None."""
-        found = [v for n, have, v in self.samples if n == name and labels.items() <= have.items()]
-        assert len(found) <= 1, f"{name}{labels} is ambiguous"
-        return found[0] if found else None
 
 
 class Exporter:
@@ -123,7 +98,7 @@ class Exporter:
         """Return the metrics of this moment."""
         answer = self.get("/metrics", "text/plain")
         assert answer.status == 200
-        return Scrape.parse(answer.body)
+        return Scrape(answer.body)
 
     def wait_until(self, condition: Callable[[], object], what: str, timeout: float = 30.0) -> None:
         """Return once the condition holds; fail with the logs when it does not, or it ends."""
@@ -252,9 +227,10 @@ def start(
     env: Mapping[str, str],
 ) -> Child:
     """Start a program; the exporter from the fork server, unless Python is told something, too."""
-    if program is EXPORTER and not any(name.startswith("PYTHON") for name in env):
+    main = FORKED.get((*program,))
+    if main and not any(name.startswith("PYTHON") for name in env):
         files = stdout.fileno(), stderr.fileno()
-        return forkserver.EXPORTER.start(arguments, *files, environment(env))
+        return forkserver.EXPORTER.start(arguments, *files, environment(env), main=main)
     return subprocess.Popen(
         [*program, *arguments],
         stdin=subprocess.DEVNULL,

@@ -1,13 +1,12 @@
 """The exporter's own command line, whose leases last three seconds."""
 
-import sys
-
 from exporter.checkpoint import lease
+from exporter.cli import main as exporter
+from exporter.runtime import replica, service
 
-if __name__ == "__main__":
-    lease.LEASE_DURATION = 3.0
-    from exporter.cli import main
-    from exporter.runtime import replica
 
-    replica.RENEW_INTERVAL = replica.RETRY_INTERVAL = 0.3
-    sys.exit(main())
+def main() -> int:
+    """Run it."""
+    lease.LEASE_DURATION = replica.LEASE_DURATION = service.LEASE_DURATION = 3.0
+    replica.RENEW_INTERVAL = replica.RETRY_INTERVAL = service.RETRY_INTERVAL = 0.3
+    return exporter()

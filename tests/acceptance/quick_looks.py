@@ -1,10 +1,10 @@
 """The exporter's own command line, which looks at schedules twice a second."""
 
-import sys
-
-from exporter.cli import main
+from exporter.cli import main as exporter
 from exporter.runtime import beat
 
-if __name__ == "__main__":
+
+def main() -> int:
+    """Run it."""
     beat.LOOK_INTERVAL = 0.5
-    sys.exit(main())
+    return exporter()

@@ -7,7 +7,6 @@ import random
 import signal
 import sqlite3
 import string
-import sys
 import threading
 import time
 import uuid
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Self
 
-from tests.acceptance.process import EXPORTER, FAST, Exporter, running
+from tests.acceptance.process import EXPORTER, FAST, QUICK_LEASES, Exporter, running
 from tests.follow import create_tables
 from tests.servers.database import SQLite
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     from tests.servers.database import Database
 
-QUICK = (sys.executable, "-m", "tests.acceptance.quick_leases")
 RESULTS = "celery_task_results_total"
 LEADER = "celery_results_exporter_leader"
 INSERT = """INSERT INTO celery_taskmeta (task_id, status, date_done, name, worker, queue, retries)
@@ -314,7 +312,7 @@ def fleet_of(
     count: int, folder: Path, load: Load, checkpoint: Database, *, quick: bool
 ) -> Iterator[tuple[list[Replica], Fleet, Watch]]:
     """Make replicas, none of which runs yet, and look what they serve; judge it in the end."""
-    config, program = load.config(checkpoint), QUICK if quick else EXPORTER
+    config, program = load.config(checkpoint), QUICK_LEASES if quick else EXPORTER
     with contextlib.ExitStack() as stack:
         replicas = [
             stack.enter_context(Replica(folder / letter, config, program))

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.acceptance.process import FAST, Scrape, run, running, write
+from tests.acceptance.process import FAST, run, running, write
 from tests.follow import create_tables, insert
+from tests.scrape import Scrape
 from tests.servers.database import READER_PASSWORD, Database, SQLite
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ def test_polls(said: dict[str, Said], command: str, what: str) -> None:
     assert all(pause > 0.09 * 2**n for n, pause in enumerate(pauses[:3])), pauses
     tracebacks = ["Traceback" in line for line in lines]
     assert tracebacks == [ROWS[what].unexpected, *[False] * (len(lines) - 1)]
-    scrape = Scrape.parse(said[command].out)
+    scrape = Scrape(said[command].out)
     assert scrape.value("celery_backend_up", backend=what) == 0
     errors = scrape.value(
         "celery_backend_poll_errors_total", backend=what, reason=ROWS[what].reason
@@ -263,7 +264,7 @@ def test_healthy_one_is_looked_at(said: dict[str, Said], command: str, line: str
 def test_healthy_one_is_counted(
     said: dict[str, Said], command: str, code: int, results: int
 ) -> None:
-    scrape = Scrape.parse(said[command].out)
+    scrape = Scrape(said[command].out)
     assert scrape.value("celery_backend_up", backend=HEALTHY) == 1
     counted = scrape.sums("celery_task_results_total", "backend", "state")
     assert counted == {(HEALTHY, "SUCCESS"): results}

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections import Counter
     from pathlib import Path
 
-    from tests.acceptance.process import Exporter, Scrape
+    from tests.acceptance.process import Exporter
+    from tests.scrape import Scrape
     from tests.servers.database import Database
     from tests.servers.mariadb import MariaDB
     from tests.servers.postgresql import PostgreSQL
@@ -134,11 +135,8 @@ def test_revoked_task_has_its_name_when_it_is_due(
 
 def assert_times_are_right(scrape: Scrape) -> None:
     """Seconds, where a zone that is not understood would make hours."""
-    newest = max(
-        value
-        for name, _, value in scrape.samples
-        if name == "celery_task_last_finished_timestamp_seconds"
-    )
+    last = scrape.named("celery_task_last_finished_timestamp_seconds")
+    newest = max(value for _, value in last)
     assert newest == pytest.approx(time.time(), abs=10)
     assert scrape.value("celery_backend_clock_skew_seconds") == pytest.approx(0, abs=5)
 

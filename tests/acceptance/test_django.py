@@ -20,7 +20,7 @@ from tests.soak.written import DJANGO
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.acceptance.process import Scrape
+    from tests.scrape import Scrape
     from tests.servers.database import Database
 
 RESULTS = "celery_task_results_total"

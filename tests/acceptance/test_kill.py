@@ -28,7 +28,8 @@ from tests.soak.written import CELERY, DJANGO
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.acceptance.process import Exporter, Scrape
+    from tests.acceptance.process import Exporter
+    from tests.scrape import Scrape
     from tests.servers.database import Database
     from tests.soak.written import Written
 

@@ -25,7 +25,6 @@ from exporter.runtime.polling import TOGETHER
 from tests.acceptance.process import (
     FAST,
     Exporter,
-    Scrape,
     beginning,
     one_backend,
     run,
@@ -34,6 +33,7 @@ from tests.acceptance.process import (
 )
 from tests.checkpoint.older import copy, written
 from tests.follow import create_tables, insert, restored, update
+from tests.scrape import Scrape
 from tests.servers.database import Database, SQLite
 from tests.servers.process import HOST
 
@@ -330,7 +330,7 @@ def test_once_prints_the_metrics(sqlite: Database, tmp_path: Path) -> None:
     config = one_backend(sqlite.reader_url)
     good = run("once", f"--config.file={write(tmp_path, config)}")
     assert (good.returncode, good.stderr) == (0, "")
-    assert Scrape.parse(good.stdout).value(RESULTS, state="SUCCESS") == 1
+    assert Scrape(good.stdout).value(RESULTS, state="SUCCESS") == 1
 
     config["backends"].append({"name": "mail", "result_backend": "sqlite:////nowhere/x.sqlite"})
     bad = run("once", f"--config.file={write(tmp_path, config)}")
@@ -339,7 +339,7 @@ def test_once_prints_the_metrics(sqlite: Database, tmp_path: Path) -> None:
         'backend=mail reason=connect error="the database file /nowhere/x.sqlite does not exist'
         in bad.stderr
     )
-    printed = Scrape.parse(bad.stdout)
+    printed = Scrape(bad.stdout)
     assert printed.value(RESULTS, state="SUCCESS", backend="shop") == 1
     assert printed.value("celery_backend_up", backend="mail") == 0
 
@@ -351,14 +351,14 @@ def test_once_counts_what_may_get_its_name_later(sqlite: Database, tmp_path: Pat
         row = insert(connection, "REVOKED", **nameless)
     config = one_backend(sqlite.reader_url) | {"checkpoint": {"path": "checkpoint.sqlite"}}
     command = ("once", f"--config.file={write(tmp_path, config)}")
-    first = Scrape.parse(run(*command).stdout)
+    first = Scrape(run(*command).stdout)
     assert first.sums(RESULTS, "task", "state") == {
         ("app.add", "SUCCESS"): 1,
         ("", "REVOKED"): 1,
     }
     with sqlite.engine().begin() as connection:
         update(connection, row, "REVOKED", name="app.add", worker="w1@host", queue="celery")
-    second = Scrape.parse(run(*command).stdout)
+    second = Scrape(run(*command).stdout)
     assert second.value(RESULTS, task="app.add", state="REVOKED") == 1
     assert second.value("celery_task_results_revised_total", task="") == 1
     assert run("verify", *command[1:]).returncode == 0

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.acceptance.process import FAST, Scrape, run, running, write
+from tests.acceptance.process import FAST, run, running, write
 from tests.follow import create_tables, insert
+from tests.scrape import Scrape
 from tests.servers.database import Database, SQLite
 from tests.sql.test_text import any_bytes, put
 
@@ -93,7 +94,7 @@ def test_every_command_ends_well(said: dict[str, tuple[int, str]]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("command", ["once", "run"])
 def test_counts(said: dict[str, tuple[int, str]], command: str, name: str) -> None:
-    scrape = Scrape.parse(said[command][1])
+    scrape = Scrape(said[command][1])
     assert scrape.value("celery_backend_up", backend=name) == 1
     results = scrape.sums("celery_task_results_total", "backend", "state")
     assert {state: n for (of, state), n in results.items() if of == name} == COUNTED

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from sqlalchemy import NullPool, create_engine, make_url, text
 
-from tests.acceptance.process import FAST, running
+from tests.acceptance.process import FAST, QUICK_LOOKS, running
 from tests.acceptance.test_prometheus import SCRAPE_EVERY_SECOND
 from tests.servers.beat import Calculator
 from tests.servers.process import wait_until
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from tests.acceptance.process import Exporter
     from tests.servers.prometheus import Prometheus
 
-QUICK = (sys.executable, "-m", "tests.acceptance.quick_looks")
 ALERTS = Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yml"
 ALERT = "CeleryBeatEntryOverdue"
 FIRING = f'ALERTS{{alertname="{ALERT}",alertstate="firing"}}'
@@ -80,7 +78,7 @@ def test_schedules_of_a_django_project(
             }
         ],
     }
-    with calculator.worker(), running(tmp_path, config, program=QUICK) as exporter:
+    with calculator.worker(), running(tmp_path, config, program=QUICK_LOOKS) as exporter:
         watching = prometheus(SCRAPE_EVERY_SECOND % exporter.address + _rules(tmp_path))
         with calculator.beat():
             _wait_for_runs(exporter, 2)
@@ -129,16 +127,13 @@ def _assert_on_time(exporter: Exporter) -> None:
     assert scrape.value("celery_beat_entries_unreadable") == 0
     enabled = {
         labels["entry"]: (labels["task"], value)
-        for name, labels, value in scrape.samples
-        if name == "celery_beat_entry_enabled"
+        for labels, value in scrape.named("celery_beat_entry_enabled")
     }
     assert enabled == {
         entry["name"]: (entry["task"], float(entry.get("enabled", True))) for entry in ENTRIES
     }
     period = {
-        labels["entry"]: value
-        for name, labels, value in scrape.samples
-        if name == "celery_beat_entry_period_seconds"
+        labels["entry"]: value for labels, value in scrape.named("celery_beat_entry_period_seconds")
     }
     assert period == {
         "multiply every minute": 60,

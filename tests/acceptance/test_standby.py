@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from exporter.runtime.replica import STANDING_BY
-from tests.acceptance.process import Scrape, one_backend, run, write
+from tests.acceptance.process import QUICK_LEASES, one_backend, run, write
 from tests.acceptance.replicas import (
     LEADER,
-    QUICK,
     RESULTS,
     Load,
     Replica,
@@ -23,6 +22,7 @@ from tests.acceptance.replicas import (
     fleet_of,
 )
 from tests.follow import create_tables, insert
+from tests.scrape import Scrape
 from tests.servers.process import wait_until
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def check_that_it_does_nothing(exporter: Exporter) -> None:
 
 @contextlib.contextmanager
 def two_replicas(
-    database: Database, folder: Path, program: tuple[str, ...] = QUICK
+    database: Database, folder: Path, program: tuple[str, ...] = QUICK_LEASES
 ) -> Iterator[tuple[Replica, Replica]]:
     config = one_backend(database.reader_url, first_zero="200ms")
     config["checkpoint"] = {"url": database.owner.render_as_string(hide_password=False)}
@@ -114,8 +114,8 @@ def test_reload_adds_and_removes_backends(database: Database, tmp_path: Path) ->
     del before["backends"][2], after["backends"][0]
     with (
         load,
-        Replica(tmp_path / "a", before, QUICK) as first,
-        Replica(tmp_path / "b", before, QUICK) as second,
+        Replica(tmp_path / "a", before, QUICK_LEASES) as first,
+        Replica(tmp_path / "b", before, QUICK_LEASES) as second,
     ):
         both = [first.start(), second.start()]
 
@@ -212,8 +212,8 @@ def test_commands_know_the_checkpoint(database: Database, tmp_path: Path) -> Non
         for _ in range(2):  # the second one goes on
             once = run("once", flag)
             assert (once.returncode, once.stderr) == (0, "")
-            assert Scrape.parse(once.stdout).value(RESULTS, state="SUCCESS") == 1
-            assert Scrape.parse(once.stdout).value(LEADER) == 1
+            assert Scrape(once.stdout).value(RESULTS, state="SUCCESS") == 1
+            assert Scrape(once.stdout).value(LEADER) == 1
         verified = run("verify", flag)
         assert verified.returncode == 0
         assert "1 present, 1 counted, 0 missing" in verified.stdout

@@ -38,9 +38,7 @@ def newest(database: Database) -> dict[str, float]:
 
 def shown(exporter: Exporter) -> dict[str, float]:
     """Return the same, as the exporter shows it."""
-    return {
-        labels["task"]: value for name, labels, value in exporter.scrape().samples if name == LAST
-    }
+    return {labels["task"]: value for labels, value in exporter.scrape().named(LAST)}
 
 
 def test_zone_is_found_out(celery_worker: Workers, tmp_path: Path) -> None:

@@ -22,7 +22,16 @@ from exporter.counting.step import Batch, Plan
 from exporter.errors import BackendError, Reason
 from exporter.sql.dialects.postgresql import beyond_all
 from tests.conftest import DATABASES
-from tests.follow import GROUPS, TASKS, Follower, create_tables, insert, update
+from tests.follow import (
+    GROUPS,
+    TASKS,
+    Follower,
+    create_tables,
+    insert,
+    insert_many,
+    update,
+    update_many,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,7 +185,7 @@ def test_many_unfinished_rows_are_watched_together(
     """Whatever happens to one of them is seen: another state, another worker, none any more."""
     many = Rules().cohort + 100
     with engine.begin() as connection:
-        rows = [insert(connection, "STARTED", id=apart * row) for row in range(1, many + 1)]
+        rows = insert_many(connection, range(apart, apart * many + 1, apart), "STARTED")
     position = follower.poll().poll().poll().poller.follower.positions["task"]
     assert [len(cohort.ids) for cohort in position.rechecks.cohorts] == [Rules().cohort]
     now = datetime.now(UTC).replace(tzinfo=None)
@@ -196,8 +205,7 @@ def test_many_unfinished_rows_are_watched_together(
     assert follower.total("celery_task_unfinished", state="STARTED", worker="w2@host") == 1
     assert follower.value("celery_task_unfinished_vanished_total", state="STARTED") == 1
     with engine.begin() as connection:
-        for row in rows[3:]:
-            update(connection, row, "SUCCESS")
+        update_many(connection, rows[3:], "SUCCESS")
     deadline = time.monotonic() + 20
     while follower.poll().states()["SUCCESS"] < many - 3 and time.monotonic() < deadline:
         pass
@@ -312,15 +320,17 @@ def test_name_that_comes_after_the_grace_is_moved(
     follower = Follower(database.reader_url, None, **settings)
     moment = datetime.now(UTC).replace(microsecond=0, tzinfo=None)
     with engine.begin() as connection:
-        revoked = [insert(connection, "REVOKED", date_done=moment, **NAMELESS) for _ in range(rows)]
+        revoked = insert_many(
+            connection, range(1, rows + 1), "REVOKED", date_done=moment, **NAMELESS
+        )
     time.sleep(0.2)
     for _ in range(3):
         follower.poll()
     results = "celery_task_results_total"
     assert follower.value(results, task="", state="REVOKED") == rows
     with engine.begin() as connection:
-        for row in revoked:
-            update(connection, row, "REVOKED", name="app.add", worker="w1@host", queue="celery")
+        named = {"name": "app.add", "worker": "w1@host", "queue": "celery"}
+        update_many(connection, revoked, "REVOKED", **named)
     follower.poll().poll()
     labels = {"task": "app.add", "worker": "w1@host", "queue": "celery"}
     assert follower.value(results, state="REVOKED", **labels) == rows
@@ -414,8 +424,7 @@ def test_tables_may_come_later(database: Database) -> None:
 @pytest.mark.parametrize("rows", [3, Rules().cohort + 100])
 def test_rows_vanish_with_their_table(follower: Follower, engine: Engine, rows: int) -> None:
     with engine.begin() as connection:
-        for _ in range(rows):
-            insert(connection, "STARTED")
+        insert_many(connection, range(1, rows + 1), "STARTED")
     follower.poll().poll().poll()
     TASKS.drop(engine)
     assert not follower.poller.try_poll()
@@ -627,8 +636,7 @@ def test_less_is_asked_for_after_a_failure(
 ) -> None:
     """Or what takes longer than a query may take would do so for ever."""
     with engine.begin() as connection:
-        for _ in range(1_000):
-            insert(connection)
+        insert_many(connection, range(1, 1_001))
     asked = []
 
     def slow(_: Reader, __: object, plan: Plan) -> Batch:

@@ -16,8 +16,7 @@ import pytest
 import yaml
 from sqlalchemy import Engine, make_url
 
-from tests.acceptance.process import running
-from tests.acceptance.test_schedules import QUICK
+from tests.acceptance.process import QUICK_LOOKS, running
 from tests.deploy import mixin
 from tests.deploy.promql import groups
 from tests.deploy.queries import DASHBOARDS, QUERIES, VARIABLE, substituted, variables
@@ -81,7 +80,7 @@ def demo(
         with (
             schedules(broker, tmp_path) as beat_database,
             running(
-                tmp_path, config(database.reader_url, beat_database), flag, program=QUICK
+                tmp_path, config(database.reader_url, beat_database), flag, program=QUICK_LOOKS
             ) as exporter,
         ):
             watching = prometheus(f"""

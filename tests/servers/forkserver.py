@@ -82,7 +82,7 @@ class Forked:
 class ForkServer:
     """What starts one program; its process ends with ours."""
 
-    main: str  # "module:function"
+    main: str  # "module:function", what is run unless another one is asked for
     preloaded: tuple[str, ...]  # modules that it imports sooner or later
 
     def start(
@@ -92,10 +92,12 @@ class ForkServer:
         stderr: int,
         env: Mapping[str, str],
         folder: Path | None = None,
+        main: str = "",
     ) -> Forked:
         """Start the program, in a session of its own; it writes to these files."""
         ours, status = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         request = {
+            "main": main or self.main,
             "arguments": [*arguments],
             "env": {**env},
             "folder": str(folder or Path.cwd()),
@@ -110,7 +112,8 @@ class ForkServer:
         ours, requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with requests:
             fd = requests.fileno()
-            command = [sys.executable, "-m", __name__, str(fd), self.main, *self.preloaded]
+            modules = [self.main.partition(":")[0], *self.preloaded]
+            command = [sys.executable, "-m", __name__, str(fd), *modules]
             child = subprocess.Popen(command, pass_fds=[fd], stdin=subprocess.DEVNULL)
         atexit.register(child.wait)
         atexit.register(ours.close)  # runs before
@@ -169,6 +172,7 @@ DJANGO = ForkServer(
 
 @dataclass(frozen=True)
 class _Start:
+    main: str
     arguments: list[str]
     env: dict[str, str]
     folder: str
@@ -221,16 +225,16 @@ def _serve(requests: socket.socket) -> _Start | None:
 
 def main() -> int | None:
     """Serve, and in each child be the program."""
-    fd, program, *preloaded = sys.argv[1:]
-    module, function = program.split(":")
-    for each in (module, *preloaded):
+    fd, *preloaded = sys.argv[1:]
+    for each in preloaded:
         importlib.import_module(each)
     gc.freeze()  # what is shared stays so
     started = _serve(socket.socket(fileno=int(fd)))
     if started is None:
         return 0
     started.become()
-    run: Callable[[], int | None] = getattr(sys.modules[module], function)
+    module, function = started.main.split(":")
+    run: Callable[[], int | None] = getattr(importlib.import_module(module), function)
     return run()
 
 

@@ -124,9 +124,7 @@ def config(folder: Path, *backends: dict[str, Any]) -> dict[str, Any]:
 
 def counted(exporter: Exporter, name: str = "shop") -> Counter[Labels]:
     """Return what the exporter has counted of a backend."""
-    scrape = exporter.scrape()
-    mine = [found for found in scrape.samples if found[1].get("backend") == name]
-    return type(scrape)(mine).sums(RESULTS, *LABELS)
+    return exporter.scrape().sums(RESULTS, *LABELS, backend=name)
 
 
 def assert_counts(

@@ -12,8 +12,9 @@ from sqlalchemy import NullPool, create_engine
 from exporter.backends.database import Database
 from exporter.config import loading
 from exporter.errors import BackendError
-from tests.acceptance.process import Scrape, run, write
+from tests.acceptance.process import run, write
 from tests.follow import Follower, insert
+from tests.scrape import Scrape
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +77,7 @@ def test_relative_to_the_configuration(tmp_path: Path) -> None:
     backends = [{"name": "shop", "result_backend": uri, "start": "beginning"}]
     ended = run("once", f"--config.file={write(tmp_path, {'backends': backends})}")
     assert ended.returncode == 0, ended.stderr
-    assert Scrape.parse(ended.stdout).sums("celery_task_results_total") == {(): 1}
+    assert Scrape(ended.stdout).sums("celery_task_results_total") == {(): 1}
 
 
 def test_vfs_that_is_not_there(tmp_path: Path) -> None:

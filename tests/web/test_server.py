@@ -550,7 +550,7 @@ class TestUnfriendlyClients:
     def test_who_takes_an_answer_slowly_makes_room(self, shop: Shop) -> None:
         """The slowest of them, and only where there is no other place."""
         shop.metrics = b"x" * 30_000_000
-        limits = replace(PATIENT, requests=3, slow=0.3)
+        limits = replace(PATIENT, requests=3, slow=2.0)
         with serving(shop, limits) as (_, port), ExitStack() as stack:
             clients = []
             for number in range(3):
