@@ -52,7 +52,12 @@ def _headline(status: ServiceStatus, troubles: Sequence[Trouble], now: float) ->
 
 def _up(status: ServiceStatus) -> str:
     count = len(status.backends)
-    return f"{status.backends[0].name} is up" if count == 1 else f"all {count:,} backends are up"
+    shared = len(status.followers) > count
+    if count == 1:
+        which = ", which this replica follows," if shared else ""
+        return f"{status.backends[0].name}{which} is up"
+    which = " that this replica follows" if shared else ""
+    return f"all {count:,} backends{which} are up"
 
 
 def _newest(status: ServiceStatus, now: float) -> str:

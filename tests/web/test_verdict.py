@@ -49,6 +49,16 @@ def test_all_is_well() -> None:
     assert judge(backend("a"), backend("b")).headline == "All is well: all 2 backends are up"
 
 
+def test_all_is_well_with_what_this_replica_follows() -> None:
+    followers = {"a": "x/1", "b": "x/1", "c": "y/2"}
+    both = judge(backend("a"), backend("b"), followers=followers)
+    assert both.headline == "All is well: all 2 backends that this replica follows are up"
+    one = judge(backend("c"), followers=followers)
+    assert one.headline == "All is well: c, which this replica follows, is up"
+    alone = judge(backend("c"), followers={"c": "y/2"})
+    assert alone.headline == "All is well: c is up"
+
+
 def test_one_is_down() -> None:
     tables = (TableStatus("task", "t", present=True, oldest_result=NOW - 90_000),)
     found = judge(backend("mail"), down(tables=tables))
