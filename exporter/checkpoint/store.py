@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from exporter.errors import CheckpointError, ExporterError
 from exporter.sql import dialects
-from exporter.sql.connection import KeptConnection, message, reading_engine
+from exporter.sql.connection import KeptConnection, connect, message, reading_engine
 from exporter.sql.dialects import Limits
 from exporter.sql.waiting import limited, waiting
 
@@ -99,7 +99,7 @@ class Store(KeptConnection[Connection]):
         return connection
 
     def _connect(self) -> Connection:
-        connection = self._engine.connect()
+        connection = connect(self._engine, self.dialect)
         self._connection = connection
         self.connections += 1
         with self.dialect.deadline(connection):

@@ -77,8 +77,11 @@ def connect(engine: Engine, dialect: Dialect) -> Connection:
         def bound(raw: Any, _: object) -> None:
             bounds.enter_context(dialect.bounded(raw, dialect.limits.query))
 
-        event.listen(engine, "connect", bound, insert=True, once=True)
-        return engine.connect()
+        event.listen(engine, "connect", bound, insert=True)
+        try:
+            return engine.connect()
+        finally:
+            event.remove(engine, "connect", bound)
 
 
 def unexpected(error: Exception, reason: Reason, advice: str = "") -> BackendError:

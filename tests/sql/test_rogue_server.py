@@ -11,8 +11,12 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import make_url
 
+from exporter.checkpoint.store import Store
+from exporter.errors import CheckpointError
 from exporter.sql import cutting
+from exporter.sql.dialects import Limits
 from tests.acceptance.footprint import rss
 from tests.acceptance.process import running
 from tests.follow import Follower, create_tables, insert
@@ -243,6 +247,19 @@ def test_answer_that_takes_too_long(kind: Endless, driver: str) -> None:
         assert not follower.poller.try_poll()
         assert time.monotonic() - begun < 10
         follower.close()
+
+
+@ENDLESS
+def test_checkpoint_waits_no_longer_either(kind: Endless, driver: str) -> None:
+    with contextlib.closing(kind(SMALL, 0.1)) as server:
+        url = make_url(f"{driver}://u:p@{HOST}:{server.port}/d")
+        store = Store(url, "checkpoint database", limits=Limits(connect=2.0, query=0.2))
+        for _ in range(2):
+            begun = time.monotonic()
+            with pytest.raises(CheckpointError), store.transaction():
+                pass
+            assert time.monotonic() - begun < 10
+        store.close()
 
 
 def test_others_go_on_beside_it(tmp_path: Path) -> None:
