@@ -74,9 +74,12 @@ class Deleting:
 
 def main() -> None:
     """Obey until nobody asks any more."""
-    from tests.djangoshop.celery import app  # noqa: PLC0415 - as above
+    from django.db import close_old_connections  # noqa: PLC0415 - as above
+
+    from tests.djangoshop.celery import app  # noqa: PLC0415
 
     for line in sys.stdin:
+        close_old_connections()  # as before each request: the server may have gone since
         if line == "cleanup\n":
             app.backend.cleanup()
         else:
