@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import time
 from abc import abstractmethod
@@ -46,11 +47,11 @@ class Database:
 
     def engine(self) -> Engine:
         """Return an engine for the owner; it keeps no connection open."""
-        return create_engine(self.owner, poolclass=NullPool)
+        return _engine(self.owner)
 
     def reader_engine(self) -> Engine:
         """Return an engine for the reader; it keeps no connection open."""
-        return create_engine(self.reader, poolclass=NullPool)
+        return _engine(self.reader)
 
     def states(self, table: str = "celery_taskmeta") -> Counter[str]:
         """Count the rows by state: the truth that metrics are compared with."""
@@ -70,6 +71,12 @@ class Database:
                 pytest.fail(f"waited {timeout:g} s for {states}; there is {dict(present)}")
             time.sleep(0.05)
         return seen
+
+
+@functools.lru_cache(maxsize=20)
+def _engine(url: URL) -> Engine:
+    """Return an engine that has asked the server about itself before, where there is one."""
+    return create_engine(url, poolclass=NullPool)
 
 
 _numbers = itertools.count(1)
@@ -118,6 +125,16 @@ class MSSQL:
         yield database
 
 
+@functools.lru_cache(maxsize=20)
+def _administering(url: URL) -> Engine:
+    return create_engine(
+        url,
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        execution_options={"no_parameters": True},  # the passwords contain %
+    )
+
+
 class DatabaseServer(Server):
     """A private server with an administrator and the two accounts of a Database."""
 
@@ -142,13 +159,7 @@ class DatabaseServer(Server):
     def execute(self, *statements: str, database: str = "") -> None:
         """Run statements as the administrator, each by itself."""
         url = self.url(database or self.administration, self.administrator, OWNER_PASSWORD)
-        engine = create_engine(
-            url.update_query_dict(self.options),
-            poolclass=NullPool,
-            isolation_level="AUTOCOMMIT",
-            execution_options={"no_parameters": True},  # the passwords contain %
-        )
-        with engine.connect() as connection:
+        with _administering(url.update_query_dict(self.options)).connect() as connection:
             for statement in statements:
                 connection.exec_driver_sql(statement)
 

@@ -7,12 +7,18 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from tests.servers.database import OWNER_PASSWORD, READER_PASSWORD, DatabaseServer
 from tests.servers.process import HOST, require
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)  # where Debian has them
+
+GRANTS = (
+    "GRANT USAGE ON SCHEMA public TO reader",
+    "ALTER DEFAULT PRIVILEGES FOR ROLE celery GRANT USAGE ON SCHEMAS TO reader",
+    "ALTER DEFAULT PRIVILEGES FOR ROLE celery GRANT SELECT ON TABLES TO reader",
+)
 
 
 class PostgreSQL(DatabaseServer):
@@ -34,6 +40,11 @@ class PostgreSQL(DatabaseServer):
         if os.geteuid() == 0:  # as whom PostgreSQL refuses to run
             self.user = "postgres"
         super().__init__()
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.execute(*GRANTS, database="template1")  # so that each database has them
+        return self
 
     def prepare(self) -> None:
         password = self.folder / "password"
@@ -83,12 +94,8 @@ class PostgreSQL(DatabaseServer):
             f"REVOKE ALL ON DATABASE {database} FROM PUBLIC",
             f"GRANT CONNECT ON DATABASE {database} TO reader",
         )
-        self.execute(
-            "GRANT USAGE ON SCHEMA public TO reader",
-            "ALTER DEFAULT PRIVILEGES FOR ROLE celery GRANT USAGE ON SCHEMAS TO reader",
-            "ALTER DEFAULT PRIVILEGES FOR ROLE celery GRANT SELECT ON TABLES TO reader",
-            database=database,
-        )
+        if options:  # perhaps of another template
+            self.execute(*GRANTS, database=database)
 
     def drop(self, database: str) -> None:
         self.execute(f"DROP DATABASE {database} WITH (FORCE)")
