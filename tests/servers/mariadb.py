@@ -41,6 +41,7 @@ class MariaDB(DatabaseServer):
                 "--skip-name-resolve",
                 "--skip-test-db",
                 f"--datadir={self.folder}/data",
+                f"--tmpdir={self.folder}",  # at its start a server empties it of others' tables
                 NO_KERNEL_AIO,
                 *self._user,
             ],
@@ -63,7 +64,7 @@ class MariaDB(DatabaseServer):
             *self._user,
             f"--datadir={self.folder}/data",
             NO_KERNEL_AIO,
-            f"--tmpdir={self.folder}",  # at its start a server empties it of others' tables
+            f"--tmpdir={self.folder}",  # likewise
             f"--init-file={self.folder}/init.sql",
             f"--bind-address={HOST}",
             f"--port={self.port}",
