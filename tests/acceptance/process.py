@@ -33,7 +33,7 @@ EXPORTER = (sys.executable, "-m", "exporter")
 QUICK_LEASES = (sys.executable, "-m", "tests.acceptance.quick_leases")
 QUICK_LOOKS = (sys.executable, "-m", "tests.acceptance.quick_looks")
 FORKED: dict[tuple[str, ...], str] = {
-    EXPORTER: "exporter.cli:main",
+    EXPORTER: forkserver.EXPORTER.main,
     QUICK_LEASES: "tests.acceptance.quick_leases:main",
     QUICK_LOOKS: "tests.acceptance.quick_looks:main",
 }

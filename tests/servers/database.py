@@ -144,6 +144,10 @@ class DatabaseServer(Server):
     accounts: ClassVar[tuple[str, ...]]  # the statements that create them
     options: ClassVar[dict[str, str]] = {}  # of the administrator's connections
 
+    def set_up(self) -> None:
+        """Create what all databases share."""
+        self.execute(*self.accounts)
+
     @abstractmethod
     def create(self, database: str) -> None:
         """Create the database and let the reader read whatever Celery will create in it."""
@@ -166,7 +170,7 @@ class DatabaseServer(Server):
     def __enter__(self) -> Self:
         super().__enter__()
         try:
-            self.execute(*self.accounts)
+            self.set_up()
         except BaseException:
             self.__exit__()
             raise

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from tests.servers.database import OWNER_PASSWORD, READER_PASSWORD, DatabaseServer
 from tests.servers.process import HOST, require
@@ -41,10 +41,9 @@ class PostgreSQL(DatabaseServer):
             self.user = "postgres"
         super().__init__()
 
-    def __enter__(self) -> Self:
-        super().__enter__()
+    def set_up(self) -> None:
+        super().set_up()
         self.execute(*GRANTS, database="template1")  # so that each database has them
-        return self
 
     def prepare(self) -> None:
         password = self.folder / "password"

@@ -17,9 +17,8 @@ from urllib.request import urlopen
 from kombu import Connection
 from kombu.simple import SimpleQueue
 from kombu.transport import TRANSPORT_ALIASES
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
 
+from tests.scrape import Scrape
 from tests.servers.process import HOST, free_port, wait_until
 from tests.servers.worker import DEMO
 
@@ -53,31 +52,30 @@ def send(folder: Path, number: int) -> None:
             queue.put({"order": n})
 
 
-def samples(url: str) -> list[Sample]:
+def scrape(url: str) -> Scrape:
     """Return all that is served, nothing while nobody serves."""
     try:
         with urlopen(url, timeout=5) as answer:  # noqa: S310 - always http
-            text = answer.read().decode()
+            return Scrape(answer.read().decode())
     except (URLError, ConnectionError):
-        return []
-    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        return Scrape("")
 
 
 def results(url: str) -> set[tuple[str, str]]:
     """Return the tasks and states that were counted at least once."""
     return {
-        (sample.labels["task"], sample.labels["state"])
-        for sample in samples(url)
-        if sample.name == "celery_task_results_total" and sample.value > 0
+        (labels["task"], labels["state"])
+        for labels, value in scrape(url).named("celery_task_results_total")
+        if value > 0
     }
 
 
 def assert_schedule(url: str) -> None:
     """What the app has set for a real beat is served, and succeeds."""
     of_beat = {
-        (sample.name.removeprefix("celery_beat_"), sample.labels.get("entry")): sample.value
-        for sample in samples(url)
-        if sample.name.startswith("celery_beat_")
+        (name.removeprefix("celery_beat_"), labels.get("entry")): value
+        for name, labels, value in scrape(url).samples
+        if name.startswith("celery_beat_")
     }
     assert of_beat["up", None] == 1
     assert of_beat["entries", None] == 15  # those of the demo, and Celery's cleanup
