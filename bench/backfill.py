@@ -14,7 +14,7 @@ from bench.figures import Figure, Finding, count, power, seconds, timed
 from bench.lab import KINDS, Lab
 from bench.tables import Shape, present
 from tests.acceptance.footprint import rss
-from tests.acceptance.process import EXPORTER, environment
+from tests.acceptance.process import EXPORTER, environment, write
 from tests.servers.database import Database
 
 MOST = 120  # MiB
@@ -55,10 +55,11 @@ def run(lab: Lab) -> Iterator[Finding]:
 
 def _ours(database: Database, file: Path) -> float:
     """Write the file; return the most memory that it took, in MiB."""
-    command = [*EXPORTER, "backfill", "--from=2d", f"--output={file}", "--log.level=warn"]
-    url = {"CELERY_RESULT_BACKEND": database.reader_url}
+    backend = {"name": "celery", "result_backend": database.reader_url, "timezone": "UTC"}
+    config = write(file.parent, {"backends": [backend]})
+    flags = [f"--config.file={config}", "--from=2d", f"--output={file}", "--log.level=warn"]
     peak = 0.0
-    with subprocess.Popen(command, env=environment(url)) as process:
+    with subprocess.Popen([*EXPORTER, "backfill", *flags], env=environment({})) as process:
         while process.poll() is None:
             with suppress(RuntimeError):  # it has just ended
                 peak = rss(process.pid, peak=True)
