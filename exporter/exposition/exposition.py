@@ -21,7 +21,6 @@ from exporter.exposition.rendering import (
     Fixed,
     Renderer,
     head,
-    render_own,
     render_process,
 )
 from exporter.metrics.catalogue import CATALOGUE, Metric
@@ -108,6 +107,7 @@ class Exposition:
         self._published = 0  # times
         self._parts: dict[str | None, _Part] = {}
         self._copies: dict[tuple[Format, bool], _Copy] = {}
+        self._own: dict[Format, Renderer] = {}  # of what is fresh
         self._lock = threading.Lock()  # of these; held for a moment only
         self._joins: dict[Format, _Join] = {}
         self._joining = threading.Lock()
@@ -115,7 +115,8 @@ class Exposition:
     @property
     def rendered(self) -> int:
         """How many samples were rendered for the copies there are."""
-        return sum(part.rendered for part in self._parts.values())
+        parts = sum(part.rendered for part in self._parts.values())
+        return parts + sum(renderer.rendered for renderer in self._own.values())
 
     def publish(self, backend: str | None, samples: Samples, fixed: Fixed = NOTHING_FIXED) -> None:
         """Serve these samples from now on; `backend` None: those of the exporter itself."""
@@ -157,7 +158,10 @@ class Exposition:
             return copy.finish(last)
 
     def _last(self, form: Format) -> bytes:
-        return render_own(form, self._fresh()) + render_process(form)
+        samples = self._fresh()
+        with self._lock:
+            own = self._own.setdefault(form, Renderer(form)).rendered_whole(samples)
+        return own + render_process(form)
 
     def _joined(self, form: Format) -> dict[Metric, Run]:
         """Join what all have of a metric, in the catalogue's order, where that has changed."""

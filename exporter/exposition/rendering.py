@@ -45,16 +45,6 @@ def render_process(form: Format) -> bytes:
     return _generate(_process, form)
 
 
-def render_own(form: Format, samples: Samples) -> bytes:
-    """Render samples of the exporter itself, in the catalogue's order."""
-    pieces = Renderer(form).render(samples)
-    return b"".join(
-        head(metric, form) + pieces[metric].text
-        for metric in CATALOGUE.values()
-        if metric in pieces
-    )
-
-
 class _Rendered(NamedTuple):
     """What was made of the samples of a metric."""
 
@@ -98,6 +88,15 @@ class Renderer:
             for metric, some in samples.items()
         }
         return {metric: kept.piece for metric, kept in self._kept.items() if kept.piece}
+
+    def rendered_whole(self, samples: Samples) -> bytes:
+        """Render samples with what stands above each metric, in the catalogue's order."""
+        pieces = self.render(samples)
+        return b"".join(
+            head(metric, self.form) + pieces[metric].text
+            for metric in CATALOGUE.values()
+            if metric in pieces
+        )
 
     def series(self, metric: Metric, labels: LabelValues) -> str:
         """Return what the line of a sample begins with: its name and labels."""

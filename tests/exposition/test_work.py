@@ -11,7 +11,7 @@ import pytest
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.formats import Format
 from exporter.exposition.pieces import Piece
-from exporter.exposition.rendering import render_own, render_process
+from exporter.exposition.rendering import Renderer, render_process
 from exporter.metrics import catalogue
 from exporter.metrics.samples import Sample
 
@@ -70,6 +70,22 @@ def test_a_scrape_renders_nothing(exposition: Exposition) -> None:
     assert exposition.rendered == SERIES
 
 
+def test_what_is_told_anew_and_is_the_same_is_not_rendered_again() -> None:
+    leads = {f"shop-{number}": 1.0 for number in range(SERIES)}
+    exposition = Exposition(
+        lambda: {catalogue.LEADER: [Sample((name,), value) for name, value in leads.items()]}
+    )
+    first = exposition.body(Format.TEXT)
+    assert exposition.rendered == SERIES
+    leads["shop-7"] = 0.0
+    second = exposition.body(Format.TEXT)
+    assert exposition.rendered == SERIES + 1
+    changed = [
+        old for old, new in zip(first.split(b"\n"), second.split(b"\n"), strict=True) if old != new
+    ]
+    assert b'celery_results_exporter_leader{backend="shop-7"} 1.0' in changed
+
+
 @pytest.mark.parametrize("form", Format)
 @pytest.mark.parametrize("compressed", [False, True])
 def test_bytes_rendered_at_a_scrape_do_not_depend_on_the_series(
@@ -86,7 +102,7 @@ def test_bytes_rendered_at_a_scrape_do_not_depend_on_the_series(
 
         return counted
 
-    monkeypatch.setattr("exporter.exposition.exposition.render_own", counting(render_own))
+    monkeypatch.setattr(Renderer, "rendered_whole", counting(Renderer.rendered_whole))
     monkeypatch.setattr("exporter.exposition.exposition.render_process", counting(render_process))
 
     def scrape(series: int) -> int:
