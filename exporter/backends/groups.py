@@ -6,14 +6,15 @@ are waited for, whichever is less.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import BindParameter, Connection, Select, bindparam, select
+from sqlalchemy.util import LRUCache
 
 from exporter.backends import members
 from exporter.backends.expressions import IDS_A_STATEMENT, portions
-from exporter.backends.family import ResultTable
+from exporter.backends.family import READERS_KEPT, ResultTable
 from exporter.backends.members import UntoldError
 from exporter.counting.groups import (
     A_STEP,
@@ -200,6 +201,19 @@ def _bounded(groups: Iterable[Saved]) -> list[Saved]:
                 kept[dropped] = Saved(oldest.id, oldest.size, untold=Untold.NO_ROOM)
             dropped += 1
     return kept
+
+
+_readers: LRUCache[Hashable, GroupReader] = LRUCache(READERS_KEPT)
+
+
+def group_reader_of(tasks: ResultTable, groups: ResultTable, dialect: Dialect) -> GroupReader:
+    """Return the reader of all pairs of tables that are like these."""
+    alike = ((table.table, table.layout, table.shape) for table in (tasks, groups))
+    key = (type(dialect), dialect.variant, dialect.snapshot, *alike)
+    reader = _readers.get(key)
+    if reader is None:
+        reader = _readers[key] = GroupReader(tasks, groups, dialect)
+    return reader
 
 
 def obstacle(tasks: ResultTable, groups: ResultTable) -> str:

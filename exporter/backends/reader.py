@@ -24,7 +24,7 @@ from sqlalchemy.util import LRUCache
 from exporter.backends import chunks
 from exporter.backends.chunks import NEWEST_ROWS, Chunks
 from exporter.backends.expressions import Expressions, grouping, portions
-from exporter.backends.family import ResultTable
+from exporter.backends.family import READERS_KEPT, ResultTable
 from exporter.counting.audit import Audit, Found, missing
 from exporter.counting.lifecycle import Watch
 from exporter.counting.measures import Measures
@@ -35,7 +35,6 @@ from exporter.counting.spans import MIN_ID, Missing, Span, holes, inside, window
 from exporter.counting.step import Anchor, Batch, Cohort, Digest, Horizon, Plan
 from exporter.sql.dialects import Dialect
 
-READERS_KEPT = 100  # more tables that differ from each other are rare
 NEIGHBOURS = 3  # reading a range of so many rows costs less than one row of it by id
 WINDOW_REACH = 1_000  # reading this many known ids is cheaper than another statement
 

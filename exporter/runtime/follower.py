@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 
-from exporter.backends import chunks
-from exporter.backends.database import Database, Session, may_be_meant
-from exporter.backends.family import Layout, ResultTable
-from exporter.backends.groups import GroupReader, obstacle
-from exporter.backends.reader import Health, Reader
+from exporter.backends.database import Database, Session
+from exporter.backends.family import Layout
+from exporter.backends.reader import Health
 from exporter.backends.tables import kinds
 from exporter.checkpoint.checkpoint import Checkpoint, carried
 from exporter.checkpoint.writing import Save, Staged
@@ -24,21 +22,20 @@ from exporter.counting.lifecycle import Rules
 from exporter.counting.position import Position
 from exporter.counting.relabelling import DROPPED
 from exporter.counting.results import OTHER
-from exporter.counting.step import CHUNK_ROWS, Batch, Change, Plan
+from exporter.counting.step import Batch, Plan
 from exporter.counting.tally import Changes, Tally
-from exporter.counting.zones import Settled
 from exporter.errors import BackendAbsent
 from exporter.metrics.catalogue import Metric
 from exporter.metrics.samples import Sample
+from exporter.runtime.notes import note, note_progress
+from exporter.runtime.pace import Pace
+from exporter.runtime.readers import Readers
 from exporter.runtime.recent import Recent, minute
 from exporter.sql.identity import Identity
 
 log = logging.getLogger(__name__)
 
 HEALTH_INTERVAL = 60.0  # seconds between looks at the tables and at what changes slowly
-CHUNK_SECONDS = 0.25  # that a snapshot of a backlog is held open, about
-SMALLEST_CHUNK = 500  # rows
-LARGEST_CHUNK = 1_000_000  # rows; most of them come as groups
 
 
 class Follower:
@@ -63,11 +60,11 @@ class Follower:
             label_sets=settings.series_limit // 2,
         )
         self.positions = {kind: Position(rules) for kind in kinds()}
-        self.tables: tuple[ResultTable, ...] | None = None  # None: never connected
+        self.readers = Readers(settings, self.database)
+        self.pace = Pace()
         self.health: dict[str, Health] = {}  # by kind of table
         self.skew: float | None = None  # seconds by which the newest result lies ahead
         self.checkpoint = checkpoint
-        self.waiting = ""  # for a table, and which
         self.last_read: float | None = None  # Unix time, seconds
         self.expectations = settings.expectations()
         self.expected: list[Expected] = []  # as of when everything was read last
@@ -78,9 +75,6 @@ class Follower:
         # by bit it would be an increase (R12).
         self._counted: dict[Metric, list[Sample]] = {}
         self._whole = False  # none of it is history that was read in part
-        self._readers: Mapping[str, Reader] = {}
-        self._group_readers: dict[str, GroupReader] = {}  # of those tables that are followed
-        self._chunk = CHUNK_ROWS
         self._health_due = 0.0
 
     @property
@@ -126,9 +120,8 @@ class Follower:
         Where there is a checkpoint, that is what the first poll does, as often as it takes: return
         False, and what was served last is served on meanwhile.
         """
-        self.last_read, self.skew, self.waiting = old.last_read, old.skew, old.waiting
-        self.tables, self._readers = old.tables, old._readers  # until they were looked at here, too
-        self._group_readers = old._group_readers
+        self.readers.carry_on(old.readers)
+        self.last_read, self.skew = old.last_read, old.skew
         self.health, self.recent = old.health, old.recent
         self.expected = old.expected
         if self.checkpoint is not None:
@@ -169,7 +162,7 @@ class Follower:
     def step(self) -> bool:
         """Read one snapshot, understand it, take it over; say whether anything came of it."""
         self._reveal()
-        if not self._has_main_table() or time.monotonic() >= self._health_due:
+        if not self.readers.has_main or time.monotonic() >= self._health_due:
             self.database.look_again()
         try:
             batches = self._read()
@@ -198,54 +191,21 @@ class Follower:
         tasks = {name for name, _ in self.tally.last_finished()} - {OTHER, DROPPED, ""}
         self.expected = self.expectations.judge(self.tally.success_seen, tasks, began, now)
 
-    def capabilities(self) -> dict[str, bool]:
-        """Say what the backend offers, as far as it was seen."""
-        present = {table.layout.kind: table for table in self.tables or ()}
-        main = present.get(self.database.family.main.kind)
-        return {
-            "extended": main is not None and main.extended,
-            "date_done_index": main is not None and main.date_done_index,
-            "snapshot": self.database.dialect.snapshot,
-            **{f"table_{layout.kind}": layout.kind in present for layout in self.layouts},
-            **self._measured(),
-            **self._groups(),
-        }
-
-    def _measured(self) -> dict[str, bool]:
-        """Say whether it is read how long tasks ran, where the family may tell, and how much."""
-        main = self.database.family.main
-        reader = self._readers.get(main.kind)
-        has: dict[str, bool] = {}
-        if main.started:
-            has["runtimes"] = reader is not None and reader.times
-        if self.settings.payload_bytes:
-            has["payload"] = reader is not None and reader.sizes
-        return has
-
-    def _groups(self) -> dict[str, bool]:
-        """Say whether groups are followed, where there is a table of them and they should be."""
-        wanted = [t for t in self.tables or () if t.layout.members and self.settings.groups]
-        return {"groups": len(self._group_readers) == len(wanted)} if wanted else {}
-
-    def ask_less(self) -> None:
-        """Read less at once: it may have been too much."""
-        self._chunk = max(self._chunk // 10, SMALLEST_CHUNK)
-
-    def _has_main_table(self) -> bool:
-        main = self.database.family.main
-        return any(table.layout is main for table in self.tables or ())
-
     def _read(self) -> dict[str, Batch]:
         """Ask everything in one snapshot."""
         with self.database.session() as session:
             self._recognise()
-            self._use(session)
+            self.readers.use(session)
             began, asked_at = time.monotonic(), time.time()
             batches = {
                 kind: reader.read(session.connection, self._plan(kind, asked_at))
-                for kind, reader in self._readers.items()
+                for kind, reader in self.readers.by_kind.items()
             }
-            self._pace(batches, time.monotonic() - began)
+            followed = self.readers.of_groups
+            self.pace.note(
+                (batch for kind, batch in batches.items() if kind not in followed),
+                time.monotonic() - began,
+            )
             self._read_groups(session, batches)
             self._read_health(session)
             return batches
@@ -253,12 +213,12 @@ class Follower:
     def _plan(self, kind: str, now: float) -> Plan:
         position = self.positions[kind]
         position.pass_to(now)
-        followed = kind in self._group_readers
-        return position.plan(now, min(self._chunk, A_STEP) if followed else self._chunk)
+        chunk = self.pace.chunk
+        return position.plan(now, min(chunk, A_STEP) if kind in self.readers.of_groups else chunk)
 
     def _read_groups(self, session: Session, batches: dict[str, Batch]) -> None:
         """Read who is in groups, and what becomes of them, in the same snapshot."""
-        for kind, reader in self._group_readers.items():
+        for kind, reader in self.readers.of_groups.items():
             position = self.positions[kind]
             seen = reader.read(
                 session.connection,
@@ -268,22 +228,6 @@ class Follower:
                 begins=position.followed_above is None,
             )
             batches[kind] = replace(batches[kind], groups_seen=seen)
-
-    def _pace(self, batches: Mapping[str, Batch], spent: float) -> None:
-        """Fit the next chunk to what this one took, in time and room, if there was more to read."""
-        fitting = [
-            batch.plan.chunk
-            / max(
-                spent / CHUNK_SECONDS,
-                batch.fetched / chunks.MOST_ROWS,
-                len(batch.groups) / chunks.MOST_GROUPS,
-                0.25,
-            )
-            for kind, batch in batches.items()
-            if batch.goes_on and kind not in self._group_readers
-        ]
-        if fitting:
-            self._chunk = round(min(max(min(fitting), SMALLEST_CHUNK), LARGEST_CHUNK))
 
     def _take_over(self, batches: Mapping[str, Batch]) -> bool:
         """Count what was read and keep it; say whether anything moved."""
@@ -318,54 +262,11 @@ class Follower:
         if self.main.live:  # else it is history, which is not of the last hour
             self.recent.minutes.take(self.tally.values, save.changes.values, minute())
         for stage in save.staged:
-            self._note(stage.kind, stage.position, stage.change)
+            self._note(stage)
             stage.position.apply(stage.change)
         self.tally.apply(save.changes)
         if save.staged:
             self._whole = all(stage.position.live for stage in save.staged)
-
-    def _use(self, session: Session) -> None:
-        if session.tables is self.tables:
-            return
-        before = None if self.tables is None else {table.layout for table in self.tables}
-        self.tables, self._readers = session.tables, session.readers
-        for layout in self.layouts:
-            if layout.kind not in self._readers and (before is None or layout in before):
-                self._wait_for(layout, session)
-        if self._has_main_table():
-            self.waiting = ""
-        self._group_readers = {}
-        if session.main is not None and self.settings.groups:
-            self._follow_groups(session.main, session.tables)
-
-    def _follow_groups(self, main: ResultTable, tables: Iterable[ResultTable]) -> None:
-        """Follow the groups in these tables; say why where it cannot be done."""
-        for table in tables:
-            kind = table.layout.kind
-            if table.layout.members is None:
-                continue
-            if why := obstacle(main, table):
-                log.info(
-                    "groups are not followed until they complete",
-                    extra={"backend": self.settings.name, "table": self._name(kind), "error": why},
-                )
-            else:
-                self._group_readers[kind] = GroupReader(main, table, self.database.dialect)
-
-    def _wait_for(self, layout: Layout, session: Session) -> None:
-        """Say that a table is not there, and which ones are that may be meant."""
-        maker = session.family.maker
-        waiting = f"table does not exist yet; waiting for {maker} to create it"
-        fields = {"backend": self.settings.name, "table": self.database.full_name(layout)}
-        main = layout is session.family.main
-        similar = self.database.lookalikes(session.connection) if main else ""
-        if similar:
-            log.warning(waiting, extra={**fields, "similar": similar})
-        else:
-            log.info(waiting, extra=fields)
-        if main:
-            said = f"{fields['table']}: {waiting}"
-            self.waiting = "; ".join(filter(None, (said, may_be_meant(similar))))
 
     def _read_health(self, session: Session) -> None:
         if time.monotonic() < self._health_due:
@@ -373,75 +274,43 @@ class Follower:
         connection = session.connection
         self.health = {
             kind: self._dated(kind, reader.health(connection))
-            for kind, reader in self._readers.items()
+            for kind, reader in self.readers.by_kind.items()
         }
         self.recent.looked(self.health)
         self._health_due = time.monotonic() + HEALTH_INTERVAL
 
     def date_offsets(self) -> dict[str, float | None]:
         """Say by kind of table how far ahead of UTC its dates are, in seconds, if they told it."""
-        told = {kind: self.positions[kind].settled for kind in self._readers if self.walls(kind)}
+        walls = self.readers.walls
+        told = {kind: self.positions[kind].settled for kind in self.readers.by_kind if walls(kind)}
         return {kind: None if settled is None else settled.offset for kind, settled in told.items()}
-
-    def walls(self, kind: str) -> bool:
-        """Say whether the dates of a table have to tell their zone."""
-        reader = self._readers.get(kind)
-        return reader is not None and reader.walls
 
     def _dated(self, kind: str, health: Health) -> Health:
         """Read its date as the newest ones are."""
-        if not self.walls(kind) or health.oldest_result is None:
+        if not self.readers.walls(kind) or health.oldest_result is None:
             return health
         settled = self.positions[kind].settled
         oldest = None if settled is None else health.oldest_result - settled.offset
         return replace(health, oldest_result=oldest)
 
-    def _note(self, kind: str, position: Position, change: Change) -> None:
+    def _note(self, stage: Staged) -> None:
         """Log what an operator should know, and remember the newest result's age."""
-        if change.resets:
-            log.warning(
-                "ids began again below the last row read; reading goes on from there",
-                extra={
-                    "backend": self.settings.name,
-                    "table": self._name(kind),
-                    "last_id": position.cursor,
-                    "from_id": change.cursor,
-                },
-            )
-        before, settled = position.settled, change.settled
-        if settled is not None and (before is None or before.offset != settled.offset):
-            self._note_zone(kind, before, settled)
+        note(stage.change, stage.position, self._fields(stage.kind))
         now = time.time()
-        moments = [done for o in change.outcomes if (done := getattr(o, "done", None)) is not None]
-        if position is self.main and position.live and (some := dates.possible(moments, now)):
+        outcomes = stage.change.outcomes
+        moments = [done for o in outcomes if (done := getattr(o, "done", None)) is not None]
+        newest = stage.position is self.main and stage.position.live
+        if newest and (some := dates.possible(moments, now)):
             self.skew = max(some) - now
-
-    def _note_zone(self, kind: str, before: Settled | None, settled: Settled) -> None:
-        fields = {"backend": self.settings.name, "table": self._name(kind), "zone": settled.name}
-        if before is None:
-            log.info("results have told which zone date_done is in", extra=fields)
-            return
-        log.warning(
-            "date_done is in another zone from now on: by daylight saving, or a change of workers",
-            extra={**fields, "before": before.name},
-        )
 
     def log_progress(self) -> None:
         """Log how much is left to read."""
         for layout in self.layouts:
-            position = self.positions[layout.kind]
-            if position.backlog or position.below is not None:
-                log.info(
-                    "catching up",
-                    extra={
-                        "backend": self.settings.name,
-                        "table": self.database.full_name(layout),
-                        "backlog_ids": position.backlog,
-                    },
-                )
+            note_progress(self.positions[layout.kind], self._fields(layout.kind))
 
-    def _name(self, kind: str) -> str:
-        return next(self.database.full_name(one) for one in self.layouts if one.kind == kind)
+    def _fields(self, kind: str) -> dict[str, str]:
+        layout = next(layout for layout in self.layouts if layout.kind == kind)
+        return {"backend": self.settings.name, "table": self.database.full_name(layout)}
 
     def counted(self) -> dict[Metric, list[Sample]]:
         """Return the counts to serve."""

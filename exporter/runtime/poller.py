@@ -128,7 +128,7 @@ class Poller:
             self._failed(unexpected(error, Reason.QUERY), self.polls.failures + 1)
         else:
             duration = time.monotonic() - started
-            self.polls.worked(duration, server(self.follower), self.follower.waiting)
+            self.polls.worked(duration, server(self.follower), self.follower.readers.waiting)
         self.publish()
         self._look_at_beat()
         self.tried.set()
@@ -164,7 +164,7 @@ class Poller:
 
     def _failed(self, error: BackendError, failures: int) -> None:
         self.polls.failed(error, failures)
-        self.follower.ask_less()
+        self.follower.pace.slow_down()
 
     def _delay(self, now: float, spent: float) -> float:
         """Seconds to the next poll: at a steady pace, or backing off."""

@@ -91,8 +91,8 @@ def _own(follower: Follower, polls: Polls) -> Lists:
         made[catalogue.LAST_POLL] = [Sample((), follower.last_read)]
     if follower.skew is not None:
         made[catalogue.CLOCK_SKEW] = [Sample((), follower.skew)]
-    if follower.tables is not None:
-        made |= _of_tables(follower, follower.tables)
+    if follower.readers.tables is not None:
+        made |= _of_tables(follower, follower.readers.tables)
     return made
 
 
@@ -117,7 +117,7 @@ def _of_tables(follower: Follower, tables: tuple[ResultTable, ...]) -> Lists:
     return {
         catalogue.INFO: [Sample(info, 1)],
         catalogue.CAPABILITY: [
-            Sample((name,), float(has)) for name, has in follower.capabilities().items()
+            Sample((name,), float(has)) for name, has in follower.readers.capabilities().items()
         ],
         **{
             metric: [Sample((kind,), value) for kind, value in values.items() if value is not None]

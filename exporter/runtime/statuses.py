@@ -82,7 +82,7 @@ def _catching_up(follower: Follower, polls: Polls) -> CatchUpStatus | None:
 
 def _doubts(follower: Follower, now: float) -> tuple[str, ...]:
     main, found = follower.main, list[str]()
-    if follower.walls(follower.database.family.main.kind):
+    if follower.readers.walls(follower.database.family.main.kind):
         found += zones.doubts(main.settled, main.sightings)
     if follower.skew is not None:
         zone = follower.database.zone(follower.database.family.main)
@@ -93,9 +93,9 @@ def _doubts(follower: Follower, now: float) -> tuple[str, ...]:
 
 def _missing(follower: Follower) -> tuple[str, ...]:
     """Name what the backend does not offer, once it was seen."""
-    if follower.tables is None:
+    if follower.readers.tables is None:
         return ()
-    has = follower.capabilities()
+    has = follower.readers.capabilities()
     main = follower.main
     if has["extended"] and main.live and main.top is not None and not main.named:
         has[NAMES] = False
@@ -182,7 +182,7 @@ def _table(follower: Follower, layout: Layout, now: float) -> TableStatus:
     return TableStatus(
         kind=kind,
         name=follower.database.full_name(layout),
-        present=any(table.layout is layout for table in follower.tables or ()),
+        present=any(table.layout is layout for table in follower.readers.tables or ()),
         highest_id=position.top,
         id_used_ratio=health.id_used_ratio if health else None,
         ids_run_out=None if seconds is None else now + seconds,

@@ -164,7 +164,7 @@ def test_runtimes_are_those_of_the_rows(follower: Follower, shop: Shop) -> None:
                 shop.ran(seconds, status, done, date_created=done - timedelta(days=2))
         for status in ("SUCCESS", "FAILURE", "REVOKED"):
             shop.insert(status, done)
-    follower.poller.follower._chunk = 15  # the rows of long ago: history, by themselves
+    follower.poller.follower.pace.chunk = 15  # the rows of long ago: history, by themselves
     follower.poll()
     assert follower.states() == {"SUCCESS": 14, "FAILURE": 14, "REVOKED": 2}
     count, total = runs(follower)

@@ -543,7 +543,7 @@ def test_history_that_is_over_is_counted_and_let_go(
     database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the newest rows show that the zone is right, old ones are not watched or waited for."""
-    monkeypatch.setattr("exporter.runtime.follower.CHUNK_ROWS", 6)
+    monkeypatch.setattr("exporter.runtime.pace.CHUNK_ROWS", 6)
     _history(engine, _now() - timedelta(hours=20), NEWEST_ROWS)
     follower = Follower(database.reader_url).poll()
     assert follower.states() == {"FAILURE": 2, "REVOKED": 1, "SUCCESS": 2 + NEWEST_ROWS}
