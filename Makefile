@@ -39,8 +39,13 @@ tests: $(BIN)/.complete
 coverage: COVERAGE = --cov
 coverage: test ## the same, with the lines and branches that no test reaches
 
+soak: export SOAK = 1
+soak: export KILLS ?= 100
+soak: export RELOADS ?= 50
+soak: export REQUIRE_SERVERS = 1
 soak: servers $(BIN)/.complete ## faults and load in earnest, over an hour, with their figures
-	SOAK=1 KILLS=$${KILLS:-100} RELOADS=$${RELOADS:-50} REQUIRE_SERVERS=1 $(BIN)/pytest -s tests/counting/test_position.py tests/counting/test_folding.py tests/counting/test_tally.py tests/counting/test_watchlist.py tests/backends/test_model.py tests/checkpoint/test_checkpoint.py tests/servers/test_servers.py tests/acceptance/test_counts.py tests/acceptance/test_kill.py tests/acceptance/test_reload.py tests/soak
+	$(BIN)/pytest -v -rP --numprocesses=2 --dist=worksteal --ignore=tests/soak/test_slow_clients.py tests/counting/test_position.py tests/counting/test_folding.py tests/counting/test_tally.py tests/counting/test_watchlist.py tests/backends/test_model.py tests/checkpoint/test_checkpoint.py tests/servers/test_servers.py tests/acceptance/test_counts.py tests/acceptance/test_kill.py tests/acceptance/test_reload.py tests/soak
+	$(BIN)/pytest -s tests/soak/test_slow_clients.py # by itself: it measures milliseconds
 
 bench: servers $(BIN)/.complete ## measure what it costs; writes bench/RESULTS.md; ONLY=… or QUICK=1 for less
 	@sh scripts/install-system-packages peers
@@ -84,6 +89,7 @@ $(BIN)/.runnable: pyproject.toml constraints.txt | $(BIN)/python
 $(BIN)/.complete: pyproject.toml constraints.txt | $(BIN)/python
 	@sh scripts/install-system-packages build
 	$(PIP) install 'pip>=25.1'
+	@xargs -n 28 -P 4 $(PIP) install --no-compile --no-deps < constraints.txt || true # side by side
 	$(PIP) install --no-compile --constraint constraints.txt --editable '.[postgresql,mysqlclient,ed25519,re2,solar]' --group dev
-	@$(BIN)/python -m compileall -qq -j 0 .venv/lib # by all cores, where pip takes one
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib exporter # by all cores, where pip takes one
 	@touch $(BIN)/.runnable $@

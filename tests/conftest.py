@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import os
 import shutil
@@ -50,6 +51,12 @@ if os.environ.get("TEST_MSSQL_URL"):
     DATABASES.append("mssql")
 #: Where real workers write: in the soak through each driver, as the readers' tests read.
 WORKED = [name for name in DATABASES if os.environ.get("SOAK") or name != "mariadb-mysqlclient"]
+
+
+def pytest_collection_finish() -> None:
+    """Leave what stays, modules and tests, out of all garbage collections to come."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
