@@ -1105,7 +1105,7 @@ def test_clock_that_goes_back_at_each_poll_takes_nobodys_turn() -> None:
 
 
 def test_to_restore_many_rows_takes_little_beside_them() -> None:
-    rows, rules = 20_000, Rules()
+    rows, rules = 100_000, Rules()
     watched = WatchList(rules.label_sets)
     for row_id in range(rows):
         watched.put(row_id, Watch("STARTED", "a", "w", "q", first_seen=1.0))
