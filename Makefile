@@ -8,6 +8,9 @@ export PYTHONDONTWRITEBYTECODE =
 # Tests wait more than they compute; each process has servers of its own.
 JOBS ?= 5
 
+# Packages that are large, and imported by few processes or in part.
+SELDOM := site-packages/(backrefs|coverage|grafana_foundation_sdk|mypyc?|pip|pkg_resources|prompt_toolkit|pygments|pymdownx|rich|setuptools|wcwidth)/
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -91,5 +94,5 @@ $(BIN)/.complete: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install 'pip>=25.1'
 	@xargs -n 28 -P 4 $(PIP) install --no-compile --no-deps < constraints.txt || true # side by side
 	$(PIP) install --no-compile --constraint constraints.txt --editable '.[postgresql,mysqlclient,ed25519,re2,solar]' --group dev
-	@$(BIN)/python -m compileall -qq -j 0 .venv/lib exporter # by all cores, where pip takes one
+	@$(BIN)/python -m compileall -qq -j 0 -x '$(SELDOM)' .venv/lib exporter # by all cores, where pip takes one
 	@touch $(BIN)/.runnable $@
