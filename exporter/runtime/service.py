@@ -126,6 +126,7 @@ class Service:
         return []
 
     def _take(self, new: Config) -> None:
+        self.unready()  # who was ready stays so, though nobody may have asked before
         with self._changing:
             self._config, self._read_at = new, time.time()
             if self._replica is None:
