@@ -28,7 +28,6 @@ from exporter.sql.inspection import Facts
 from exporter.sql.kinds import Kind, Whole, has_zone, is_decimal
 
 LIKELY = 1_000  # different tables that one process reads
-READERS_KEPT = 100  # more tables that differ from each other are rare
 
 # Returns a column as one of the kind that is wanted, given its declared type; None: it cannot be.
 Adapt = Callable[[Column[Any], Kind, TypeEngine[Any]], ColumnElement[Any] | None]

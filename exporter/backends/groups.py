@@ -6,16 +6,16 @@ are waited for, whichever is less.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import BindParameter, Connection, Select, bindparam, select
-from sqlalchemy.util import LRUCache
 
 from exporter.backends import members
 from exporter.backends.expressions import IDS_A_STATEMENT, portions
-from exporter.backends.family import READERS_KEPT, ResultTable
+from exporter.backends.family import ResultTable
 from exporter.backends.members import UntoldError
+from exporter.backends.sharing import Shared
 from exporter.counting.groups import (
     A_STEP,
     MOST_WAITED_FOR,
@@ -203,17 +203,13 @@ def _bounded(groups: Iterable[Saved]) -> list[Saved]:
     return kept
 
 
-_readers: LRUCache[Hashable, GroupReader] = LRUCache(READERS_KEPT)
+_readers: Shared[GroupReader] = Shared()
 
 
 def group_reader_of(tasks: ResultTable, groups: ResultTable, dialect: Dialect) -> GroupReader:
     """Return the reader of all pairs of tables that are like these."""
-    alike = ((table.table, table.layout, table.shape) for table in (tasks, groups))
-    key = (type(dialect), dialect.variant, dialect.snapshot, *alike)
-    reader = _readers.get(key)
-    if reader is None:
-        reader = _readers[key] = GroupReader(tasks, groups, dialect)
-    return reader
+    alike = tuple((table.table, table.layout, table.shape) for table in (tasks, groups))
+    return _readers.of(dialect, alike, lambda: GroupReader(tasks, groups, dialect))
 
 
 def obstacle(tasks: ResultTable, groups: ResultTable) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -19,12 +19,12 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.util import LRUCache
 
 from exporter.backends import chunks
 from exporter.backends.chunks import NEWEST_ROWS, Chunks
 from exporter.backends.expressions import Expressions, grouping, portions
-from exporter.backends.family import READERS_KEPT, ResultTable
+from exporter.backends.family import ResultTable
+from exporter.backends.sharing import Shared
 from exporter.counting.audit import Audit, Found, missing
 from exporter.counting.lifecycle import Watch
 from exporter.counting.measures import Measures
@@ -293,7 +293,7 @@ class Reader:
         return [self._sql.row(found) for found in connection.execute(query)]
 
 
-_readers: LRUCache[Hashable, Reader] = LRUCache(READERS_KEPT)
+_readers: Shared[Reader] = Shared()
 
 
 def reader_of(
@@ -301,14 +301,9 @@ def reader_of(
 ) -> Reader:
     """Return the reader of all tables that are like this one: it takes 4 ms and 100 KiB to make."""
     measures = table.measured(measures)
-    server = (type(dialect), dialect.variant, dialect.snapshot)
     name = None if zone is None else zone.key
     alike = (table.table, table.layout, table.shape, table.date_done_zone, name, measures)
-    key = (*server, *alike)
-    reader = _readers.get(key)
-    if reader is None:
-        reader = _readers[key] = Reader(table, dialect, zone, measures)
-    return reader
+    return _readers.of(dialect, alike, lambda: Reader(table, dialect, zone, measures))
 
 
 def _below(anchors: Sequence[Anchor]) -> Span | None:
