@@ -295,7 +295,8 @@ class Follower:
 
     def _note(self, stage: Staged) -> None:
         """Log what an operator should know, and remember the newest result's age."""
-        note(stage.change, stage.position, self._fields(stage.kind))
+        layout = next(layout for layout in self.layouts if layout.kind == stage.kind)
+        note(stage.change, stage.position, self.readers.fields(layout))
         now = time.time()
         outcomes = stage.change.outcomes
         moments = [done for o in outcomes if (done := getattr(o, "done", None)) is not None]
@@ -306,11 +307,7 @@ class Follower:
     def log_progress(self) -> None:
         """Log how much is left to read."""
         for layout in self.layouts:
-            note_progress(self.positions[layout.kind], self._fields(layout.kind))
-
-    def _fields(self, kind: str) -> dict[str, str]:
-        layout = next(layout for layout in self.layouts if layout.kind == kind)
-        return {"backend": self.settings.name, "table": self.database.full_name(layout)}
+            note_progress(self.positions[layout.kind], self.readers.fields(layout))
 
     def counted(self) -> dict[Metric, list[Sample]]:
         """Return the counts to serve."""

@@ -48,8 +48,11 @@ class Readers:
     @property
     def has_main(self) -> bool:
         """Whether the main table is there."""
-        main = self._database.family.main
-        return any(table.layout is main for table in self.tables or ())
+        return self.has(self._database.family.main)
+
+    def has(self, layout: Layout) -> bool:
+        """Whether this table is there."""
+        return any(table.layout is layout for table in self.tables or ())
 
     def walls(self, kind: str) -> bool:
         """Say whether the dates of a table have to tell their zone."""
@@ -94,7 +97,7 @@ class Readers:
             if why := obstacle(main, table):
                 log.info(
                     "groups are not followed until they complete",
-                    extra={**self._fields(table.layout), "error": why},
+                    extra={**self.fields(table.layout), "error": why},
                 )
             else:
                 reader = group_reader_of(main, table, self._database.dialect)
@@ -104,7 +107,7 @@ class Readers:
         """Say that a table is not there, and which ones are that may be meant."""
         maker = session.family.maker
         waiting = f"table does not exist yet; waiting for {maker} to create it"
-        fields = self._fields(layout)
+        fields = self.fields(layout)
         main = layout is session.family.main
         similar = self._database.lookalikes(session.connection) if main else ""
         if similar:
@@ -115,5 +118,6 @@ class Readers:
             said = f"{fields['table']}: {waiting}"
             self.waiting = "; ".join(filter(None, (said, may_be_meant(similar))))
 
-    def _fields(self, layout: Layout) -> dict[str, str]:
+    def fields(self, layout: Layout) -> dict[str, str]:
+        """Say of which table a line of the log is."""
         return {"backend": self._settings.name, "table": self._database.full_name(layout)}

@@ -182,7 +182,7 @@ def _table(follower: Follower, layout: Layout, now: float) -> TableStatus:
     return TableStatus(
         kind=kind,
         name=follower.database.full_name(layout),
-        present=any(table.layout is layout for table in follower.readers.tables or ()),
+        present=follower.readers.has(layout),
         highest_id=position.top,
         id_used_ratio=health.id_used_ratio if health else None,
         ids_run_out=None if seconds is None else now + seconds,
