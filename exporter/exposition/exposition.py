@@ -107,7 +107,7 @@ class Exposition:
         self._published = 0  # times
         self._parts: dict[str | None, _Part] = {}
         self._copies: dict[tuple[Format, bool], _Copy] = {}
-        self._own: dict[Format, Renderer] = {}  # of what is fresh
+        self._own = {form: Renderer(form) for form in Format}  # of what is fresh
         self._lock = threading.Lock()  # of these; held for a moment only
         self._joins: dict[Format, _Join] = {}
         self._joining = threading.Lock()
@@ -160,7 +160,7 @@ class Exposition:
     def _last(self, form: Format) -> bytes:
         samples = self._fresh()
         with self._lock:
-            own = self._own.setdefault(form, Renderer(form)).rendered_whole(samples)
+            own = self._own[form].render_whole(samples)
         return own + render_process(form)
 
     def _joined(self, form: Format) -> dict[Metric, Run]:

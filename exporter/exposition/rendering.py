@@ -89,7 +89,7 @@ class Renderer:
         }
         return {metric: kept.piece for metric, kept in self._kept.items() if kept.piece}
 
-    def rendered_whole(self, samples: Samples) -> bytes:
+    def render_whole(self, samples: Samples) -> bytes:
         """Render samples with what stands above each metric, in the catalogue's order."""
         pieces = self.render(samples)
         return b"".join(

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -201,9 +201,9 @@ class Service:
         if polling.checkpoint is not None:
             samples[catalogue.CHECKPOINT_COMMIT] = polling.checkpoint.last_commit
             samples[catalogue.CHECKPOINT_SIZE] = polling.checkpoint.size
-        served = frozenset(polling.served() if self._may_serve() else ())
+        served = polling.served() if self._may_serve() else ()
         return {
-            catalogue.LEADER: _leads(tuple(self._names()), served),
+            catalogue.LEADER: [Sample((name,), float(name in served)) for name in self._names()],
             **{metric: [Sample((), v)] for metric, v in samples.items() if v is not None},
         }
 
@@ -262,11 +262,6 @@ class Service:
             unfollowed={} if replica is None else replica.unfollowed,
             refused=tuple(name for name, wrong in refused.items() if wrong),
         )
-
-
-@lru_cache(maxsize=1)  # the same list while that is so: it is not rendered again
-def _leads(names: Collection[str], served: Collection[str]) -> list[Sample]:
-    return [Sample((name,), float(name in served)) for name in names]
 
 
 def _share_memory() -> None:

@@ -102,7 +102,7 @@ def test_bytes_rendered_at_a_scrape_do_not_depend_on_the_series(
 
         return counted
 
-    monkeypatch.setattr(Renderer, "rendered_whole", counting(Renderer.rendered_whole))
+    monkeypatch.setattr(Renderer, "render_whole", counting(Renderer.render_whole))
     monkeypatch.setattr("exporter.exposition.exposition.render_process", counting(render_process))
 
     def scrape(series: int) -> int:
