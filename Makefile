@@ -92,7 +92,8 @@ $(BIN)/.runnable: pyproject.toml constraints.txt | $(BIN)/python
 $(BIN)/.complete: pyproject.toml constraints.txt | $(BIN)/python
 	@sh scripts/install-system-packages build
 	$(PIP) install 'pip>=25.1'
-	@xargs -n 28 -P 4 $(PIP) install --no-compile --no-deps < constraints.txt || true # side by side
+	@# Side by side first; what cannot be installed so, as on another platform, is left to the next line.
+	@xargs -n 28 -P 4 $(PIP) install --no-compile --no-deps < constraints.txt || true
 	$(PIP) install --no-compile --constraint constraints.txt --editable '.[postgresql,mysqlclient,ed25519,re2,solar]' --group dev
 	@$(BIN)/python -m compileall -qq -j 0 -x '$(SELDOM)' .venv/lib exporter # by all cores, where pip takes one
 	@touch $(BIN)/.runnable $@

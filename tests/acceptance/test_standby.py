@@ -128,10 +128,8 @@ def test_reload_adds_and_removes_backends(database: Database, tmp_path: Path) ->
             exporter.send(signal.SIGHUP)
 
         wait_until(lambda: sorted(map(len, followed())) == [1, 1], "each has one")
-        if followed()[0] == {
-            "backend-0"
-        }:  # the other one would follow it, by its old configuration
-            both.reverse()
+        if followed()[0] == {"backend-0"}:
+            both.reverse()  # or the other would follow it, by its old configuration
         reload(*both[0])
         then = [{"backend-1", "backend-2"}, {"backend-0"}]
         wait_until(lambda: followed() == then, "one has the new one")
