@@ -31,6 +31,7 @@ class Polling:
         self.checkpoint = checkpoint
         self.exposition = exposition
         self.pollers = [Poller(backend, exposition, checkpoint) for backend in backends]
+        self._first = self.pollers  # what comes later is no reason to take these from who scrapes
         self._when_ended = ended
         self._schedule = Schedule(())
         self._stopping = threading.Event()
@@ -70,6 +71,7 @@ class Polling:
                 pollers.append(old)
             for old in before.values():
                 self._retire(old, None)
+            self._first = pollers if not self.pollers or self.untried() else []
             self.pollers = pollers
             self._begin(fresh)
         self._settle_beside()
@@ -77,6 +79,10 @@ class Polling:
     def all(self) -> list[Poller]:
         """All that may poll: also those that are to end."""
         return [*self.pollers, *self._after.copy()]
+
+    def untried(self) -> list[str]:
+        """Name the backends that were not tried yet; none any more once all were."""
+        return [poller.settings.name for poller in self._first if not poller.tried.is_set()]
 
     def served(self) -> set[str]:
         """Name the backends that are served, or will be once they were tried."""

@@ -69,7 +69,6 @@ class Service:
         self._live = self._new_exposition()
         self._idle = self._new_exposition()  # of a replica that may follow nothing
         self._replica: Replica | None = None
-        self._ready = False  # all backends were tried
         if isinstance(config.checkpoint, URL):
             leases = Leases(Store(config.checkpoint, IN_A_DATABASE, limits=LIMITS))
             store = Store(config.checkpoint, IN_A_DATABASE)
@@ -126,7 +125,6 @@ class Service:
         return []
 
     def _take(self, new: Config) -> None:
-        self.unready()  # who was ready stays so, though nobody may have asked before
         with self._changing:
             self._config, self._read_at = new, time.time()
             if self._replica is None:
@@ -230,18 +228,11 @@ class Service:
 
     def unready(self) -> str:
         """Say why nothing is served, or name the backends that were not tried yet."""
-        replica = self._replica
-        if replica is not None and not (replica.followed and replica.confirmed):
-            self._ready = False
+        replica, polling = self._replica, self.polling
+        if replica is not None and not (polling.pollers and replica.confirmed):
             return replica.fault or STANDING_BY
-        if self._ready:
-            return ""  # what is added is no reason to take the others from who scrapes
-        pollers = self.polling.pollers
-        waiting = [poller.settings.name for poller in pollers if not poller.tried.is_set()]
-        if waiting:
-            return f"not tried yet: {some(waiting)}"
-        self._ready = True
-        return ""
+        untried = polling.untried()
+        return f"not tried yet: {some(untried)}" if untried else ""
 
     def status(self) -> ServiceStatus:
         """Return what the status page shows."""

@@ -66,3 +66,30 @@ def test_what_changes_while_the_checkpoint_is_out_of_reach_goes_on_later(tmp_pat
         finally:
             polling.stop()
             polling.end(10.0)
+
+
+def test_what_is_added_once_all_were_tried_is_not_waited_for(tmp_path: Path) -> None:
+    with SQLite(tmp_path).fresh_database() as database:
+        create_tables(database)
+        (one,) = from_url(database.reader_url).backends
+    two, three = (one.model_copy(update={"name": name}) for name in ("two", "three"))
+    polling = Polling([], Exposition(), None)
+
+    def try_all() -> None:
+        for poller in polling.pollers:
+            poller.try_once()
+
+    polling.change([one])
+    assert polling.untried() == [one.name]
+    polling.change([one, two])
+    assert polling.untried() == [one.name, "two"]
+    polling.change([two])
+    assert polling.untried() == ["two"]
+    try_all()
+    polling.change([two, three])  # nobody has asked in between
+    assert polling.untried() == []
+    polling.change([])
+    polling.change([three])
+    assert polling.untried() == ["three"]
+    try_all()
+    assert polling.untried() == []
