@@ -182,6 +182,7 @@ class Chunks:
         sql, newest_id = self._sql, func.max(self._sql.id)
         ran = (null(), null()) if sql.run is None else (sql.run.bucket, sql.run.total)
         within = grouping((sql.exact_entry, ran[0], sql.retry_bucket))
+        measured = (sql.entry, *ran, sql.retry_bucket) if within else ()  # each column costs
         query = (
             select(
                 *sql.labels,
@@ -189,9 +190,7 @@ class Chunks:
                 func.coalesce(sql.dialect.total(sql.retries), 0),
                 sql.moment(None if sql.done is None else func.max(sql.done)),
                 newest_id if news else null(),
-                sql.entry,
-                *ran,
-                sql.retry_bucket,
+                *measured,
             )
             .where(where, sql.success)
             .group_by(*grouping(sql.keys), *within)
@@ -203,11 +202,11 @@ class Chunks:
         groups: list[Group] = []
         newest_ids: list[int] = []
         found: Sequence[Any] = connection.execute(query).all()
-        for task, worker, queue, count, retries, done, newest, *measured in found:
+        for task, worker, queue, count, retries, done, newest, *values in found:
             if count:  # without labels there is one group, even of nothing
                 labels = (text(task), text(worker), text(queue))
                 group = Group(SUCCESS, *labels, count, count_of(retries), sql.epoch(done))
-                groups.append(self._measured(group, *measured))
+                groups.append(self._measured(group, *values) if values else group)
                 newest_ids.append(newest)
         return self._with_task_ids(connection, groups, newest_ids) if news else groups
 
