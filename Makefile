@@ -42,13 +42,14 @@ tests: $(BIN)/.complete
 coverage: COVERAGE = --cov
 coverage: test ## the same, with the lines and branches that no test reaches
 
+soak: TIMED = tests/soak/test_alertable.py tests/soak/test_slow_clients.py
 soak: export SOAK = 1
 soak: export KILLS ?= 100
 soak: export RELOADS ?= 50
 soak: export REQUIRE_SERVERS = 1
 soak: servers $(BIN)/.complete ## faults and load in earnest, over an hour, with their figures
-	$(BIN)/pytest -s tests/soak/test_slow_clients.py # by itself: it measures milliseconds
-	$(BIN)/pytest -v -rP --numprocesses=2 --dist=worksteal --ignore=tests/soak/test_slow_clients.py tests/counting/test_position.py tests/counting/test_folding.py tests/counting/test_tally.py tests/counting/test_watchlist.py tests/backends/test_model.py tests/checkpoint/test_checkpoint.py tests/servers/test_servers.py tests/acceptance/test_counts.py tests/acceptance/test_kill.py tests/acceptance/test_reload.py tests/soak
+	$(BIN)/pytest -s $(TIMED) # by themselves: they measure time
+	$(BIN)/pytest -v -rP --numprocesses=2 --dist=worksteal $(TIMED:%=--ignore=%) tests/counting/test_position.py tests/counting/test_folding.py tests/counting/test_tally.py tests/counting/test_watchlist.py tests/backends/test_model.py tests/checkpoint/test_checkpoint.py tests/servers/test_servers.py tests/acceptance/test_counts.py tests/acceptance/test_kill.py tests/acceptance/test_reload.py tests/soak
 
 bench: servers $(BIN)/.complete ## measure what it costs; writes bench/RESULTS.md; ONLY=… or QUICK=1 for less
 	@sh scripts/install-system-packages peers
