@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from uuid import uuid4
@@ -56,6 +56,10 @@ class Sight:
         """Name the replica that follows a backend, "" where none does."""
         replica = self.leases.get(backend, "")
         return replica if replica in self.replicas else ""
+
+    def followers(self, backends: Iterable[str]) -> dict[str, str]:
+        """Name the replica that follows each backend, "" where none does."""
+        return {backend: self.follower(backend) for backend in backends}
 
 
 class Leases:

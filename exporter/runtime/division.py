@@ -1,7 +1,7 @@
-"""PURE: which replica is to follow which backend: rendezvous hashing, with a bound on each share.
+"""PURE: which replica is to follow which backend: who follows one keeps it, up to its share.
 
-Each comes to the same result by itself. A replica that joins or leaves moves little more than its
-share.
+Each comes to the same result by itself. A replica that joins or leaves moves its share, and no
+more. What is free is divided by rendezvous hashing, so that few want the same.
 """
 
 from __future__ import annotations
@@ -12,23 +12,30 @@ from hashlib import blake2b
 from itertools import product
 
 
-def divide(backends: Iterable[str], replicas: Iterable[str]) -> dict[str, str]:
+def divide(
+    backends: Iterable[str], replicas: Iterable[str], followers: Iterable[tuple[str, str]]
+) -> dict[str, str]:
     """Return the replica of each backend; there is one at least.
 
-    Of all pairs, the one with the highest score comes first. None has more than its share and a
-    quarter: of two backends each of two replicas has one, and a share of many moves as little as
-    it would without a bound.
+    `followers`: pairs of a backend and the replica that follows it now, if any does. Shares differ
+    by one at most. The larger ones are of those who have more already, else of the same ones while
+    others take theirs: nobody takes what it would have to hand on.
     """
-    some, live = set(backends), set(replicas)
-    share = -(-len(some) // len(live))
-    most = share + share // 4
-    pairs = sorted(product(some, live), key=lambda pair: _score(*pair), reverse=True)
+    some, live, now = set(backends), set(replicas), dict(followers)
+    load = Counter(now.get(backend) for backend in some)
+    share, over = divmod(len(some), len(live))
+    first = sorted(live, key=lambda name: (load[name] > share, name), reverse=True)
+    room = Counter({name: share + (rank < over) for rank, name in enumerate(first)})
+    pairs = sorted(
+        product(some, live),
+        key=lambda pair: (now.get(pair[0]) == pair[1], _score(*pair)),
+        reverse=True,
+    )
     found: dict[str, str] = {}
-    load: Counter[str] = Counter()
     for backend, replica in pairs:
-        if backend not in found and load[replica] < most:
+        if backend not in found and room[replica]:
             found[backend] = replica
-            load[replica] += 1
+            room[replica] -= 1
     return found
 
 

@@ -1,7 +1,7 @@
 """Follows its share of the backends, beside other replicas. One thread, which never ends.
 
-A backend is taken when none follows it, and handed on when another replica has joined whose share
-it is: polls end, then it is served no more, then the other may take it.
+A backend is taken when none follows it, and handed on when another replica has joined and we have
+more than our share: polls end, then it is served no more, then the other may take it.
 """
 
 from __future__ import annotations
@@ -69,8 +69,7 @@ class Replica:
     @property
     def followers(self) -> dict[str, str]:
         """Name the replica that follows each backend, "" where none does."""
-        sight, wanted = self.leases.sight, self._wanted()
-        return {backend: sight.follower(backend) for backend in wanted}
+        return self.leases.sight.followers(self._wanted())
 
     @property
     def unfollowed(self) -> dict[str, float]:
@@ -126,9 +125,11 @@ class Replica:
         leases.confirm()
         leases.strike_off()
         alike = frozenset(name for name, of in leases.sight.replicas.items() if of == group)
-        share = {name for name, of in _divided(wanted, alike).items() if of == leases.own}
+        followers = leases.sight.followers(wanted)
+        divided = _divided(wanted, alike, frozenset(followers.items()))
+        share = {name for name, replica in divided.items() if replica == leases.own}
         ending = set(self._ending())
-        free = {name for name in share - leases.held if not leases.sight.follower(name)}
+        free = {name for name in share - leases.held if not followers[name]}
         leases.take(free - ending)
         self._change(leases.held & share - ending)
         leases.release(leases.held - self.followed - set(self._ending()))
