@@ -104,5 +104,5 @@ class RealWriters(ManyWriters):
         self.table.real.close()
 
 
-RealWriters.TestCase.settings = settings(max_examples=30 * TIMES, stateful_step_count=40)
+RealWriters.TestCase.settings = settings(max_examples=15 * TIMES, stateful_step_count=40)
 TestRealWriters = pytest.mark.timeout(1800)(RealWriters.TestCase)

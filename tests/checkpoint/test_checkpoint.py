@@ -93,7 +93,7 @@ class Crashing(ManyWriters):
         self.store.close()
 
 
-Crashing.TestCase.settings = settings(max_examples=40 * TIMES, stateful_step_count=20)
+Crashing.TestCase.settings = settings(max_examples=20 * TIMES, stateful_step_count=20)
 TestCrashing = pytest.mark.timeout(1800)(Crashing.TestCase)
 
 

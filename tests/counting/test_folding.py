@@ -183,5 +183,5 @@ class Crowd(RuleBasedStateMachine):
         return [row.id for row in self.table.committed.values() if row.state != SUCCESS]
 
 
-Crowd.TestCase.settings = settings(max_examples=40 * TIMES, stateful_step_count=30)
+Crowd.TestCase.settings = settings(max_examples=20 * TIMES, stateful_step_count=30)
 TestCrowd = pytest.mark.timeout(1800)(Crowd.TestCase)

@@ -31,7 +31,7 @@ from exporter.counting.spans import LONGEST_MASK, MIN_ID, Span, holes
 from exporter.counting.step import Anchor, Batch, Change, Cohort, Horizon, Plan
 from exporter.counting.watchlist import FOLDED_STATES, WatchList
 
-TIMES = 20 if os.environ.get("SOAK") else 1  # as many examples
+TIMES = 40 if os.environ.get("SOAK") else 1  # as many examples
 UNFINISHED = ["STARTED", "RETRY", "PROGRESS", ""]
 STATES = [*UNFINISHED, "SUCCESS", "FAILURE", "REVOKED"]
 TASKS = st.sampled_from(["a", "b", ""])
@@ -333,7 +333,7 @@ class ManyWriters(RuleBasedStateMachine):
                 self.net[self.epoch, row.id] = row.labels
 
 
-ManyWriters.TestCase.settings = settings(max_examples=200 * TIMES, stateful_step_count=30)
+ManyWriters.TestCase.settings = settings(max_examples=100 * TIMES, stateful_step_count=30)
 TestManyWriters = pytest.mark.timeout(1800)(ManyWriters.TestCase)
 
 
@@ -424,7 +424,7 @@ class Overwriting(RuleBasedStateMachine):
         assert self.following.position.segments == ()
 
 
-Overwriting.TestCase.settings = settings(max_examples=100 * TIMES, stateful_step_count=30)
+Overwriting.TestCase.settings = settings(max_examples=50 * TIMES, stateful_step_count=30)
 TestOverwriting = pytest.mark.timeout(1800)(Overwriting.TestCase)
 
 
@@ -498,7 +498,7 @@ class LateNames(RuleBasedStateMachine):
         assert self.following.counted.by_labels >= truth
 
 
-LateNames.TestCase.settings = settings(max_examples=100 * TIMES, stateful_step_count=30)
+LateNames.TestCase.settings = settings(max_examples=50 * TIMES, stateful_step_count=30)
 TestLateNames = pytest.mark.timeout(1800)(LateNames.TestCase)
 
 
@@ -1106,9 +1106,9 @@ def test_clock_that_goes_back_at_each_poll_takes_nobodys_turn() -> None:
 
 def test_to_restore_many_rows_takes_little_beside_them() -> None:
     rows, rules = 100_000, Rules()
-    watched = WatchList(rules.label_sets)
+    watched, each = WatchList(rules.label_sets), Watch("STARTED", "a", "w", "q", first_seen=1.0)
     for row_id in range(rows):
-        watched.put(row_id, Watch("STARTED", "a", "w", "q", first_seen=1.0))
+        watched.put(row_id, each)
     position = Position(rules)
     tracemalloc.start()
     try:

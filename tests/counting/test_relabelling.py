@@ -252,4 +252,4 @@ class Rules(RuleBasedStateMachine):
 
 
 TestRules = Rules.TestCase
-TestRules.settings = settings(max_examples=40 * TIMES, stateful_step_count=30)
+TestRules.settings = settings(max_examples=20 * TIMES, stateful_step_count=30)

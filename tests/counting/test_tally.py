@@ -389,4 +389,4 @@ class Crowded(RuleBasedStateMachine):
 
 
 TestCrowded = Crowded.TestCase
-TestCrowded.settings = settings(max_examples=40 * TIMES, stateful_step_count=40)
+TestCrowded.settings = settings(max_examples=20 * TIMES, stateful_step_count=40)

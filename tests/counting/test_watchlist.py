@@ -16,7 +16,7 @@ from exporter.counting.results import OTHER
 from exporter.counting.watchlist import FOLDED_STATES, WatchList
 from tests.counting.test_position import TIMES
 
-ROWS = 30_000
+ROWS = 10_000
 BYTES_A_ROW = 60
 
 times = st.sampled_from([1.5, 2.5, 3.5])
@@ -87,7 +87,7 @@ class AsADict(RuleBasedStateMachine):
         self.patch.undo()
 
 
-AsADict.TestCase.settings = settings(max_examples=50 * TIMES, stateful_step_count=15)
+AsADict.TestCase.settings = settings(max_examples=25 * TIMES, stateful_step_count=15)
 TestAsADict = AsADict.TestCase
 
 

@@ -101,6 +101,7 @@ def running_worker(
             f"--queues={','.join(QUEUES)}",
             f"--concurrency={processes}",
             "--loglevel=INFO",
+            *("--without-gossip", "--without-mingle"),  # there is no other to talk to
         ],
         folder / f"{name}.log",
         env=environment,
