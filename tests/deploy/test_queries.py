@@ -202,7 +202,7 @@ def test_every_expression_returns_data(demo: Demo) -> None:
 
     def all_have_data() -> bool:
         work(worker, results, next(turns))
-        time.sleep(0.5)
+        time.sleep(1.0)
         waiting.difference_update([one for one in waiting if filled(one, run(prometheus, one))])
         return not waiting
 
