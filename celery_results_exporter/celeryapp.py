@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import celery
-from celery.app.backends import by_url
+from celery.app.backends import BACKEND_ALIASES, by_url
 from celery.app.utils import find_app
 
 from celery_results_exporter import beatschedule, djangosettings
@@ -84,21 +84,29 @@ def settings(app: Celery) -> Answer:
 
 
 def _url(app: Celery, told: Any) -> str:
-    from celery.backends.database import DatabaseBackend  # noqa: PLC0415 - imports SQLAlchemy's ORM
-
     if not told:
         raise UnusableError("has no result_backend: its results are stored nowhere")
-    kind, url = by_url(told, app.loader)
-    if not (isinstance(kind, type) and issubclass(kind, DatabaseBackend)):
-        name = told.partition("://")[0] if isinstance(told, str) else kind.__name__
+    scheme, there, _ = told.partition("://") if isinstance(told, str) else (told.__name__, "", "")
+    if not _is_sql(app, told, scheme.partition("+")[0]):
         raise UnusableError(
-            f"has its results in {name!r}, which is no SQL database; this exporter reads those "
+            f"has its results in {scheme!r}, which is no SQL database; this exporter reads those "
             f"whose result_backend begins with db+ or is {IN_DJANGO}"
         )
-    url = url or app.conf.database_url
+    url = told[told.find("+", 0, len(scheme)) + 1 :] if there else app.conf.database_url
     if not url:
         raise UnusableError("has no database_url for its result_backend")
     return str(url)
+
+
+def _is_sql(app: Celery, told: Any, name: str) -> bool:
+    """Tell whether the backend is Celery's for SQL; to import that takes longer than all else."""
+    aliases = {**BACKEND_ALIASES, **app.loader.override_backends}
+    if aliases.get(name) == BACKEND_ALIASES["database"]:
+        return True
+    from celery.backends.database import DatabaseBackend  # noqa: PLC0415 - see above
+
+    kind, _ = by_url(told, app.loader)
+    return isinstance(kind, type) and issubclass(kind, DatabaseBackend)
 
 
 def _timezone(app: Celery, url: str) -> str:

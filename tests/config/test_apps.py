@@ -98,6 +98,12 @@ ODD = {
     "ours": GOOD + "import exporter; assert exporter.THEIRS",
     "legacy": "from celery import Celery; app = Celery()\n"
     "app.conf.update(CELERY_RESULT_BACKEND='database', CELERY_RESULT_DBURI='sqlite:////a')",
+    "extends": "from celery import Celery; from celery.backends.database import DatabaseBackend\n"
+    "class Ours(DatabaseBackend): pass\n"
+    "app = Celery('a', backend='extends:Ours+sqlite:////a')",
+    "hands_over": "from celery import Celery; from celery.backends import database\n"
+    "app = Celery('a', backend=database.DatabaseBackend)\n"
+    "app.conf.database_url = 'sqlite:////a'",
 }
 
 
