@@ -36,6 +36,7 @@ test: servers $(BIN)/.complete ## install what is missing, then lint, types and 
 
 .PHONY: tests
 tests: $(BIN)/.complete
+	@$(BIN)/pytest --collect-only --quiet --ignore=tests/soak >/dev/null || true # compiled once, not by each process
 	REQUIRE_SERVERS=1 $(BIN)/pytest $(COVERAGE) --ignore=tests/soak --numprocesses=$(JOBS) --dist=worksteal
 
 # By itself, since to trace each line takes a third of the time.

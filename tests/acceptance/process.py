@@ -39,7 +39,9 @@ FORKED: dict[tuple[str, ...], str] = {
 }
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 PROMISED_END = 5.0  # seconds from the signal to the end
-FAST = {"poll_interval": "100ms", "first_zero": "0s", "start": "beginning"}
+#: `make test` shares two cores with other tests, `make soak` does not.
+INTERVAL = "100ms" if os.environ.get("SOAK") else "200ms"
+FAST = {"poll_interval": INTERVAL, "first_zero": "0s", "start": "beginning"}
 _PREFIX = "celery-results-exporter: error: "
 
 
