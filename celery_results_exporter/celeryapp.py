@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import celery
-from celery.app.backends import BACKEND_ALIASES, by_url
+from celery.app.backends import by_url
 from celery.app.utils import find_app
 
 from celery_results_exporter import beatschedule, djangosettings
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 IN_DJANGO = "django-db"  # the result_backend of django-celery-results
 _APP_ZONE_SINCE = (5, 5)
+_STAND_IN = f"{__name__}:StandIn"
 _BY_SERVER = ("postgresql", "cockroachdb")  # the zone of the writer's session decides there
+
+
+class StandIn:
+    """For Celery's backend for SQL: to import that takes longer than all else."""
 
 
 def named(name: str) -> Celery:
@@ -86,26 +92,25 @@ def settings(app: Celery) -> Answer:
 def _url(app: Celery, told: Any) -> str:
     if not told:
         raise UnusableError("has no result_backend: its results are stored nowhere")
-    scheme, there, _ = told.partition("://") if isinstance(told, str) else (told.__name__, "", "")
-    if not _is_sql(app, told, scheme.partition("+")[0]):
+    backends = {"db": _STAND_IN, "database": _STAND_IN, **app.loader.override_backends}
+    kind, url = by_url(told, SimpleNamespace(override_backends=backends))
+    if not _is_sql(kind):
+        name = told.partition("://")[0] if isinstance(told, str) else kind.__name__
         raise UnusableError(
-            f"has its results in {scheme!r}, which is no SQL database; this exporter reads those "
+            f"has its results in {name!r}, which is no SQL database; this exporter reads those "
             f"whose result_backend begins with db+ or is {IN_DJANGO}"
         )
-    url = told[told.find("+", 0, len(scheme)) + 1 :] if there else app.conf.database_url
+    url = url or app.conf.database_url
     if not url:
         raise UnusableError("has no database_url for its result_backend")
     return str(url)
 
 
-def _is_sql(app: Celery, told: Any, name: str) -> bool:
-    """Tell whether the backend is Celery's for SQL; to import that takes longer than all else."""
-    aliases = {**BACKEND_ALIASES, **app.loader.override_backends}
-    if aliases.get(name) == BACKEND_ALIASES["database"]:
+def _is_sql(kind: Any) -> bool:
+    if kind is StandIn:
         return True
-    from celery.backends.database import DatabaseBackend  # noqa: PLC0415 - see above
+    from celery.backends.database import DatabaseBackend  # noqa: PLC0415 - see StandIn
 
-    kind, _ = by_url(told, app.loader)
     return isinstance(kind, type) and issubclass(kind, DatabaseBackend)
 
 
