@@ -23,6 +23,7 @@ from tests.servers.process import missing
 from tests.servers.prometheus import Prometheus
 from tests.servers.redis import Redis
 from tests.servers.worker import celery_worker as run_celery_worker
+from tests.soak.sizes import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ DATABASES = ["sqlite", "postgresql", *MARIADB_DRIVERS]
 if os.environ.get("TEST_MSSQL_URL"):
     DATABASES.append("mssql")
 #: Where real workers write: in the soak through each driver, as the readers' tests read.
-WORKED = [name for name in DATABASES if os.environ.get("SOAK") or name != "mariadb-mysqlclient"]
+WORKED = [name for name in DATABASES if LONG or name != "mariadb-mysqlclient"]
 
 
 def pytest_collection_finish() -> None:

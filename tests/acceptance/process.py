@@ -22,6 +22,7 @@ from sqlalchemy import URL
 from tests.scrape import Scrape
 from tests.servers import forkserver
 from tests.servers.process import HOST
+from tests.soak.sizes import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,9 +40,9 @@ FORKED: dict[tuple[str, ...], str] = {
 }
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 PROMISED_END = 5.0  # seconds from the signal to the end
-#: `make test` shares two cores with other tests, `make soak` does not.
-INTERVAL = "100ms" if os.environ.get("SOAK") else "200ms"
-FAST = {"poll_interval": INTERVAL, "first_zero": "0s", "start": "beginning"}
+#: Seconds between polls: `make test` shares two cores with other tests, `make soak` does not.
+EVERY = 0.1 if LONG else 0.2
+FAST = {"poll_interval": f"{EVERY * 1000:g}ms", "first_zero": "0s", "start": "beginning"}
 _PREFIX = "celery-results-exporter: error: "
 
 

@@ -23,6 +23,7 @@ from tests.acceptance.watchdog import Watchdog
 from tests.checkpoint.older import written
 from tests.follow import create_tables, insert, restored
 from tests.servers.database import SQLite
+from tests.soak.sizes import LONG
 from tests.soak.written import CELERY, DJANGO
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
     from tests.soak.written import Written
 
 KILLS = int(os.environ.get("KILLS", "3"))
-#: Seconds after each result: `make test` shares two cores with other tests, `make soak` does not.
-PAUSE = 0.0 if os.environ.get("SOAK") else 0.05
+PAUSE = 0.0 if LONG else 0.05  # seconds after each result; see process.EVERY
 MEASURES = {"retries_buckets": [0, 1], "payload_bytes": ["result", "args", "kwargs"]}
 RESULTS = "celery_task_results_total"
 LABELS = ("task", "state", "worker", "queue")
@@ -155,7 +155,7 @@ def test_kill_while_a_checkpoint_is_migrated(tmp_path: Path) -> None:
     for number in range(KILLS + 1):
         for file in tmp_path.glob("checkpoint.sqlite*"):
             file.unlink()
-        path = written(tmp_path / "checkpoint.sqlite", 1, more_watched=2 * MANY)
+        path = written(tmp_path / "checkpoint.sqlite", 1, more_watched=4 * MANY)
         log = path.with_name(f"{path.name}-wal")
         with beginning(tmp_path, config) as exporter:
             exporter.wait_until(log.exists, "it connects")
@@ -172,7 +172,7 @@ def test_kill_while_a_checkpoint_is_migrated(tmp_path: Path) -> None:
         checkpoint = open_file(path)
         positions, tally = restored(checkpoint, "celery")
         checkpoint.close()
-        assert len(positions["task"].watched) == 2 * MANY + 5
+        assert len(positions["task"].watched) == 4 * MANY + 5
         assert len(tally.values) == 33
     print(f"{KILLS} kills; versions found: {dict(schemas)}")  # noqa: T201 - shown with -s
 

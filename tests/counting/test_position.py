@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
@@ -30,8 +29,9 @@ from exporter.counting.results import (
 from exporter.counting.spans import LONGEST_MASK, MIN_ID, Span, holes
 from exporter.counting.step import Anchor, Batch, Change, Cohort, Horizon, Plan
 from exporter.counting.watchlist import FOLDED_STATES, WatchList
+from tests.soak.sizes import LONG
 
-TIMES = 40 if os.environ.get("SOAK") else 1  # as many examples
+TIMES = 40 if LONG else 1  # as many examples
 UNFINISHED = ["STARTED", "RETRY", "PROGRESS", ""]
 STATES = [*UNFINISHED, "SUCCESS", "FAILURE", "REVOKED"]
 TASKS = st.sampled_from(["a", "b", ""])

@@ -16,7 +16,7 @@ from exporter.counting.results import OTHER
 from exporter.counting.watchlist import FOLDED_STATES, WatchList
 from tests.counting.test_position import TIMES
 
-ROWS = 10_000
+ROWS = 30_000
 BYTES_A_ROW = 60
 
 times = st.sampled_from([1.5, 2.5, 3.5])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import time
 from pathlib import Path
@@ -23,12 +22,13 @@ from exporter.web import webconfig
 from tests.acceptance.process import one_backend, run, running, write
 from tests.follow import Follower, create_tables, insert
 from tests.servers.database import SQLite
+from tests.soak.sizes import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Input = TypeVar("Input")
-SECONDS = 150.0 if os.environ.get("SOAK") else 2.0  # of each of the four
+SECONDS = 150.0 if LONG else 2.0  # of each of the four
 TESTS = Path(__file__).parents[1]
 HOSTILE = [
     "\x00", "\ud800", "\x1b[31m", "\u202e", "\r\n", "'", '"', "\\", "{", "}", "${", "${X}", "&a",
