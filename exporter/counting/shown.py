@@ -37,7 +37,8 @@ class Shown:
         self._members: dict[Key, dict[LabelValues, None]] = {}
         self._dropped: dict[Key, None] = {}  # results
         self._revealed: set[Key] = set()  # what is added to these, as served, is an increase
-        self._changed: dict[Key, None] = {}  # an ordered set, as the labels that are served
+        self._noted: dict[Key, None] = {}  # an ordered set: totals that have changed
+        self._changed: dict[Key, None] = {}  # likewise, by the labels that are served
         self._served: dict[Metric, dict[LabelValues, Sample]] = {}
         self._samples: dict[Metric, list[Sample]] = {}
         # When there was a result last, Unix time in seconds; None: before anybody took note.
@@ -48,9 +49,19 @@ class Shown:
             self._changed[catalogue.RESULTS_DROPPED, ()] = None
 
     def note(self, keys: Iterable[Key]) -> None:
-        """Take note of totals that have changed."""
+        """Take note of totals that have changed, to look at them once that matters.
+
+        In a backlog most change with each step, and none is served before its end.
+        """
+        self._noted.update(dict.fromkeys(keys))
+
+    def follow(self) -> None:
+        """Look at what was noted."""
+        if not self._noted:
+            return
         back: set[Users] = set()
-        for key in keys:
+        noted, self._noted = self._noted, {}
+        for key in noted:
             metric, own = key
             labels = self._relabelled(metric, own)
             if labels is None:
@@ -87,6 +98,7 @@ class Shown:
 
     def serves(self, key: Key) -> bool:
         """Whether what is added to this total would be an increase of a series that is served."""
+        self.follow()
         metric, own = key
         labels = self._relabelled(metric, own)
         if labels is None:
@@ -98,6 +110,7 @@ class Shown:
         if 0.0 <= now - self._looked < LOOK:
             return
         self._looked = now
+        self.follow()
         stale = set()
         for users, used in self._used.items():
             if used is None:
@@ -110,6 +123,7 @@ class Shown:
 
     def samples(self) -> dict[Metric, list[Sample]]:
         """List what is served: the same lists while nothing changes."""
+        self.follow()
         for metric, labels in self._changed:
             samples = self._served.setdefault(metric, {})
             if metric in catalogue.TASK_METRICS and users_of(metric, labels) in self._stale:

@@ -110,23 +110,21 @@ class Tally:
         for key, value in changes.values.items():
             if key not in self.values:
                 self.room.take(*key)
-            if key[0] is catalogue.ENTRY_LAST_SUCCESS:
-                entry, task = key[1]
-                self.by_entry.setdefault(task, set()).add(entry)
+            self.values[key] = value
             if isinstance(value, Total):
                 if value.zero_until is None:
                     self._zeros.pop(key, None)
                 else:
                     self._zeros.setdefault(key, value.zero_until)
-            if isinstance(value, Newest):
-                self._note_untold(*key, value)
-            if isinstance(value, Histogram) and self.measures.cover(key[0]):
+            elif isinstance(value, Newest):
+                self._note_newest(*key, value)
+            elif self.measures.cover(key[0]):
                 # What a checkpoint has kept may have other buckets.
                 self.values[key] = value.rebucketed(self.measures.bounds(key[0]))
-            else:
-                self.values[key] = value
         self.exemplars.update(changes.exemplars)
-        self.shown.note(dict.fromkeys(chain(changes.values, changes.exemplars)))
+        self.shown.note(chain(changes.values, changes.exemplars))
+        if self._zeros:
+            self.shown.follow()  # what comes back is seen before its 0 may end
 
     def untold(self, metric: Metric) -> list[LabelValues]:
         """Return the labels of times that are not told, and may be once their zone is known."""
@@ -185,7 +183,10 @@ class Tally:
             return None
         return max((t for t in (found.value, found.seen) if t is not None), default=None)
 
-    def _note_untold(self, metric: Metric, labels: LabelValues, value: Newest) -> None:
+    def _note_newest(self, metric: Metric, labels: LabelValues, value: Newest) -> None:
+        if metric is catalogue.ENTRY_LAST_SUCCESS:
+            entry, task = labels
+            self.by_entry.setdefault(task, set()).add(entry)
         of_metric = self._untold.setdefault(metric, {})
         if value.untold:
             of_metric[labels] = None
@@ -199,6 +200,7 @@ class Draft:
     def __init__(self, tally: Tally, now: float, change: Change, *, live: bool) -> None:
         self.tally = tally
         self.now = now
+        self._second = int(now)
         self._dates = change.dates
         self._settled = change.settled if change.confirmed else None
         self.zero_until = now + tally.first_zero if live and tally.first_zero else None
@@ -211,14 +213,14 @@ class Draft:
         """Count under these very labels; 0 makes them known."""
         key = (metric, labels)
         before = self._before(key, Total)
-        used = int(self.now) if metric is catalogue.RESULTS else None
+        used = self._second if metric is catalogue.RESULTS else None
         if before is None:
             self._put(key, Total(amount, self.now, self._zero_until(key), used=used))
         elif amount:
-            total = before._replace(value=before.value + amount, used=used)
-            if before.zero_until is None and (until := self._zero_until(key)) is not None:
-                total = total._replace(zero_until=until, before=before.value)
-            self._put(key, total)
+            value, created, zero_until, shown, _ = before
+            if zero_until is None and (zero_until := self._zero_until(key)) is not None:
+                shown = value
+            self.changes.values[key] = Total(value + amount, created, zero_until, shown, used)
 
     def newest(self, metric: Metric, labels: LabelValues, outcome: Finished) -> None:
         """Note when the newest finished; a time that lies ahead is not believed."""
@@ -312,9 +314,9 @@ class Draft:
 
     def _zero_until(self, key: Key) -> float | None:
         """Return until when what is added now must wait: it would be no increase yet (R12)."""
-        if key[0] not in catalogue.TASK_METRICS or self.tally.shown.serves(key):
+        if self.zero_until is None or key[0] not in catalogue.TASK_METRICS:
             return None
-        return self.zero_until
+        return None if self.tally.shown.serves(key) else self.zero_until
 
     def _before(self, key: Key, kind: type[Kind]) -> Kind | None:
         """Return the value that is to change; a metric's are all of its kind."""

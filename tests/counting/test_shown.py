@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hypothesis import example, given
+from hypothesis import strategies as st
+
 from exporter.counting.results import Finished
 from exporter.counting.shown import LOOK
 from exporter.counting.tally import Changes, Tally
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
 STALE_AFTER = 7 * 86_400.0
 BY_TASK = (catalogue.FAILURES, catalogue.LAST_FINISHED, catalogue.RUNTIME, catalogue.REVISED)
+WORKERS = st.lists(st.sampled_from("ab"), max_size=2)
 LATER = NOW + STALE_AFTER + LOOK
 
 
@@ -116,3 +120,35 @@ def test_nothing_is_stale_by_a_clock_set_back() -> None:
     assert served(tally, NOW)["a", "FAILURE", "w", "q"] == 1
     feed(tally, failed(), now=NOW + 1)
     assert served(tally, NOW + 11 * STALE_AFTER - LOOK)["a", "FAILURE", "w", "q"] == 2
+
+
+@example(
+    history=[],
+    first_zero=20.0,
+    news=[(1.0, ["a"]), (2 * STALE_AFTER, ["a"]), (30.0, []), (1.0, ["a"])],
+)
+@given(
+    history=st.lists(WORKERS, max_size=3),
+    first_zero=st.sampled_from([0.0, 20.0, 60.0]),
+    news=st.lists(
+        st.tuples(st.sampled_from([1.0, 30.0, 70.0, STALE_AFTER, 2 * STALE_AFTER]), WORKERS),
+        min_size=1,
+        max_size=8,
+    ),
+)
+def test_it_does_not_matter_when_changes_are_looked_at(
+    history: list[list[str]], first_zero: float, news: list[tuple[float, list[str]]]
+) -> None:
+    """At once, or not before that is needed."""
+    at_once, later = (Tally(1000, first_zero, stale_after=STALE_AFTER) for _ in range(2))
+    now = NOW
+    moments = [(1.0, workers, False) for workers in history]
+    moments += [(seconds, workers, True) for seconds, workers in news]
+    for seconds, workers, live in moments:
+        now += seconds
+        for tally in (at_once, later):
+            tally.apply(tally.reveal(now))
+            feed(tally, *map(failed, workers), now=now, live=live)
+        at_once.shown.follow()
+    assert later.values == at_once.values
+    assert later.samples() == at_once.samples()
