@@ -250,3 +250,11 @@ def test_label_is_bounded_where_its_column_is_not(follower: Follower, engine: En
     assert follower.value("celery_task_unfinished", state="STARTED", **labels) == 1
     present = count_present(follower.poller.follower.database, follower.poller.follower.main)
     assert present == {(cut, s, cut, cut): n for s, n in follower.states().items()}
+
+
+def test_column_that_bounds_its_label_is_read_as_it_is(follower: Follower) -> None:
+    """To cut each value again takes a server half as long again."""
+    follower.poll()
+    table = follower.poller.follower.readers.by_kind["task"].table
+    labels = ("status", "name", "worker", "queue", "task_id")
+    assert [name for name in labels if table.columns[name] is not table.table.c[name]] == []

@@ -410,7 +410,7 @@ def _facts(connection: Connection, name: str, schema: str | None) -> Facts | Non
     where = "WHERE table_schema = COALESCE(:schema, DATABASE()) AND table_name = :name"
     columns = connection.execute(
         text(
-            "SELECT column_name, data_type, numeric_scale"  # noqa: S608
+            "SELECT column_name, data_type, numeric_scale, character_maximum_length"  # noqa: S608
             f" FROM information_schema.columns {where}"
         ),
         there,
@@ -428,10 +428,12 @@ def _facts(connection: Connection, name: str, schema: str | None) -> Facts | Non
     return Facts(types, frozenset(map(str, indexed)))
 
 
-def _type(name: str, scale: int | None) -> TypeEngine[Any]:
+def _type(name: str, scale: int | None, length: int | None) -> TypeEngine[Any]:
     """Return SQLAlchemy's type, as far as it says what the column holds."""
     if name.endswith("blob"):
         return LargeBinary()
+    if name == "varchar":
+        return VARCHAR(length)
     known: type[TypeEngine[Any]] = ischema_names.get(name, NullType)
     return Numeric(scale=scale) if issubclass(known, Numeric) else known()
 
