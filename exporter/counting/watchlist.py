@@ -100,21 +100,15 @@ class WatchList(Mapping[int, Watch]):
         number, place, there = self._find(row_id)
         if not there:
             raise KeyError(row_id)
-        _, labels, first_seen, until, started, counted, flags = (
-            column[place] for column in self._blocks[number]
-        )
-        state, task, worker, queue = self._labels.values[labels]
-        was_counted = self._labels.values[counted]
+        block = self._blocks[number]
+        counted = self._labels.values[block[COUNTED][place]]
         return Watch(
-            state,
-            task,
-            worker,
-            queue,
-            first_seen,
-            _time(until),
-            _time(started),
-            None if was_counted == NOT_COUNTED else was_counted,
-            rerun=bool(flags & RERUN),
+            *self._labels.values[block[LABELS][place]],
+            block[FIRST_SEEN][place],
+            _time(block[UNTIL][place]),
+            _time(block[STARTED][place]),
+            None if counted == NOT_COUNTED else counted,
+            rerun=bool(block[FLAGS][place] & RERUN),
         )
 
     def held(self) -> Iterator[tuple[int, bool]]:
